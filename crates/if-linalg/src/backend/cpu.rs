@@ -1,0 +1,302 @@
+//! The CPU: rayon for tasks, the `gemm` crate for products, plain loops for the rest.
+
+use std::marker::PhantomData;
+
+use rayon::prelude::*;
+
+use super::gemm::{Operand, product};
+use super::{Backend, View, ViewMut};
+use crate::{Loss, Real};
+
+/// The processor, computing in `T` (`f32` or `f64`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu<T>(PhantomData<T>);
+
+impl<T> Cpu<T> {
+    /// The processor, with the rayon thread pool of the calling thread.
+    pub fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+/// Elements of one row that one task of a block kernel handles. A constant: it fixes the order of
+/// summation. 64 kB of `f64`, so that partial sums are few and a chunk fits the first-level cache.
+const CHUNK: usize = 8192;
+/// Below this many elements a block kernel stays on the calling thread.
+const PARALLEL_FROM: usize = 4 * CHUNK;
+
+impl<T: Real> View<'_, Cpu<T>> {
+    fn row(&self, i: usize) -> &[T] {
+        debug_assert_eq!(self.col_stride, 1);
+        &self.buffer[self.offset + i * self.row_stride..][..self.cols]
+    }
+}
+
+impl<T: Real> ViewMut<'_, Cpu<T>> {
+    fn row(&mut self, i: usize) -> &mut [T] {
+        &mut self.buffer[self.offset + i * self.row_stride..][..self.cols]
+    }
+
+    /// The rows, one mutable slice each.
+    fn into_rows<'b>(self) -> Vec<&'b mut [T]>
+    where
+        Self: 'b,
+    {
+        let ViewMut { buffer, offset, rows, cols, row_stride } = self;
+        if rows == 0 || cols == 0 {
+            return (0..rows).map(|_| <&mut [T]>::default()).collect();
+        }
+        // The last row may end before a full stride.
+        let end = offset + (rows - 1) * row_stride + cols;
+        buffer[offset..end].chunks_mut(row_stride).map(|row| &mut row[..cols]).collect()
+    }
+}
+
+impl<T: Real> Backend for Cpu<T> {
+    type Elem = T;
+    type Buffer = Vec<T>;
+
+    fn describe(&self) -> String {
+        format!("cpu {}", T::NAME)
+    }
+
+    fn zeros(&self, len: usize) -> Vec<T> {
+        vec![T::ZERO; len]
+    }
+
+    fn upload(&self, host: &[T]) -> Vec<T> {
+        host.to_vec()
+    }
+
+    fn write(&self, buffer: &mut Vec<T>, offset: usize, host: &[T]) {
+        buffer[offset..offset + host.len()].copy_from_slice(host);
+    }
+
+    fn download(&self, x: View<Self>) -> Vec<T> {
+        (0..x.rows).flat_map(|i| x.row(i).iter().copied()).collect()
+    }
+
+    fn len(buffer: &Vec<T>) -> usize {
+        buffer.len()
+    }
+
+    fn map<R: Send>(&self, tasks: usize, task: impl Fn(usize) -> R + Send + Sync) -> Vec<R> {
+        (0..tasks).into_par_iter().with_max_len(1).map(task).collect()
+    }
+
+    fn concurrency(&self) -> usize {
+        rayon::current_num_threads()
+    }
+
+    fn copy(&self, x: View<Self>, mut y: ViewMut<Self>) {
+        for i in 0..x.rows {
+            y.row(i).copy_from_slice(x.row(i));
+        }
+    }
+
+    fn fill(&self, value: f64, mut y: ViewMut<Self>) {
+        for i in 0..y.rows {
+            y.row(i).fill(T::from_f64(value));
+        }
+    }
+
+    fn gather_rows(&self, x: View<Self>, indices: &[usize], mut y: ViewMut<Self>) {
+        for (i, &source) in indices.iter().enumerate() {
+            y.row(i).copy_from_slice(x.row(source));
+        }
+    }
+
+    fn swap_axes(&self, [a, b, c]: [usize; 3], x: View<Self>, y: ViewMut<Self>) {
+        let x = &x.buffer[x.offset..][..a * b * c];
+        let y = &mut y.buffer[y.offset..][..a * b * c];
+        for i in 0..a {
+            for j in 0..b {
+                y[(j * a + i) * c..][..c].copy_from_slice(&x[(i * b + j) * c..][..c]);
+            }
+        }
+    }
+
+    fn gemm(&self, alpha: f64, a: View<Self>, b: View<Self>, beta: f64, c: ViewMut<Self>) {
+        let (a, b) = (operand(a), operand(b));
+        product(alpha, a, b, beta, &mut c.buffer[c.offset..], c.row_stride);
+    }
+
+    fn row_axpby(&self, alpha: &[f64], x: View<Self>, beta: &[f64], y: ViewMut<Self>) {
+        let parallel = y.rows * y.cols >= PARALLEL_FROM;
+        let body = |(i, row): (usize, &mut [T])| axpby(alpha[i], x.row(i), beta[i], row);
+        let rows = y.into_rows();
+        if parallel {
+            rows.into_par_iter().enumerate().for_each(body);
+        } else {
+            rows.into_iter().enumerate().for_each(body);
+        }
+    }
+
+    fn dots(&self, x: View<Self>, y: View<Self>, out: &mut [f64]) {
+        let body = |(i, total): (usize, &mut f64)| {
+            let chunks = x.row(i).chunks(CHUNK).zip(y.row(i).chunks(CHUNK));
+            *total += chunks.map(|(x, y)| dot(x, y)).sum::<f64>();
+        };
+        if x.rows * x.cols >= PARALLEL_FROM {
+            out.par_iter_mut().enumerate().for_each(body);
+        } else {
+            out.iter_mut().enumerate().for_each(body);
+        }
+    }
+
+    fn cg_update(
+        &self,
+        alpha: &[f64],
+        p: View<Self>,
+        q: View<Self>,
+        x: ViewMut<Self>,
+        r: ViewMut<Self>,
+        out: &mut [f64],
+    ) {
+        let parallel = x.rows * x.cols >= PARALLEL_FROM;
+        let body = |(i, ((x, r), total)): (usize, ((&mut [T], &mut [T]), &mut f64))| {
+            let alpha = T::from_f64(alpha[i]);
+            let steps = x.chunks_mut(CHUNK).zip(r.chunks_mut(CHUNK));
+            let sources = p.row(i).chunks(CHUNK).zip(q.row(i).chunks(CHUNK));
+            for ((x, r), (p, q)) in steps.zip(sources) {
+                for ((x, r), (p, q)) in x.iter_mut().zip(r.iter_mut()).zip(p.iter().zip(q)) {
+                    *x += alpha * *p;
+                    *r -= alpha * *q;
+                }
+                *total += dot(r, r);
+            }
+        };
+        let rows: Vec<_> = x.into_rows().into_iter().zip(r.into_rows()).zip(out).collect();
+        if parallel {
+            rows.into_par_iter().enumerate().for_each(body);
+        } else {
+            rows.into_iter().enumerate().for_each(body);
+        }
+    }
+
+    fn scale_rows(&self, weights: View<Self>, mut y: ViewMut<Self>) {
+        for i in 0..y.rows {
+            let weight = weights.row(i % weights.rows)[0];
+            for value in y.row(i) {
+                *value *= weight;
+            }
+        }
+    }
+
+    fn row_dots(&self, x: View<Self>, y: View<Self>, beta: f64, mut out: ViewMut<Self>) {
+        let c = y.cols;
+        for i in 0..x.rows {
+            let (x, y) = (x.row(i), y.row(i));
+            for (g, slot) in out.row(i).iter_mut().enumerate() {
+                let value = T::from_f64(dot(&x[g * c..(g + 1) * c], y));
+                *slot = if beta == 0.0 { value } else { value + T::from_f64(beta) * *slot };
+            }
+        }
+    }
+
+    fn outer_rows(&self, x: View<Self>, y: View<Self>, mut out: ViewMut<Self>) {
+        for i in 0..x.rows {
+            let y = y.row(i);
+            for (x, out) in x.row(i).iter().zip(out.row(i).chunks_exact_mut(y.len())) {
+                for (slot, y) in out.iter_mut().zip(y) {
+                    *slot = *x * *y;
+                }
+            }
+        }
+    }
+
+    fn loss(
+        &self,
+        loss: Loss,
+        z: View<Self>,
+        targets: View<Self>,
+        mut value: ViewMut<Self>,
+        mut delta: ViewMut<Self>,
+        mut curvature: ViewMut<Self>,
+    ) {
+        for i in 0..z.rows {
+            let target = targets.row(i)[0];
+            let (z, delta, curvature) = (z.row(i), delta.row(i), curvature.row(i));
+            value.row(i)[0] = match loss {
+                Loss::CrossEntropy => cross_entropy(z, target, delta, curvature),
+                _ => elementwise_loss(loss, z, target, delta, curvature),
+            };
+        }
+    }
+
+    fn loss_hessian(&self, loss: Loss, curvature: View<Self>, rz: View<Self>, mut out: ViewMut<Self>) {
+        for i in 0..rz.rows {
+            let (c, rz, out) = (curvature.row(i % curvature.rows), rz.row(i), out.row(i));
+            let mean = match loss {
+                Loss::CrossEntropy => c.iter().zip(rz).map(|(p, rz)| *p * *rz).sum(),
+                _ => T::ZERO,
+            };
+            for ((out, c), rz) in out.iter_mut().zip(c).zip(rz) {
+                *out = *c * (*rz - mean);
+            }
+        }
+    }
+}
+
+fn operand<T: Real>(view: View<'_, Cpu<T>>) -> Operand<'_, T> {
+    Operand {
+        data: &view.buffer[view.offset..],
+        shape: [view.rows, view.cols],
+        strides: [view.row_stride, view.col_stride],
+    }
+}
+
+fn axpby<T: Real>(alpha: f64, x: &[T], beta: f64, y: &mut [T]) {
+    let a = T::from_f64(alpha);
+    if beta == 0.0 {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = a * *x);
+    } else if beta == 1.0 {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y += a * *x);
+    } else {
+        let b = T::from_f64(beta);
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = a * *x + b * *y);
+    }
+}
+
+/// `<x, y>` in `f64`: eight partial sums, so that the loop vectorises and the order is fixed.
+fn dot<T: Real>(x: &[T], y: &[T]) -> f64 {
+    let mut lanes = [0.0f64; 8];
+    let (xs, ys) = (x.chunks_exact(8), y.chunks_exact(8));
+    let tail: f64 = xs.remainder().iter().zip(ys.remainder()).map(|(x, y)| x.to_f64() * y.to_f64()).sum();
+    for (x, y) in xs.zip(ys) {
+        for lane in 0..8 {
+            lanes[lane] += x[lane].to_f64() * y[lane].to_f64();
+        }
+    }
+    lanes.iter().sum::<f64>() + tail
+}
+
+/// Softmax cross-entropy of one row: `probabilities = softmax(z)`, `delta = probabilities - e_y`.
+fn cross_entropy<T: Real>(z: &[T], target: T, delta: &mut [T], probabilities: &mut [T]) -> T {
+    let class = target.to_f64() as usize;
+    let max = z.iter().fold(z[0], |m, v| m.max(*v));
+    let mut total = T::ZERO;
+    for (p, z) in probabilities.iter_mut().zip(z) {
+        *p = (*z - max).exp();
+        total += *p;
+    }
+    for (p, d) in probabilities.iter_mut().zip(delta.iter_mut()) {
+        *p = *p / total;
+        *d = *p;
+    }
+    delta[class] -= T::ONE;
+    total.ln() + max - z[class]
+}
+
+fn elementwise_loss<T: Real>(loss: Loss, z: &[T], target: T, delta: &mut [T], second: &mut [T]) -> T {
+    let mut total = 0.0;
+    let single = z.len() == 1;
+    for (c, z) in z.iter().enumerate() {
+        let y = if single { target.to_f64() } else { f64::from(u8::from(target.to_f64() == c as f64)) };
+        let [value, d1, d2] = loss.scalar(z.to_f64(), y);
+        total += value;
+        delta[c] = T::from_f64(d1);
+        second[c] = T::from_f64(d2);
+    }
+    T::from_f64(total)
+}

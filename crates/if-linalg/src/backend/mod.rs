@@ -1,0 +1,101 @@
+//! What a device must be able to do.
+
+mod cpu;
+pub(crate) mod gemm;
+mod view;
+
+pub use cpu::Cpu;
+pub use view::{View, ViewMut};
+
+use crate::{Loss, Real};
+
+/// A device and its arithmetic: memory, about twenty kernels, and how independent tasks are run.
+///
+/// A layer, solver or method is written once against this trait and runs wherever it is
+/// implemented. Kernels run on the caller's thread (or the caller's stream); parallelism comes from
+/// [`map`](Self::map), whose tasks are cut by the caller into a number that does not depend on the
+/// machine. The kernels on whole blocks of vectors ([`row_axpby`](Self::row_axpby),
+/// [`dots`](Self::dots), [`cg_update`](Self::cg_update)) may use the whole device themselves, in
+/// chunks of constant size. So results have the same bits for any number of threads.
+///
+/// Coefficients are `f64` on the host for every element type.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// Type of the numbers in memory.
+    type Elem: Real;
+    /// A contiguous allocation on the device.
+    type Buffer: Send + Sync;
+
+    /// For people: device and element type, such as `cpu f64`.
+    fn describe(&self) -> String;
+
+    /// A buffer of `len` zeros.
+    fn zeros(&self, len: usize) -> Self::Buffer;
+    /// A buffer with a copy of `host`.
+    fn upload(&self, host: &[Self::Elem]) -> Self::Buffer;
+    /// Overwrites `host.len()` elements from `offset` on.
+    fn write(&self, buffer: &mut Self::Buffer, offset: usize, host: &[Self::Elem]);
+    /// The matrix, row by row.
+    fn download(&self, x: View<Self>) -> Vec<Self::Elem>;
+    /// Number of elements.
+    fn len(buffer: &Self::Buffer) -> usize;
+
+    /// Runs `task(0)`, ..., `task(tasks - 1)`, possibly at the same time; results in task order.
+    fn map<R: Send>(&self, tasks: usize, task: impl Fn(usize) -> R + Send + Sync) -> Vec<R>;
+    /// How many tasks can usefully be in flight. Never decides how work is cut, only how much of it
+    /// is started at once.
+    fn concurrency(&self) -> usize;
+
+    /// `y = x`.
+    fn copy(&self, x: View<Self>, y: ViewMut<Self>);
+    /// Every element of `y` becomes `value`.
+    fn fill(&self, value: f64, y: ViewMut<Self>);
+    /// Row `i` of `y` becomes row `indices[i]` of `x`.
+    fn gather_rows(&self, x: View<Self>, indices: &[usize], y: ViewMut<Self>);
+    /// `y[b][a][c] = x[a][b][c]` for a contiguous `x` of shape `(a, b, c)`: between direction-major
+    /// and example-major order.
+    fn swap_axes(&self, shape: [usize; 3], x: View<Self>, y: ViewMut<Self>);
+
+    /// `c = alpha a b + beta c`; `beta = 0` never reads `c`.
+    fn gemm(&self, alpha: f64, a: View<Self>, b: View<Self>, beta: f64, c: ViewMut<Self>);
+
+    /// Row `i`: `y_i = alpha_i x_i + beta_i y_i`; `beta_i = 0` never reads `y_i`.
+    fn row_axpby(&self, alpha: &[f64], x: View<Self>, beta: &[f64], y: ViewMut<Self>);
+    /// `out_i += <x_i, y_i>` over rows, accumulated in `f64`, summed in a fixed order.
+    fn dots(&self, x: View<Self>, y: View<Self>, out: &mut [f64]);
+    /// One pass of conjugate gradients over rows: `x_i += alpha_i p_i`, `r_i -= alpha_i q_i`,
+    /// `out_i += <r_i, r_i>` with the new `r`.
+    fn cg_update(
+        &self,
+        alpha: &[f64],
+        p: View<Self>,
+        q: View<Self>,
+        x: ViewMut<Self>,
+        r: ViewMut<Self>,
+        out: &mut [f64],
+    );
+
+    /// Row `i` of `y` is multiplied by `weights[i mod weights.rows]` (`weights` is one column;
+    /// `y` stacks several directions of the same examples).
+    fn scale_rows(&self, weights: View<Self>, y: ViewMut<Self>);
+    /// `out[i][g] = <x[i][g c .. (g + 1) c], y[i]> + beta out[i][g]`, with `c = y.cols` and
+    /// `out.cols` groups: the delta-weighted dots of scoring.
+    fn row_dots(&self, x: View<Self>, y: View<Self>, beta: f64, out: ViewMut<Self>);
+    /// `out[i] = x_i y_i^T` flattened, `x.cols * y.cols` numbers a row: per-example gradients.
+    fn outer_rows(&self, x: View<Self>, y: View<Self>, out: ViewMut<Self>);
+
+    /// Loss of every row of `z`: `value` (one column), `delta = dl/dz`, and what
+    /// [`loss_hessian`](Self::loss_hessian) needs of the second derivative: the probabilities for
+    /// cross-entropy, `l''` for the others. `targets` is one column: class index, -1 / +1, or real.
+    fn loss(
+        &self,
+        loss: Loss,
+        z: View<Self>,
+        targets: View<Self>,
+        value: ViewMut<Self>,
+        delta: ViewMut<Self>,
+        curvature: ViewMut<Self>,
+    );
+    /// `out = (d2 l / dz2) rz` for every row; `rz` and `out` stack several directions of the
+    /// `curvature.rows` examples (direction-major).
+    fn loss_hessian(&self, loss: Loss, curvature: View<Self>, rz: View<Self>, out: ViewMut<Self>);
+}

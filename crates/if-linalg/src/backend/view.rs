@@ -1,0 +1,92 @@
+//! Strided windows into device memory: how kernels are told where their matrices are.
+
+use crate::Backend;
+
+/// A read-only matrix inside a buffer of backend `B`: element `(i, j)` is at
+/// `offset + i * row_stride + j * col_stride`. Every kernel but [`Backend::gemm`] asks for
+/// `col_stride = 1`.
+pub struct View<'a, B: Backend> {
+    /// The memory that holds the matrix.
+    pub buffer: &'a B::Buffer,
+    /// Index of element (0, 0).
+    pub offset: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// Distance between rows, in elements.
+    pub row_stride: usize,
+    /// Distance between columns, in elements.
+    pub col_stride: usize,
+}
+
+impl<B: Backend> Clone for View<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for View<'_, B> {}
+
+impl<'a, B: Backend> View<'a, B> {
+    /// A contiguous row-major `rows x cols` matrix that starts at `offset`.
+    pub fn new(buffer: &'a B::Buffer, offset: usize, rows: usize, cols: usize) -> Self {
+        Self { buffer, offset, rows, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The same memory with another distance between rows.
+    pub fn with_stride(mut self, row_stride: usize) -> Self {
+        self.row_stride = row_stride;
+        self
+    }
+
+    /// The transposed matrix; no data move.
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// Rows `start..start + rows`.
+    pub fn row_range(self, start: usize, rows: usize) -> Self {
+        debug_assert!(start + rows <= self.rows);
+        Self { offset: self.offset + start * self.row_stride, rows, ..self }
+    }
+
+    /// Columns `start..start + cols`.
+    pub fn col_range(self, start: usize, cols: usize) -> Self {
+        debug_assert!(start + cols <= self.cols);
+        Self { offset: self.offset + start * self.col_stride, cols, ..self }
+    }
+}
+
+/// A writable [`View`]. Always row-major (`col_stride = 1`).
+pub struct ViewMut<'a, B: Backend> {
+    /// The memory that holds the matrix.
+    pub buffer: &'a mut B::Buffer,
+    /// Index of element (0, 0).
+    pub offset: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// Distance between rows, in elements.
+    pub row_stride: usize,
+}
+
+impl<'a, B: Backend> ViewMut<'a, B> {
+    /// A contiguous row-major `rows x cols` matrix that starts at `offset`.
+    pub fn new(buffer: &'a mut B::Buffer, offset: usize, rows: usize, cols: usize) -> Self {
+        Self { buffer, offset, rows, cols, row_stride: cols }
+    }
+
+    /// The same memory with another distance between rows.
+    pub fn with_stride(mut self, row_stride: usize) -> Self {
+        self.row_stride = row_stride;
+        self
+    }
+}

@@ -1,0 +1,20 @@
+//! What can be wrong before any arithmetic starts.
+
+use thiserror::Error;
+
+/// Why a solver could not be prepared.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum LinalgError {
+    /// The explicit matrix does not fit the budget.
+    #[error(
+        "the explicit {dim} x {dim} matrix needs {needed} bytes and the memory budget is {budget}: raise --memory-budget or use --solver cg"
+    )]
+    TooLarge {
+        /// Order of the matrix.
+        dim: usize,
+        /// Bytes it takes.
+        needed: usize,
+        /// Bytes allowed.
+        budget: usize,
+    },
+}

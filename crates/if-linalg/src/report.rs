@@ -1,0 +1,156 @@
+//! What a solve reports: per right-hand side, how it ended and how far the answer can be trusted.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Backend, Block};
+
+/// How the solve of one right-hand side ended.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Termination {
+    /// The true relative residual, recomputed, is at most the tolerance.
+    Converged,
+    /// The iteration limit came first.
+    MaxIterations,
+    /// A direction `p` with `p^T A p / p^T p = curvature <= 0` (up to rounding): the operator is
+    /// not positive definite, and the quadratic that is minimised has no minimum.
+    NegativeCurvature {
+        /// The Rayleigh quotient that was met.
+        curvature: f64,
+    },
+    /// A NaN or an infinity in the right-hand side or in a product.
+    NonFinite,
+    /// The iterates grew without bound.
+    Diverged,
+    /// The true residual stopped falling above the tolerance: the floor of the arithmetic.
+    Stagnated,
+    /// The caller asked to stop.
+    Cancelled,
+}
+
+impl Termination {
+    /// What to do about it; `None` when all is well.
+    pub fn remedy(self) -> Option<&'static str> {
+        match self {
+            Self::Converged => None,
+            Self::MaxIterations => Some("raise --max-iterations, --damping or --tolerance"),
+            Self::NegativeCurvature { .. } => Some(
+                "raise --damping above the size of the negative curvature, or use --curvature gauss-newton",
+            ),
+            Self::NonFinite => Some("look for NaN or overflow in the weights and the features"),
+            Self::Diverged => Some("raise --damping"),
+            Self::Stagnated => Some("use --precision f64 or raise --tolerance"),
+            Self::Cancelled => Some("run again"),
+        }
+    }
+}
+
+impl fmt::Display for Termination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Converged => f.write_str("converged"),
+            Self::MaxIterations => f.write_str("stopped at the iteration limit"),
+            Self::NegativeCurvature { curvature } => {
+                write!(f, "stopped at negative curvature {curvature:.2e}")
+            }
+            Self::NonFinite => f.write_str("met a number that is not finite"),
+            Self::Diverged => f.write_str("diverged"),
+            Self::Stagnated => f.write_str("stalled above the tolerance"),
+            Self::Cancelled => f.write_str("cancelled"),
+        }
+    }
+}
+
+/// The certificate of one right-hand side.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ColumnReport {
+    /// How it ended.
+    pub termination: Termination,
+    /// Iterations (0 for direct solvers).
+    pub iterations: usize,
+    /// Products with the operator, those that only check the residual included.
+    pub products: usize,
+    /// `|b - A x| / |b|`, recomputed with a product (0 for b = 0, NaN where not finite).
+    pub residual: f64,
+    /// Smallest and largest eigenvalue seen from this right-hand side (Ritz values).
+    pub eigenvalues: Option<[f64; 2]>,
+}
+
+/// The certificate of a block of right-hand sides.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SolveReport {
+    /// Name of the solver, such as `cg`.
+    pub solver: String,
+    /// Relative residual that was asked for.
+    pub tolerance: f64,
+    /// Multiple of the identity in the solved system, l2 included.
+    pub damping: f64,
+    /// One entry for each right-hand side, in order.
+    pub columns: Vec<ColumnReport>,
+}
+
+impl SolveReport {
+    /// Whether every right-hand side converged.
+    pub fn all_converged(&self) -> bool {
+        self.columns.iter().all(|c| c.termination == Termination::Converged)
+    }
+
+    /// Products summed over right-hand sides.
+    pub fn products(&self) -> usize {
+        self.columns.iter().map(|c| c.products).sum()
+    }
+
+    /// Largest true relative residual (NaN if any is).
+    pub fn worst_residual(&self) -> f64 {
+        self.columns.iter().map(|c| c.residual).fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
+    }
+
+    /// One line for people: how many converged, and for each way to fail the worst case and what to
+    /// do about it.
+    pub fn summary(&self) -> String {
+        let total = self.columns.len();
+        let converged = self.columns.iter().filter(|c| c.termination == Termination::Converged).count();
+        let mut line = format!(
+            "{converged} of {total} right-hand sides solved to {:.0e} by {}",
+            self.tolerance, self.solver
+        );
+        let mut rest: Vec<&ColumnReport> =
+            self.columns.iter().filter(|c| c.termination != Termination::Converged).collect();
+        while let Some(first) = rest.first() {
+            let kind = std::mem::discriminant(&first.termination);
+            let (same, other): (Vec<&ColumnReport>, Vec<&ColumnReport>) =
+                rest.iter().partition(|c| std::mem::discriminant(&c.termination) == kind);
+            let worst = worst(&same);
+            line += &format!("; {} {}", same.len(), worst.termination);
+            if worst.residual.is_finite() {
+                line += &format!(" (residual {:.1e})", worst.residual);
+            }
+            if let Some(remedy) = worst.termination.remedy() {
+                line += &format!(": {remedy}");
+            }
+            rest = other;
+        }
+        line
+    }
+}
+
+/// The most negative curvature, else the largest residual.
+fn worst<'a>(columns: &[&'a ColumnReport]) -> &'a ColumnReport {
+    let key = |c: &ColumnReport| match c.termination {
+        Termination::NegativeCurvature { curvature } => -curvature,
+        _ => c.residual,
+    };
+    columns.iter().copied().max_by(|a, b| key(a).total_cmp(&key(b))).expect("at least one column")
+}
+
+/// Solutions with their certificate. A column that did not converge holds the last iterate, or NaN
+/// where nothing finite is known.
+#[must_use = "the report says which columns can be trusted"]
+pub struct Solution<B: Backend> {
+    /// One solution for each right-hand side.
+    pub x: Block<B>,
+    /// One certificate for each right-hand side.
+    pub report: SolveReport,
+}

@@ -1,0 +1,293 @@
+//! Conjugate gradients on a block of right-hand sides.
+//!
+//! Hestenes & Stiefel 1952, one recurrence per column:
+//! `alpha = r.r / p.Ap`, `x += alpha p`, `r -= alpha A p`, `beta = r'.r' / r.r`, `p = r' + beta p`.
+//!
+//! Deviations:
+//! 1. All columns share each product; a column that is done leaves the block.
+//! 2. The recursive residual only *proposes* convergence. The true one, `b - A x`, is recomputed,
+//!    and where it is still above the tolerance the column restarts from it (in `f32` the recursive
+//!    residual can be ten times too small). A restart that no longer helps ends as `Stagnated`.
+//! 3. `p.Ap <= 0` (up to rounding) ends a column as `NegativeCurvature`, with the last iterate.
+
+use super::{Prepared, Solver, true_residuals};
+use crate::lanczos::tridiagonal_extremes;
+use crate::{
+    Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Real, Solution, SolveReport,
+    Termination,
+};
+
+/// Batched conjugate gradients.
+#[derive(Clone, Debug)]
+pub struct Cg {
+    /// True relative residual to reach, `|b - A x| <= tolerance |b|`.
+    pub tolerance: f64,
+    /// Iterations a column may take.
+    pub max_iterations: usize,
+}
+
+impl<B: Backend> Solver<B> for Cg {
+    fn name(&self) -> &'static str {
+        "cg"
+    }
+
+    fn prepare<'a>(
+        &self,
+        operator: &'a dyn LinearOperator<B>,
+    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError> {
+        Ok(Box::new(PreparedCg { settings: self.clone(), operator }))
+    }
+}
+
+struct PreparedCg<'a, B: Backend> {
+    settings: Cg,
+    operator: &'a dyn LinearOperator<B>,
+}
+
+impl<B: Backend> Prepared<B> for PreparedCg<'_, B> {
+    fn solve(&self, b: &Block<B>, observer: &dyn Observer) -> Solution<B> {
+        let mut run = Run::new(&self.settings, self.operator, b);
+        while !run.active.is_empty() {
+            if observer.cancelled() {
+                run.stop_all(Termination::Cancelled);
+                break;
+            }
+            run.iterate();
+            observer.progress("conjugate gradients", b.k() - run.active.len(), b.k());
+        }
+        run.finish()
+    }
+}
+
+/// The recursive residual aims a little below the tolerance, so that rounding does not make the
+/// true one fail the check.
+const SAFETY: f64 = 0.9;
+/// A restart must reduce the true residual at least by this factor to be worth another one.
+const WORTHWHILE: f64 = 0.5;
+
+/// The columns still in the block, and the finished ones.
+struct Run<'a, B: Backend> {
+    settings: &'a Cg,
+    operator: &'a dyn LinearOperator<B>,
+    b: &'a Block<B>,
+    b_norms: Vec<f64>,
+    solution: Block<B>,
+    columns: Vec<Option<ColumnReport>>,
+    /// Column of `b` that each vector of the blocks below belongs to.
+    active: Vec<usize>,
+    x: Block<B>,
+    r: Block<B>,
+    p: Block<B>,
+    state: Vec<Column>,
+}
+
+/// Scalars of one column.
+#[derive(Clone, Default)]
+struct Column {
+    /// `r.r` and `p.p`.
+    rr: f64,
+    pp: f64,
+    iterations: usize,
+    products: usize,
+    /// True residual at the last restart.
+    last_true: f64,
+    /// Largest Rayleigh quotient so far: the scale against which "zero curvature" is judged.
+    largest: f64,
+    /// The Lanczos tridiagonal of the first Krylov sequence, and the coefficients it grows from.
+    diagonal: Vec<f64>,
+    off: Vec<f64>,
+    previous: Option<(f64, f64)>,
+    restarted: bool,
+}
+
+impl<'a, B: Backend> Run<'a, B> {
+    fn new(settings: &'a Cg, operator: &'a dyn LinearOperator<B>, b: &'a Block<B>) -> Self {
+        let b_norms = b.norms();
+        let mut columns = vec![None; b.k()];
+        let mut solution = Block::zeros(b.backend(), b.layout(), b.k());
+        let mut active = Vec::new();
+        for (j, norm) in b_norms.iter().enumerate() {
+            match *norm {
+                0.0 => columns[j] = Some(Column::default().report(Termination::Converged, 0.0)),
+                norm if !norm.is_finite() => {
+                    solution.fill_row(j, f64::NAN);
+                    columns[j] = Some(Column::default().report(Termination::NonFinite, f64::NAN));
+                }
+                _ => active.push(j),
+            }
+        }
+        let r = b.select(&active);
+        let state = active
+            .iter()
+            .map(|&j| {
+                let rr = b_norms[j] * b_norms[j];
+                Column { rr, pp: rr, last_true: 1.0, ..Column::default() }
+            })
+            .collect();
+        let x = Block::zeros(b.backend(), b.layout(), active.len());
+        let p = r.clone();
+        Self { settings, operator, b, b_norms, solution, columns, active, x, r, p, state }
+    }
+
+    fn iterate(&mut self) {
+        let mut q = Block::zeros(self.b.backend(), self.b.layout(), self.active.len());
+        self.operator.apply(&self.p, &mut q);
+        let pq = self.p.dots(&q);
+        let mut ends: Vec<Option<Termination>> =
+            self.state.iter_mut().zip(&pq).map(|(column, pq)| column.judge::<B>(*pq)).collect();
+        let alpha: Vec<f64> =
+            (0..ends.len()).map(|i| if ends[i].is_none() { self.state[i].rr / pq[i] } else { 0.0 }).collect();
+        let rr = Block::cg_update(&alpha, &self.p, &q, &mut self.x, &mut self.r);
+        let mut beta = vec![0.0; ends.len()];
+        for i in 0..ends.len() {
+            if ends[i].is_none() {
+                ends[i] = self.advance(i, alpha[i], rr[i], &mut beta[i]);
+            }
+        }
+        self.p.row_axpby(&vec![1.0; beta.len()], &self.r, &beta);
+        self.check(ends);
+    }
+
+    /// Takes the new `r.r` of vector `i`. `Some(Converged)` only proposes; [`check`](Self::check) decides.
+    fn advance(&mut self, i: usize, alpha: f64, rr: f64, beta: &mut f64) -> Option<Termination> {
+        let norm = self.b_norms[self.active[i]];
+        let column = &mut self.state[i];
+        column.iterations += 1;
+        *beta = rr / column.rr;
+        column.extend_tridiagonal(alpha, *beta);
+        column.pp = rr + *beta * *beta * column.pp;
+        column.rr = rr;
+        let relative = rr.sqrt() / norm;
+        if !relative.is_finite() {
+            Some(Termination::NonFinite)
+        } else if relative <= SAFETY * self.settings.tolerance {
+            Some(Termination::Converged)
+        } else if relative > 1.0 / B::Elem::EPSILON.sqrt() {
+            Some(Termination::Diverged)
+        } else if column.iterations >= self.settings.max_iterations {
+            Some(Termination::MaxIterations)
+        } else {
+            None
+        }
+    }
+
+    /// Recomputes the residual of every column that proposes to end, and ends or restarts it.
+    fn check(&mut self, mut ends: Vec<Option<Termination>>) {
+        let ending: Vec<usize> = (0..ends.len()).filter(|&i| ends[i].is_some()).collect();
+        if ending.is_empty() {
+            return;
+        }
+        let b = self.b.select(&ending.iter().map(|&i| self.active[i]).collect::<Vec<_>>());
+        let (residual, relative) = true_residuals(self.operator, &b, &self.x.select(&ending));
+        for (row, (&i, relative)) in ending.iter().zip(relative).enumerate() {
+            let proposed = ends[i].expect("only ending columns are listed");
+            self.state[i].products += 1;
+            match self.decide(i, proposed, relative) {
+                Some(termination) => self.end(i, termination, relative),
+                None => {
+                    self.restart(i, &residual, row, relative);
+                    ends[i] = None;
+                }
+            }
+        }
+        let stay: Vec<usize> = (0..ends.len()).filter(|&i| ends[i].is_none()).collect();
+        if stay.len() < ends.len() {
+            self.x = self.x.select(&stay);
+            self.r = self.r.select(&stay);
+            self.p = self.p.select(&stay);
+            self.state = stay.iter().map(|&i| self.state[i].clone()).collect();
+            self.active = stay.iter().map(|&i| self.active[i]).collect();
+        }
+    }
+
+    /// How vector `i` ends, given its true residual; `None`: it goes on from that residual.
+    fn decide(&self, i: usize, proposed: Termination, relative: f64) -> Option<Termination> {
+        let column = &self.state[i];
+        if !relative.is_finite() {
+            Some(Termination::NonFinite)
+        } else if relative <= self.settings.tolerance {
+            Some(Termination::Converged)
+        } else if proposed != Termination::Converged {
+            Some(proposed)
+        } else if relative > WORTHWHILE * column.last_true {
+            Some(Termination::Stagnated)
+        } else if column.iterations >= self.settings.max_iterations {
+            Some(Termination::MaxIterations)
+        } else {
+            None
+        }
+    }
+
+    fn restart(&mut self, i: usize, residual: &Block<B>, row: usize, relative: f64) {
+        self.r.set_row(i, residual, row);
+        self.p.set_row(i, residual, row);
+        let column = &mut self.state[i];
+        column.rr = (relative * self.b_norms[self.active[i]]).powi(2);
+        column.pp = column.rr;
+        column.last_true = relative;
+        column.restarted = true;
+    }
+
+    fn end(&mut self, i: usize, termination: Termination, relative: f64) {
+        let j = self.active[i];
+        if termination == Termination::NonFinite {
+            self.solution.fill_row(j, f64::NAN);
+        } else {
+            self.solution.set_row(j, &self.x, i);
+        }
+        self.columns[j] = Some(self.state[i].report(termination, relative));
+    }
+
+    fn stop_all(&mut self, termination: Termination) {
+        self.check(vec![Some(termination); self.active.len()]);
+    }
+
+    fn finish(self) -> Solution<B> {
+        let columns = self.columns.into_iter().map(|c| c.expect("every column has ended")).collect();
+        let report = SolveReport {
+            solver: "cg".into(),
+            tolerance: self.settings.tolerance,
+            damping: self.operator.damping(),
+            columns,
+        };
+        Solution { x: self.solution, report }
+    }
+}
+
+impl Column {
+    /// Whether `p.Ap` allows a step.
+    fn judge<B: Backend>(&mut self, pq: f64) -> Option<Termination> {
+        self.products += 1;
+        let curvature = pq / self.pp;
+        if !curvature.is_finite() {
+            return Some(Termination::NonFinite);
+        }
+        self.largest = self.largest.max(curvature);
+        // Below rounding of the largest curvature seen, zero and negative cannot be told apart.
+        (curvature <= B::Elem::EPSILON * self.largest).then_some(Termination::NegativeCurvature { curvature })
+    }
+
+    /// CG is Lanczos: `T_jj = 1/alpha_j + beta_{j-1}/alpha_{j-1}`, `T_j,j+1 = sqrt(beta_j)/alpha_j`.
+    fn extend_tridiagonal(&mut self, alpha: f64, beta: f64) {
+        if self.restarted {
+            return;
+        }
+        let carried = self.previous.map_or(0.0, |(alpha, beta)| {
+            self.off.push(beta.sqrt() / alpha);
+            beta / alpha
+        });
+        self.diagonal.push(1.0 / alpha + carried);
+        self.previous = Some((alpha, beta));
+    }
+
+    fn report(&self, termination: Termination, residual: f64) -> ColumnReport {
+        let seen = !self.diagonal.is_empty();
+        ColumnReport {
+            termination,
+            iterations: self.iterations,
+            products: self.products,
+            residual,
+            eigenvalues: seen.then(|| tridiagonal_extremes(&self.diagonal, &self.off)),
+        }
+    }
+}

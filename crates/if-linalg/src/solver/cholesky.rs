@@ -1,0 +1,91 @@
+//! The explicit matrix, factored once: exact up to rounding, for small numbers of parameters.
+
+use super::{Prepared, Solver, direct_report, true_residuals};
+use crate::{
+    Backend, Block, CholeskyFactor, ColumnReport, LinalgError, LinearOperator, Observer, Solution,
+    SolveReport, Termination, lanczos_extremes,
+};
+
+/// `A = L L^T` of the explicit matrix, in `f64` whatever the backend computes in.
+#[derive(Clone, Debug)]
+pub struct Cholesky {
+    /// Relative residual above which a column is reported as [`Termination::Stagnated`].
+    pub tolerance: f64,
+    /// Bytes the explicit matrix may take.
+    pub memory_budget: usize,
+}
+
+impl<B: Backend> Solver<B> for Cholesky {
+    fn name(&self) -> &'static str {
+        "cholesky"
+    }
+
+    fn prepare<'a>(
+        &self,
+        operator: &'a dyn LinearOperator<B>,
+    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError> {
+        let needed = operator.dim().saturating_mul(operator.dim()).saturating_mul(size_of::<f64>());
+        if needed > self.memory_budget {
+            return Err(LinalgError::TooLarge { dim: operator.dim(), needed, budget: self.memory_budget });
+        }
+        let dense = operator.to_dense();
+        let factor = if dense.is_finite() {
+            dense.cholesky().map_err(|_| Termination::NegativeCurvature {
+                curvature: lanczos_extremes(operator, 60, 0)[0],
+            })
+        } else {
+            Err(Termination::NonFinite)
+        };
+        Ok(Box::new(Factored { operator, factor, tolerance: self.tolerance }))
+    }
+}
+
+struct Factored<'a, B: Backend> {
+    operator: &'a dyn LinearOperator<B>,
+    factor: Result<CholeskyFactor, Termination>,
+    tolerance: f64,
+}
+
+impl<B: Backend> Prepared<B> for Factored<'_, B> {
+    fn solve(&self, b: &Block<B>, _: &dyn Observer) -> Solution<B> {
+        let (x, columns) = match &self.factor {
+            Ok(factor) => {
+                let mut rows = b.to_f64();
+                factor.solve(&mut rows);
+                let mut x = Block::from_f64(b.backend(), b.layout(), &rows);
+                let (_, residuals) = true_residuals(self.operator, b, &x);
+                let columns: Vec<_> =
+                    residuals.into_iter().map(|r| direct_report(r, self.tolerance)).collect();
+                mark_non_finite(&mut x, &columns);
+                (x, columns)
+            }
+            Err(termination) => {
+                let mut x = Block::zeros(b.backend(), b.layout(), b.k());
+                (0..b.k()).for_each(|i| x.fill_row(i, f64::NAN));
+                let failed = ColumnReport {
+                    termination: *termination,
+                    iterations: 0,
+                    products: 0,
+                    residual: f64::NAN,
+                    eigenvalues: None,
+                };
+                (x, vec![failed; b.k()])
+            }
+        };
+        let report = SolveReport {
+            solver: "cholesky".into(),
+            tolerance: self.tolerance,
+            damping: self.operator.damping(),
+            columns,
+        };
+        Solution { x, report }
+    }
+}
+
+fn mark_non_finite<B: Backend>(x: &mut Block<B>, columns: &[ColumnReport]) {
+    for (i, column) in columns.iter().enumerate() {
+        if column.termination == Termination::NonFinite {
+            x.fill_row(i, f64::NAN);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Solvers of `A x = b`, one file each. All report per column and verify the true residual.
+
+mod cg;
+mod cholesky;
+
+pub use cg::Cg;
+pub use cholesky::Cholesky;
+
+use crate::{Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Solution, Termination};
+
+/// A way to solve `A x = b` for many `b`.
+pub trait Solver<B: Backend>: Send + Sync {
+    /// Name in reports and on the command line.
+    fn name(&self) -> &'static str;
+
+    /// Pays once for what depends only on the operator, such as a factorisation.
+    ///
+    /// # Errors
+    /// When the preparation is impossible, such as a matrix larger than the memory budget.
+    fn prepare<'a>(
+        &self,
+        operator: &'a dyn LinearOperator<B>,
+    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError>;
+}
+
+/// A solver bound to an operator.
+pub trait Prepared<B: Backend> {
+    /// Solves for every vector of `b`. Never fails as a whole: each column has its certificate.
+    fn solve(&self, b: &Block<B>, observer: &dyn Observer) -> Solution<B>;
+}
+
+/// `|b - A x| / |b|` for every vector (0 where b = 0), and the residual vectors themselves.
+pub(crate) fn true_residuals<B: Backend>(
+    operator: &dyn LinearOperator<B>,
+    b: &Block<B>,
+    x: &Block<B>,
+) -> (Block<B>, Vec<f64>) {
+    let mut r = Block::zeros(b.backend(), b.layout(), b.k());
+    operator.apply(x, &mut r);
+    r.axpby(1.0, b, -1.0);
+    let relative = r.norms().iter().zip(b.norms()).map(|(r, b)| if b == 0.0 { *r } else { r / b }).collect();
+    (r, relative)
+}
+
+/// The certificate of a direct solve from its recomputed residual.
+pub(crate) fn direct_report(residual: f64, tolerance: f64) -> ColumnReport {
+    let termination = match residual {
+        r if !r.is_finite() => Termination::NonFinite,
+        r if r <= tolerance => Termination::Converged,
+        _ => Termination::Stagnated,
+    };
+    ColumnReport { termination, iterations: 0, products: 1, residual, eigenvalues: None }
+}

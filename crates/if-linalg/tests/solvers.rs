@@ -1,0 +1,162 @@
+//! Every solver through the zoo; every operator of the algebra through the conformance kit.
+
+use if_linalg::testing::{check_operator, check_solver, random, zoo};
+use if_linalg::{
+    Backend, Block, Cg, Cholesky, Cpu, DenseOperator, LinearOperator, LowRank, Observer, Scaled, Shifted,
+    Solver, Sum, SymmetricMatrix, Termination,
+};
+
+fn well_conditioned() -> SymmetricMatrix {
+    zoo().into_iter().find(|p| p.name == "well conditioned").unwrap().matrix
+}
+
+#[test]
+fn zoo_f64() {
+    let cpu = Cpu::<f64>::new();
+    for line in check_solver(&cpu, &Cg { tolerance: 1e-9, max_iterations: 500 }, 1e-9) {
+        println!("cg, {line}");
+    }
+    for line in check_solver(&cpu, &Cholesky { tolerance: 1e-9, memory_budget: 1 << 20 }, 1e-9) {
+        println!("cholesky, {line}");
+    }
+}
+
+#[test]
+fn zoo_f32() {
+    let problems = |p: &str| p != "tiny b";
+    assert!(zoo().iter().any(|p| problems(p.name)));
+    let cpu = Cpu::<f32>::new();
+    let operator = DenseOperator::new(&cpu, &well_conditioned());
+    let b = Block::from_f64(&cpu, operator.layout(), &random(40, 1));
+    // Reachable in f32.
+    let reach = Cg { tolerance: 1e-5, max_iterations: 500 }.prepare(&operator).unwrap().solve(&b, &());
+    assert!(reach.report.all_converged(), "{}", reach.report.summary());
+    // Below its floor: the recursion would get there, the true residual does not.
+    let beyond = Cg { tolerance: 1e-12, max_iterations: 500 }.prepare(&operator).unwrap().solve(&b, &());
+    for column in &beyond.report.columns {
+        assert_eq!(column.termination, Termination::Stagnated);
+        assert!(column.residual > 1e-9 && column.residual < 1e-5, "{}", column.residual);
+    }
+    assert!(beyond.report.summary().contains("--precision f64"), "{}", beyond.report.summary());
+}
+
+#[test]
+fn algebra() {
+    let cpu = Cpu::<f64>::new();
+    let a = DenseOperator::new(&cpu, &well_conditioned());
+    let vectors = Block::from_f64(&cpu, a.layout(), &random(3 * 20, 4));
+    let low = LowRank { vectors: &vectors, coefficients: &[1.0, -2.0, 0.5] };
+    let operators: [&dyn LinearOperator<Cpu<f64>>; 5] = [
+        &a,
+        &Shifted { operator: &a, shift: 0.3 },
+        &Scaled { operator: &a, alpha: -2.0 },
+        &low,
+        &Sum { left: &a, right: &low },
+    ];
+    for operator in operators {
+        check_operator(operator, 1e-13);
+    }
+    // Against the definition, element by element.
+    let (dense, u) = (low.to_dense(), vectors.to_f64());
+    for i in 0..20 {
+        for j in 0..20 {
+            let expected: f64 =
+                [1.0, -2.0, 0.5].iter().enumerate().map(|(r, d)| d * u[r * 20 + i] * u[r * 20 + j]).sum();
+            assert!((dense.as_slice()[i * 20 + j] - expected).abs() < 1e-14);
+        }
+    }
+    let shifted = Shifted { operator: &a, shift: 0.3 }.to_dense();
+    assert!((shifted.as_slice()[21] - a.to_dense().as_slice()[21] - 0.3).abs() < 1e-13);
+}
+
+/// Large enough that every parallel path is taken.
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let cpu = Cpu::<f64>::new();
+            let n = 1500;
+            let mut a = vec![0.0; n * n];
+            let v = random(n, 3);
+            for i in 0..n {
+                for j in 0..n {
+                    a[i * n + j] = v[i] * v[j] + if i == j { 1.0 + v[i].abs() } else { 0.0 };
+                }
+            }
+            let operator = DenseOperator::new(&cpu, &SymmetricMatrix::from_rows(n, a));
+            let b = Block::from_f64(&cpu, operator.layout(), &random(40 * n, 8));
+            let solution =
+                Cg { tolerance: 1e-10, max_iterations: 50 }.prepare(&operator).unwrap().solve(&b, &());
+            (solution.x.to_f64(), solution.report)
+        })
+    };
+    assert_eq!(run(1), run(2));
+}
+
+#[test]
+fn report_knows_spectrum_and_damping() {
+    let cpu = Cpu::<f64>::new();
+    let a = DenseOperator::new(&cpu, &well_conditioned());
+    let system = Shifted { operator: &a, shift: 0.5 };
+    let b = Block::from_f64(&cpu, a.layout(), &random(20, 1));
+    let report = Cg { tolerance: 1e-10, max_iterations: 100 }.prepare(&system).unwrap().solve(&b, &()).report;
+    let [low, high] = report.columns[0].eigenvalues.unwrap();
+    assert!((low - 1.5).abs() < 1e-6 && (high - 20.5).abs() < 1e-6, "{low} {high}");
+    assert_eq!(report.damping, 0.5);
+}
+
+#[test]
+fn negative_curvature_is_measured_and_explained() {
+    let problem = zoo().into_iter().find(|p| p.name == "indefinite").unwrap();
+    let cpu = Cpu::<f64>::new();
+    let operator = DenseOperator::new(&cpu, &problem.matrix);
+    let b = Block::from_f64(&cpu, operator.layout(), &problem.b);
+    for solver in [
+        Box::new(Cg { tolerance: 1e-8, max_iterations: 100 }) as Box<dyn Solver<Cpu<f64>>>,
+        Box::new(Cholesky { tolerance: 1e-8, memory_budget: 1 << 20 }),
+    ] {
+        let report = solver.prepare(&operator).unwrap().solve(&b, &()).report;
+        let Termination::NegativeCurvature { curvature } = report.columns[0].termination else {
+            panic!("{}", report.summary())
+        };
+        assert!((-4.5 - 1e-9..0.0).contains(&curvature), "{curvature}");
+        assert!(report.summary().contains("raise --damping"), "{}", report.summary());
+    }
+}
+
+#[test]
+fn too_large_for_the_budget() {
+    let cpu = Cpu::<f64>::new();
+    let operator = DenseOperator::new(&cpu, &well_conditioned());
+    let error = Cholesky { tolerance: 1e-8, memory_budget: 100 }.prepare(&operator).err().unwrap();
+    assert!(error.to_string().contains("3200 bytes"), "{error}");
+}
+
+#[test]
+fn cancelled_columns_say_so() {
+    struct Stop;
+    impl Observer for Stop {
+        fn cancelled(&self) -> bool {
+            true
+        }
+    }
+    let cpu = Cpu::<f64>::new();
+    let operator = DenseOperator::new(&cpu, &well_conditioned());
+    let b = Block::from_f64(&cpu, operator.layout(), &random(20, 1));
+    let solution = Cg { tolerance: 1e-8, max_iterations: 100 }.prepare(&operator).unwrap().solve(&b, &Stop);
+    assert_eq!(solution.report.columns[0].termination, Termination::Cancelled);
+    assert!((solution.report.columns[0].residual - 1.0).abs() < 1e-12);
+}
+
+#[test]
+fn iteration_limit_is_reported() {
+    let cpu = Cpu::<f64>::new();
+    let operator = DenseOperator::new(&cpu, &well_conditioned());
+    let b = Block::from_f64(&cpu, operator.layout(), &random(20, 1));
+    let report = Cg { tolerance: 1e-12, max_iterations: 3 }.prepare(&operator).unwrap().solve(&b, &()).report;
+    assert_eq!(report.columns[0].termination, Termination::MaxIterations);
+    assert_eq!((report.columns[0].iterations, report.columns[0].products), (3, 4));
+    assert!(report.columns[0].residual > 1e-12);
+    let _ = cpu.describe();
+}
