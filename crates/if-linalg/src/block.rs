@@ -228,6 +228,12 @@ impl<B: Backend> Block<B> {
         }
     }
 
+    /// Every element becomes 0.
+    pub fn clear(&mut self) {
+        let (backend, len) = (self.backend.clone(), B::len(&self.buffer));
+        backend.fill(0.0, ViewMut::new(&mut self.buffer, 0, 1, len));
+    }
+
     /// Every element of vector `i` becomes `value`.
     pub fn fill_row(&mut self, i: usize, value: f64) {
         let backend = self.backend.clone();

@@ -48,7 +48,7 @@ pub use lanczos::lanczos_extremes;
 pub use loss::{Loss, sigmoid, softplus};
 pub use observer::Observer;
 pub use operator::{
-    Definiteness, DenseOperator, FiniteSumOperator, LinearOperator, LowRank, Scaled, Shifted, Sum,
+    Definiteness, DenseOperator, FiniteSumOperator, LinearOperator, LowRank, Scaled, Shifted, Sum, by_columns,
 };
 pub use real::Real;
 pub use report::{ColumnReport, Solution, SolveReport, Termination};

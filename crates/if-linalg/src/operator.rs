@@ -43,22 +43,27 @@ pub trait LinearOperator<B: Backend>: Sync {
         self.layout().dim()
     }
 
-    /// The explicit matrix, in the order of [`Block::to_rows`]. The default applies the operator to
-    /// the identity, 64 columns at a time; an operator that knows a cheaper way overrides it.
+    /// The explicit matrix, in the order of [`Block::to_rows`]. The default is
+    /// [`by_columns`]; an operator that knows a cheaper way overrides it.
     fn to_dense(&self) -> SymmetricMatrix {
-        let n = self.dim();
-        let mut data = Vec::with_capacity(n * n);
-        for start in (0..n).step_by(64) {
-            let k = 64.min(n - start);
-            let mut unit = vec![0.0; k * n];
-            (0..k).for_each(|i| unit[i * n + start + i] = 1.0);
-            let x = Block::from_f64(self.backend(), self.layout(), &unit);
-            let mut y = Block::zeros(self.backend(), self.layout(), k);
-            self.apply(&x, &mut y);
-            data.extend(y.to_f64());
-        }
-        SymmetricMatrix::from_rows(n, data)
+        by_columns(self)
     }
+}
+
+/// The explicit matrix of any operator: its products with the identity, 64 columns at a time.
+pub fn by_columns<B: Backend>(operator: &(impl LinearOperator<B> + ?Sized)) -> SymmetricMatrix {
+    let n = operator.dim();
+    let mut data = Vec::with_capacity(n * n);
+    for start in (0..n).step_by(64) {
+        let k = 64.min(n - start);
+        let mut unit = vec![0.0; k * n];
+        (0..k).for_each(|i| unit[i * n + start + i] = 1.0);
+        let x = Block::from_f64(operator.backend(), operator.layout(), &unit);
+        let mut y = Block::zeros(operator.backend(), operator.layout(), k);
+        operator.apply(&x, &mut y);
+        data.extend(y.to_f64());
+    }
+    SymmetricMatrix::from_rows(n, data)
 }
 
 /// An operator that is an average over examples, so that a part of them gives an unbiased estimate.

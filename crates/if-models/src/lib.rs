@@ -1,1 +1,22 @@
-//! Placeholder.
+//! Functions and their derivatives.
+
+mod curvature;
+mod dataset;
+mod error;
+mod inputs;
+pub mod layer;
+mod network;
+mod newton;
+mod passes;
+mod risk;
+mod svm;
+
+pub use curvature::{Curvature, CurvatureOperator};
+pub use dataset::Dataset;
+pub use error::ModelError;
+pub use if_linalg::{HostArray, Loss};
+pub use inputs::{Batch, Inputs, ROW_BLOCK, Rows};
+pub use network::{Directions, Network, Point, Tape};
+pub use newton::{Fit, FitReport, NewtonCg};
+pub use risk::{EmpiricalRisk, Family, Removal, RiskSettings};
+pub use svm::HingeSvm;

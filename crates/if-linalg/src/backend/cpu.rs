@@ -154,8 +154,8 @@ impl<T: Real> Backend for Cpu<T> {
         out: &mut [f64],
     ) {
         let parallel = x.rows * x.cols >= PARALLEL_FROM;
-        let body = |(i, ((x, r), total)): (usize, ((&mut [T], &mut [T]), &mut f64))| {
-            let alpha = T::from_f64(alpha[i]);
+        let step = |((((x, r), total), alpha), i): CgRow<'_, T>| {
+            let alpha = T::from_f64(alpha);
             let steps = x.chunks_mut(CHUNK).zip(r.chunks_mut(CHUNK));
             let sources = p.row(i).chunks(CHUNK).zip(q.row(i).chunks(CHUNK));
             for ((x, r), (p, q)) in steps.zip(sources) {
@@ -166,11 +166,11 @@ impl<T: Real> Backend for Cpu<T> {
                 *total += dot(r, r);
             }
         };
-        let rows: Vec<_> = x.into_rows().into_iter().zip(r.into_rows()).zip(out).collect();
+        let rows = x.into_rows().into_iter().zip(r.into_rows()).zip(out).zip(alpha.iter().copied()).zip(0..);
         if parallel {
-            rows.into_par_iter().enumerate().for_each(body);
+            rows.collect::<Vec<_>>().into_par_iter().for_each(step);
         } else {
-            rows.into_iter().enumerate().for_each(body);
+            rows.for_each(step);
         }
     }
 
@@ -238,6 +238,9 @@ impl<T: Real> Backend for Cpu<T> {
     }
 }
 
+/// Rows of `x` and `r`, where their `r.r` goes, the step length, and which row it is.
+type CgRow<'a, T> = ((((&'a mut [T], &'a mut [T]), &'a mut f64), f64), usize);
+
 fn operand<T: Real>(view: View<'_, Cpu<T>>) -> Operand<'_, T> {
     Operand {
         data: &view.buffer[view.offset..],
@@ -281,7 +284,7 @@ fn cross_entropy<T: Real>(z: &[T], target: T, delta: &mut [T], probabilities: &m
         total += *p;
     }
     for (p, d) in probabilities.iter_mut().zip(delta.iter_mut()) {
-        *p = *p / total;
+        *p /= total;
         *d = *p;
     }
     delta[class] -= T::ONE;

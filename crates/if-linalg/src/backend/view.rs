@@ -89,4 +89,16 @@ impl<'a, B: Backend> ViewMut<'a, B> {
         self.row_stride = row_stride;
         self
     }
+
+    /// The first `cols` columns of the rows `start..start + rows`.
+    pub fn part(&mut self, start: usize, rows: usize, cols: usize) -> ViewMut<'_, B> {
+        debug_assert!(start + rows <= self.rows && cols <= self.cols);
+        let offset = self.offset + start * self.row_stride;
+        ViewMut { buffer: &mut *self.buffer, offset, rows, cols, row_stride: self.row_stride }
+    }
+
+    /// The same window, borrowed for a shorter time.
+    pub fn reborrow(&mut self) -> ViewMut<'_, B> {
+        self.part(0, self.rows, self.cols)
+    }
 }

@@ -1,0 +1,270 @@
+//! Products with the Hessian or the Gauss-Newton matrix of an empirical risk.
+
+use std::sync::Arc;
+
+use if_linalg::{
+    Backend, Block, Definiteness, FiniteSumOperator, Layout, LinearOperator, Loss, Real, SymmetricMatrix,
+    View, ViewMut, by_columns,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::inputs::Rows;
+use crate::layer::Scratch;
+use crate::network::{Directions, Point, Tape};
+use crate::passes::Plan;
+use crate::risk::EmpiricalRisk;
+
+/// Which matrix stands for the second derivative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Curvature {
+    /// The true Hessian of the data term; may be indefinite for networks with hidden layers.
+    Hessian,
+    /// `(1/n) sum J_i^T (d2 l / dz2) J_i` with `J_i = dz_i/dtheta`: positive semidefinite for
+    /// convex losses, and equal to the Hessian for linear models.
+    GaussNewton,
+}
+
+/// `C + (l2 + damping) I` at fixed parameters, applied to a block of directions at once:
+/// R-forward, Hessian of the loss, R-backward (Pearlmutter 1994) for the Hessian; the same with a
+/// plain backward pass for Gauss-Newton (Schraudolph 2002).
+pub struct CurvatureOperator<'r, 'a, B: Backend> {
+    risk: &'r EmpiricalRisk<'a, B>,
+    theta: &'r Block<B>,
+    curvature: Curvature,
+    damping: f64,
+    /// Forward passes of all row blocks, where they fit.
+    tapes: Option<Vec<Tape<B>>>,
+}
+
+/// Directions are handled in groups that fill a product of about this many columns.
+const GROUP_WIDTH: usize = 256;
+
+impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
+    pub(crate) fn new(
+        risk: &'r EmpiricalRisk<'a, B>,
+        theta: &'r Block<B>,
+        curvature: Curvature,
+        damping: f64,
+        cache: usize,
+    ) -> Self {
+        let (network, inputs) = (risk.network(), risk.inputs());
+        let fits = inputs.len().saturating_mul(network.tape_bytes()) <= cache;
+        let tapes = fits.then(|| {
+            network.backend().map(inputs.blocks(), |b| {
+                let batch = inputs.batch(inputs.block(b));
+                network.forward(&mut Scratch::new(network.backend()), theta, &batch)
+            })
+        });
+        Self { risk, theta, curvature, damping, tapes }
+    }
+
+    /// Directions in one group.
+    fn group(&self) -> usize {
+        let widest = self.risk.network().layers().iter().map(|l| l.width()).max().unwrap_or(1);
+        (GROUP_WIDTH / widest).max(1)
+    }
+
+    /// Adds the products of the examples `rows` with the vectors `start..start + len` of `x`.
+    fn add_rows(
+        &self,
+        scratch: &mut Scratch<B>,
+        rows: Rows,
+        kept: Option<&Tape<B>>,
+        (x, start): (&Block<B>, usize),
+        sum: &mut Block<B>,
+    ) {
+        let (network, theta) = (self.risk.network(), self.theta);
+        let batch = self.risk.inputs().batch(rows);
+        let fresh = kept.is_none().then(|| network.forward(scratch, theta, &batch));
+        let tape = kept.or(fresh.as_ref()).expect("one of the two");
+        let at = Point { theta, batch: &batch, tape };
+        let delta = self.risk.weighted_delta(scratch, tape, rows);
+        let dz = View::new(&delta, 0, tape.rows, network.outputs());
+        let outputs = network.outputs();
+        for first in (0..sum.k()).step_by(self.group()) {
+            let k = self.group().min(sum.k() - first);
+            let v = Directions { block: x, start: start + first, k };
+            let tangents = network.jvp(scratch, at, v);
+            let stacked = k * tape.rows;
+            let mut rdz = scratch.take(stacked * outputs);
+            let rz = View::new(&tangents[tangents.len() - 1], 0, stacked, outputs);
+            network.loss_hessian(tape, rz, ViewMut::new(&mut rdz, 0, stacked, outputs));
+            self.risk.weigh(rows, ViewMut::new(&mut rdz, 0, stacked, outputs));
+            let rdz_view = View::new(&rdz, 0, stacked, outputs);
+            match self.curvature {
+                Curvature::Hessian => {
+                    let deltas = (dz, rdz_view);
+                    network.r_backward(scratch, at, (v, &tangents), deltas, (&mut *sum, first));
+                }
+                Curvature::GaussNewton => {
+                    network.backward(scratch, at, rdz_view, false, |scratch, s, layer, at, dy| {
+                        layer.backward(scratch, at, dy, None, Some(sum.stacked_mut(s, first, k)));
+                    });
+                }
+            }
+            scratch.give(rdz);
+            tangents.into_iter().for_each(|buffer| scratch.give(buffer));
+        }
+        scratch.give(delta);
+        if let Some(tape) = fresh {
+            network.release(scratch, tape);
+        }
+    }
+
+    fn add_diagonal(&self, x: &Block<B>, y: &mut Block<B>) {
+        self.risk.add_l2(x, y);
+        if self.damping != 0.0 {
+            y.axpby(self.damping, x, 1.0);
+        }
+    }
+}
+
+impl<B: Backend> LinearOperator<B> for CurvatureOperator<'_, '_, B> {
+    fn backend(&self) -> &B {
+        self.risk.network().backend()
+    }
+
+    fn layout(&self) -> &Arc<Layout> {
+        self.risk.network().layout()
+    }
+
+    fn apply(&self, x: &Block<B>, y: &mut Block<B>) {
+        let inputs = self.risk.inputs();
+        y.clear();
+        Plan::new(inputs.blocks(), x.k()).sum(y, |task, sum| {
+            let mut scratch = Scratch::new(self.backend());
+            for b in task.blocks.clone() {
+                let kept = self.tapes.as_ref().map(|tapes| &tapes[b]);
+                self.add_rows(&mut scratch, inputs.block(b), kept, (x, task.vectors.0), sum);
+            }
+        });
+        self.add_diagonal(x, y);
+    }
+
+    fn definiteness(&self) -> Definiteness {
+        let shift = self.risk.mean_l2() + self.damping;
+        let linear = self.risk.network().layers().len() == 1;
+        match self.curvature {
+            Curvature::Hessian if !linear => Definiteness::Unknown,
+            _ if shift > 0.0 && self.risk.regularises_bias() => Definiteness::Positive,
+            _ => Definiteness::Semidefinite,
+        }
+    }
+
+    fn damping(&self) -> f64 {
+        self.risk.mean_l2() + self.damping
+    }
+
+    fn to_dense(&self) -> SymmetricMatrix {
+        if self.risk.network().layers().len() > 1 {
+            return by_columns(self);
+        }
+        let mut dense = self.dense_of_one_layer();
+        let ones = Block::from_f64(self.backend(), self.layout(), &vec![1.0; self.dim()]);
+        let mut diagonal = Block::zeros(self.backend(), self.layout(), 1);
+        self.add_diagonal(&ones, &mut diagonal);
+        dense.add_to_diagonal(&diagonal.to_f64());
+        dense
+    }
+}
+
+impl<B: Backend> FiniteSumOperator<B> for CurvatureOperator<'_, '_, B> {
+    fn examples(&self) -> usize {
+        self.risk.n()
+    }
+
+    fn apply_batch(&self, indices: &[usize], x: &Block<B>, y: &mut Block<B>) {
+        y.clear();
+        let blocks = indices.len().div_ceil(crate::ROW_BLOCK);
+        let scale = self.risk.n() as f64 / indices.len() as f64;
+        Plan::new(blocks, x.k()).sum(y, |task, sum| {
+            let mut scratch = Scratch::new(self.backend());
+            for b in task.blocks.clone() {
+                let end = indices.len().min((b + 1) * crate::ROW_BLOCK);
+                let rows = Rows::Indices(&indices[b * crate::ROW_BLOCK..end]);
+                self.add_rows(&mut scratch, rows, None, (x, task.vectors.0), sum);
+            }
+        });
+        y.axpby(0.0, x, scale);
+        self.add_diagonal(x, y);
+    }
+}
+
+/// Columns of the Hessian's tiles.
+const TILE: usize = 256;
+
+impl<B: Backend> CurvatureOperator<'_, '_, B> {
+    /// `H_cd = X~^T diag(w_i h_i,cd) X~` for outputs `c`, `d` of a single dense layer, with `h_i` the
+    /// loss's Hessian: half the work of applying the operator to the identity, or a tenth where the
+    /// outputs are few.
+    fn dense_of_one_layer(&self) -> SymmetricMatrix {
+        let network = self.risk.network();
+        let (outputs, n) = (network.outputs(), self.dim());
+        let cols = n / outputs;
+        let mut data = vec![0.0; n * n];
+        let tiles: Vec<(usize, usize, usize)> = (0..outputs)
+            .flat_map(|c| (0..=c).map(move |d| (c, d)))
+            .filter(|(c, d)| c == d || network.loss() == Loss::CrossEntropy)
+            .flat_map(|(c, d)| (0..cols).step_by(TILE).map(move |start| (c, d, start)))
+            .collect();
+        let wave = 2 * self.backend().concurrency();
+        for tiles in tiles.chunks(wave) {
+            let strips = self.backend().map(tiles.len(), |t| self.strip(tiles[t], cols));
+            for ((c, d, start), strip) in tiles.iter().zip(strips) {
+                for (i, row) in strip.chunks_exact(cols).enumerate() {
+                    for (j, value) in row.iter().enumerate() {
+                        let (i, j) = (c * cols + start + i, d * cols + j);
+                        data[i * n + j] = *value;
+                        data[j * n + i] = *value;
+                    }
+                }
+            }
+        }
+        SymmetricMatrix::from_rows(n, data)
+    }
+
+    /// Rows `start..` (at most [`TILE`]) of `H_cd`.
+    fn strip(&self, (c, d, start): (usize, usize, usize), cols: usize) -> Vec<f64> {
+        let (network, inputs, backend) = (self.risk.network(), self.risk.inputs(), self.backend());
+        let width = TILE.min(cols - start);
+        let mut scratch = Scratch::new(backend);
+        let mut strip = backend.zeros(width * cols);
+        for b in 0..inputs.blocks() {
+            let rows = inputs.block(b);
+            let batch = inputs.batch(rows);
+            let fresh = self.tapes.is_none().then(|| network.forward(&mut scratch, self.theta, &batch));
+            let kept = self.tapes.as_ref().map(|tapes| &tapes[b]);
+            let tape = kept.or(fresh.as_ref()).expect("one of the two");
+            let h = self.loss_hessian_entries(tape, c, d);
+            let mut weighted = scratch.take(tape.rows * width);
+            let x = batch.x().col_range(0, cols);
+            backend.copy(x.col_range(start, width), ViewMut::new(&mut weighted, 0, tape.rows, width));
+            let h = backend.upload(&h);
+            backend
+                .scale_rows(View::new(&h, 0, tape.rows, 1), ViewMut::new(&mut weighted, 0, tape.rows, width));
+            self.risk.weigh(rows, ViewMut::new(&mut weighted, 0, tape.rows, width));
+            let left = View::new(&weighted, 0, tape.rows, width).t();
+            backend.gemm(1.0, left, x, 1.0, ViewMut::new(&mut strip, 0, width, cols));
+            scratch.give(weighted);
+            if let Some(tape) = fresh {
+                network.release(&mut scratch, tape);
+            }
+        }
+        let host = backend.download(View::new(&strip, 0, width, cols));
+        host.into_iter().map(Real::to_f64).collect()
+    }
+
+    /// `d2 l_i / dz_c dz_d` of a tape's examples.
+    fn loss_hessian_entries(&self, tape: &Tape<B>, c: usize, d: usize) -> Vec<B::Elem> {
+        let network = self.risk.network();
+        let outputs = network.outputs();
+        let curvature = self.backend().download(network.loss_curvature(tape));
+        let entry = |p: &[B::Elem]| match network.loss() {
+            Loss::CrossEntropy if c == d => p[c] - p[c] * p[c],
+            Loss::CrossEntropy => -(p[c] * p[d]),
+            _ => p[c],
+        };
+        curvature.chunks_exact(outputs).map(entry).collect()
+    }
+}

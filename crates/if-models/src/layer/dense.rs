@@ -1,0 +1,178 @@
+//! The fully connected layer.
+//!
+//! With the bias folded in, `W~ = [W b]` (`out x (in + 1)`) and `x~ = [x 1]`:
+//!
+//! ```text
+//! forward      y   = x~ W~^T
+//! R-forward    Ry  = x~ V~^T + Rx W^T
+//! backward     dx  = dy W                dW~ = dy^T x~
+//! R-backward   Rdx = Rdy W + dy V        RdW~ = Rdy^T x~ + dy^T [Rx 0]
+//! ```
+//!
+//! A gradient of one example has rank one, `dy_i x~_i^T`, so `<dW~_i, V~> = dy_i . (V~ x~_i)`: scoring
+//! needs `x~ V~^T`, one product for all directions, and a dot over outputs.
+
+use if_linalg::{Backend, Segment, View, ViewMut};
+
+use super::{Delta, Direction, Layer, Primal, Scratch};
+
+/// `y = W x + b`.
+#[derive(Clone, Debug)]
+pub struct Dense {
+    name: String,
+    inputs: usize,
+    outputs: usize,
+    bias: bool,
+}
+
+impl Dense {
+    /// A layer with `inputs x outputs` weights and, where `bias`, one bias per output.
+    pub fn new(name: impl Into<String>, inputs: usize, outputs: usize, bias: bool) -> Self {
+        Self { name: name.into(), inputs, outputs, bias }
+    }
+
+    /// Columns of the parameter matrix.
+    fn cols(&self) -> usize {
+        self.inputs + usize::from(self.bias)
+    }
+
+    /// The columns of an activation that meet parameters: with the ones if there is a bias.
+    fn seen<'a, B: Backend>(&self, x: View<'a, B>) -> View<'a, B> {
+        x.col_range(0, self.cols())
+    }
+
+    /// `out = x~ V~^T` for `k` stacked directions: `rows x (k out)`.
+    fn products<B: Backend>(&self, scratch: &mut Scratch<B>, x: View<B>, v: View<B>) -> (B::Buffer, usize) {
+        let mut all = scratch.take(x.rows * v.rows);
+        let target = ViewMut::new(&mut all, 0, x.rows, v.rows);
+        scratch.backend().gemm(1.0, self.seen(x), v.t(), 0.0, target);
+        (all, v.rows)
+    }
+}
+
+impl<B: Backend> Layer<B> for Dense {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn segment(&self) -> Option<Segment> {
+        Some(Segment { name: self.name.clone(), rows: self.outputs, cols: self.cols() })
+    }
+
+    fn has_bias(&self) -> bool {
+        self.bias
+    }
+
+    fn width(&self) -> usize {
+        self.outputs
+    }
+
+    fn forward(&self, scratch: &mut Scratch<B>, w: Option<View<B>>, x: View<B>, y: ViewMut<B>) {
+        let w = w.expect("a dense layer has parameters");
+        scratch.backend().gemm(1.0, self.seen(x), w.t(), 0.0, y);
+    }
+
+    fn jvp(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        v: Option<View<B>>,
+        rx: Option<View<B>>,
+        mut ry: ViewMut<B>,
+    ) {
+        let backend = scratch.backend();
+        let (rows, out) = (at.x.rows, self.outputs);
+        let mut beta = 0.0;
+        if let Some(v) = v {
+            if v.rows == out {
+                backend.gemm(1.0, self.seen(at.x), v.t(), 0.0, ry.reborrow());
+            } else {
+                let (products, width) = self.products(scratch, at.x, v);
+                let source = View::new(&products, 0, rows, width);
+                backend.swap_axes([rows, width / out, out], source, ry.reborrow());
+                scratch.give(products);
+            }
+            beta = 1.0;
+        }
+        match (rx, at.w) {
+            (Some(rx), Some(w)) => backend.gemm(1.0, rx, w.col_range(0, self.inputs).t(), beta, ry),
+            _ if beta == 0.0 => backend.fill(0.0, ry),
+            _ => {}
+        }
+    }
+
+    fn backward(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        dx: Option<ViewMut<B>>,
+        dw: Option<ViewMut<B>>,
+    ) {
+        let backend = scratch.backend();
+        if let (Some(dx), Some(w)) = (dx, at.w) {
+            backend.gemm(1.0, dy, w.col_range(0, self.inputs), 0.0, dx);
+        }
+        if let Some(dw) = dw {
+            let (rows, out, k) = (at.x.rows, self.outputs, dy.rows / at.x.rows);
+            let x = self.seen(at.x);
+            if k == 1 {
+                backend.gemm(1.0, dy.t(), x, 1.0, dw);
+                return;
+            }
+            // All directions in one product: (k out) x rows times rows x (in + 1).
+            let mut together = scratch.take(dy.rows * out);
+            backend.swap_axes([k, rows, out], dy, ViewMut::new(&mut together, 0, rows, k * out));
+            backend.gemm(1.0, View::new(&together, 0, rows, k * out).t(), x, 1.0, dw);
+            scratch.give(together);
+        }
+    }
+
+    fn r_backward(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        direction: Direction<B>,
+        delta: Delta<B>,
+        mut rdx: Option<ViewMut<B>>,
+        mut dw: Option<ViewMut<B>>,
+    ) {
+        let backend = scratch.backend();
+        let (rows, out) = (at.x.rows, self.outputs);
+        let (first_rdx, first_dw) = (rdx.as_mut().map(ViewMut::reborrow), dw.as_mut().map(ViewMut::reborrow));
+        self.backward(scratch, at, delta.rdy, first_rdx, first_dw);
+        for j in 0..delta.rdy.rows / rows {
+            if let (Some(rdx), Some(v)) = (&mut rdx, direction.v) {
+                let v = v.row_range(j * out, out).col_range(0, self.inputs);
+                let cols = rdx.cols;
+                backend.gemm(1.0, delta.dy, v, 1.0, rdx.part(j * rows, rows, cols));
+            }
+            if let (Some(dw), Some(rx)) = (&mut dw, direction.rx) {
+                let rx = rx.row_range(j * rows, rows);
+                backend.gemm(1.0, delta.dy.t(), rx, 1.0, dw.part(j * out, out, self.inputs));
+            }
+        }
+    }
+
+    fn example_gradients(&self, at: Primal<B>, dy: View<B>, backend: &B, out: ViewMut<B>) {
+        backend.outer_rows(dy, self.seen(at.x), out);
+    }
+
+    fn scores(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, v: View<B>, out: ViewMut<B>) {
+        let (products, width) = self.products(scratch, at.x, v);
+        let products_view = View::new(&products, 0, at.x.rows, width);
+        scratch.backend().row_dots(products_view, dy, 1.0, out);
+        scratch.give(products);
+    }
+
+    fn squared_norms(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, out: ViewMut<B>) {
+        let backend = scratch.backend();
+        let (x, rows) = (self.seen(at.x), at.x.rows);
+        let mut factors = scratch.take(2 * rows);
+        backend.row_dots(x, x, 0.0, ViewMut::new(&mut factors, 0, rows, 1));
+        backend.row_dots(dy, dy, 0.0, ViewMut::new(&mut factors, rows, rows, 1));
+        let (inputs, deltas) = (View::new(&factors, 0, rows, 1), View::new(&factors, rows, rows, 1));
+        backend.row_dots(inputs, deltas, 1.0, out);
+        scratch.give(factors);
+    }
+}

@@ -1,0 +1,137 @@
+//! Layers: four handwritten products each, side by side in one file.
+
+mod dense;
+
+pub use dense::Dense;
+
+use if_linalg::{Backend, Segment, View, ViewMut};
+
+/// Buffers for reuse within one task, so that a pass over many row blocks allocates once.
+pub struct Scratch<B: Backend> {
+    backend: B,
+    free: Vec<B::Buffer>,
+}
+
+impl<B: Backend> Scratch<B> {
+    /// Nothing allocated yet.
+    pub fn new(backend: &B) -> Self {
+        Self { backend: backend.clone(), free: Vec::new() }
+    }
+
+    /// The device.
+    pub fn backend(&self) -> B {
+        self.backend.clone()
+    }
+
+    /// A buffer of at least `len` numbers with arbitrary contents.
+    pub fn take(&mut self, len: usize) -> B::Buffer {
+        let fits = |b: &B::Buffer| (len..=2 * len).contains(&B::len(b));
+        match self.free.iter().position(fits) {
+            Some(i) => self.free.swap_remove(i),
+            None => self.backend.zeros(len),
+        }
+    }
+
+    /// Gives a buffer back.
+    pub fn give(&mut self, buffer: B::Buffer) {
+        self.free.push(buffer);
+    }
+}
+
+/// What a layer saw and gave in the forward pass of one row block.
+///
+/// An activation of width `w` is a `rows x (w + 1)` matrix whose last column is 1, so that a bias is
+/// one more weight. Tangents and output gradients are `(k rows) x w`: `k` directions of the same
+/// examples, one direction after another, without that column.
+pub struct Primal<'a, B: Backend> {
+    /// Parameters, `out x (in + 1)` with the bias as last column (or `out x in` without).
+    pub w: Option<View<'a, B>>,
+    /// Input, `rows x (in + 1)`.
+    pub x: View<'a, B>,
+    /// Output, `rows x (out + 1)`.
+    pub y: View<'a, B>,
+}
+
+impl<B: Backend> Clone for Primal<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Primal<'_, B> {}
+
+/// One layer `y = f(x; w)`, example by example.
+///
+/// `v` are `k` directions in the layer's parameters, stacked: `(k out) x (in + 1)`. `R` marks the
+/// derivative along a direction (Pearlmutter 1994).
+pub trait Layer<B: Backend>: Send + Sync {
+    /// Name, as in `NAME.weight`.
+    fn name(&self) -> &str;
+    /// Shape of the parameters, if it has any.
+    fn segment(&self) -> Option<Segment>;
+    /// Whether the last column of the parameters is a bias.
+    fn has_bias(&self) -> bool;
+    /// Numbers an example has after this layer.
+    fn width(&self) -> usize;
+
+    /// `y = f(x; w)` into the first `width` columns of `y`.
+    fn forward(&self, scratch: &mut Scratch<B>, w: Option<View<B>>, x: View<B>, y: ViewMut<B>);
+
+    /// `Ry = (df/dx) Rx + (df/dw) v`; no `rx` means that the input does not depend on parameters.
+    fn jvp(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        v: Option<View<B>>,
+        rx: Option<View<B>>,
+        ry: ViewMut<B>,
+    );
+
+    /// `dx = (df/dx)^T dy`, and `dw += (df/dw)^T dy` summed over the examples, direction by direction.
+    fn backward(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        dx: Option<ViewMut<B>>,
+        dw: Option<ViewMut<B>>,
+    );
+
+    /// The derivative of [`backward`](Self::backward) along the directions: with `delta.dy` the plain output
+    /// gradient and `delta.rdy` its derivative, `rdx = (df/dx)^T rdy + (R df/dx)^T dy`, and `dw` gains
+    /// `(df/dw)^T rdy + (R df/dw)^T dy`.
+    fn r_backward(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        direction: Direction<B>,
+        delta: Delta<B>,
+        rdx: Option<ViewMut<B>>,
+        dw: Option<ViewMut<B>>,
+    );
+
+    /// `out[i] = (df/dw)^T dy_i`, one flattened parameter gradient per example.
+    fn example_gradients(&self, at: Primal<B>, dy: View<B>, backend: &B, out: ViewMut<B>);
+
+    /// `out[i][j] += <(df/dw)^T dy_i, v_j>` for `k` directions, without forming the gradients.
+    fn scores(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, v: View<B>, out: ViewMut<B>);
+
+    /// `out[i] += |(df/dw)^T dy_i|^2`.
+    fn squared_norms(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, out: ViewMut<B>);
+}
+
+/// A direction in parameters and what it does to the layer's input.
+pub struct Direction<'a, B: Backend> {
+    /// In the layer's parameters.
+    pub v: Option<View<'a, B>>,
+    /// In the layer's input; `None`: the input does not depend on parameters.
+    pub rx: Option<View<'a, B>>,
+}
+
+/// Gradient with respect to a layer's output, and its derivative along the directions.
+pub struct Delta<'a, B: Backend> {
+    /// `rows x width`.
+    pub dy: View<'a, B>,
+    /// `(k rows) x width`.
+    pub rdy: View<'a, B>,
+}

@@ -1,0 +1,346 @@
+//! A network: a list of layers and a loss.
+
+use std::sync::Arc;
+
+use if_linalg::{Backend, Block, Layout, Loss, View, ViewMut};
+
+use crate::inputs::Batch;
+use crate::layer::{Delta, Dense, Direction, Layer, Primal, Scratch};
+
+/// A feed-forward network and its loss. Linear models are networks of one dense layer.
+///
+/// Parameters are one vector, a [`Block`] with `k = 1`, with one segment per layer that has any.
+pub struct Network<B: Backend> {
+    backend: B,
+    inputs: usize,
+    layers: Vec<Arc<dyn Layer<B>>>,
+    /// Segment of each layer's parameters.
+    segments: Vec<Option<usize>>,
+    layout: Arc<Layout>,
+    loss: Loss,
+}
+
+impl<B: Backend> Clone for Network<B> {
+    fn clone(&self) -> Self {
+        Self {
+            backend: self.backend.clone(),
+            layers: self.layers.clone(),
+            segments: self.segments.clone(),
+            layout: self.layout.clone(),
+            ..*self
+        }
+    }
+}
+
+/// The forward pass of one row block, kept for everything that follows it.
+pub struct Tape<B: Backend> {
+    /// Number of examples.
+    pub rows: usize,
+    /// Output of each layer, `rows x (width + 1)` with a last column of ones.
+    outputs: Vec<B::Buffer>,
+    /// Losses (`rows`), then `dl/dz` and what the loss's Hessian needs (`rows x outputs` each).
+    loss: [B::Buffer; 3],
+}
+
+/// Where derivatives are taken: parameters, some examples, and the network's pass over them.
+pub struct Point<'a, B: Backend> {
+    /// Parameters (`k = 1`).
+    pub theta: &'a Block<B>,
+    /// The examples.
+    pub batch: &'a Batch<'a, B>,
+    /// The forward pass of `batch` at `theta`.
+    pub tape: &'a Tape<B>,
+}
+
+impl<B: Backend> Clone for Point<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Point<'_, B> {}
+
+/// Directions in parameter space: the vectors `start..start + k` of a block.
+pub struct Directions<'a, B: Backend> {
+    /// Holds the vectors.
+    pub block: &'a Block<B>,
+    /// The first of them.
+    pub start: usize,
+    /// Their number.
+    pub k: usize,
+}
+
+impl<B: Backend> Clone for Directions<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Directions<'_, B> {}
+
+impl<B: Backend> Network<B> {
+    /// The network `layers`, from `inputs` numbers per example.
+    pub fn new(backend: &B, inputs: usize, layers: Vec<Arc<dyn Layer<B>>>, loss: Loss) -> Self {
+        let mut parameters = Vec::new();
+        let mut segments = Vec::new();
+        for layer in &layers {
+            segments.push(layer.segment().map(|segment| {
+                parameters.push(segment);
+                parameters.len() - 1
+            }));
+        }
+        let layout = Layout::new(parameters);
+        Self { backend: backend.clone(), inputs, layers, segments, layout, loss }
+    }
+
+    /// One dense layer `fc`: softmax, logistic or linear regression, or a linear SVM, as the loss says.
+    pub fn linear(backend: &B, inputs: usize, outputs: usize, bias: bool, loss: Loss) -> Self {
+        Self::new(backend, inputs, vec![Arc::new(Dense::new("fc", inputs, outputs, bias))], loss)
+    }
+
+    /// The same layers under another loss, such as a smooth hinge at weights trained on the hinge.
+    pub fn with_loss(&self, loss: Loss) -> Self {
+        Self { loss, ..self.clone() }
+    }
+
+    /// Where it computes.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Numbers per example it takes.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Numbers per example it gives.
+    pub fn outputs(&self) -> usize {
+        self.layers.last().map_or(self.inputs, |layer| layer.width())
+    }
+
+    /// How its parameters are laid out.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// The loss.
+    pub fn loss(&self) -> Loss {
+        self.loss
+    }
+
+    /// The layers, first to last.
+    pub fn layers(&self) -> &[Arc<dyn Layer<B>>] {
+        &self.layers
+    }
+
+    /// Whether each segment's last column is a bias.
+    pub fn biases(&self) -> Vec<bool> {
+        self.layers.iter().filter(|l| l.segment().is_some()).map(|l| l.has_bias()).collect()
+    }
+
+    /// Bytes of a [`Tape`] for each example.
+    pub fn tape_bytes(&self) -> usize {
+        let activations: usize = self.layers.iter().map(|l| l.width() + 1).sum();
+        (activations + 2 * self.outputs() + 1) * size_of::<B::Elem>()
+    }
+
+    /// Runs all layers and the loss on `batch`.
+    pub fn forward(&self, scratch: &mut Scratch<B>, theta: &Block<B>, batch: &Batch<B>) -> Tape<B> {
+        let (rows, backend, outputs) = (batch.rows, &self.backend, self.outputs());
+        let mut tape = Tape {
+            rows,
+            outputs: Vec::with_capacity(self.layers.len()),
+            loss: [rows, rows * outputs, rows * outputs].map(|len| scratch.take(len)),
+        };
+        for (l, layer) in self.layers.iter().enumerate() {
+            let width = layer.width();
+            let mut buffer = scratch.take(rows * (width + 1));
+            let x = self.input_of(l, &tape, batch);
+            layer.forward(scratch, self.weights(l, theta), x, activation_mut(&mut buffer, rows, width));
+            let ones = ViewMut { buffer: &mut buffer, offset: width, rows, cols: 1, row_stride: width + 1 };
+            backend.fill(1.0, ones);
+            tape.outputs.push(buffer);
+        }
+        let [value, delta, curvature] = &mut tape.loss;
+        backend.loss(
+            self.loss,
+            activation(&tape.outputs[self.layers.len() - 1], rows, outputs),
+            batch.targets(),
+            ViewMut::new(value, 0, rows, 1),
+            ViewMut::new(delta, 0, rows, outputs),
+            ViewMut::new(curvature, 0, rows, outputs),
+        );
+        tape
+    }
+
+    /// Gives a tape's buffers back for reuse.
+    pub fn release(&self, scratch: &mut Scratch<B>, tape: Tape<B>) {
+        tape.outputs.into_iter().chain(tape.loss).for_each(|buffer| scratch.give(buffer));
+    }
+
+    /// Losses of the tape's examples: `rows x 1`.
+    pub fn losses<'t>(&self, tape: &'t Tape<B>) -> View<'t, B> {
+        View::new(&tape.loss[0], 0, tape.rows, 1)
+    }
+
+    /// `dl/dz` of the tape's examples: `rows x outputs`.
+    pub fn delta<'t>(&self, tape: &'t Tape<B>) -> View<'t, B> {
+        View::new(&tape.loss[1], 0, tape.rows, self.outputs())
+    }
+
+    /// Outputs `z` of the tape's examples: `rows x outputs`.
+    pub fn logits<'t>(&self, tape: &'t Tape<B>) -> View<'t, B> {
+        activation(&tape.outputs[self.layers.len() - 1], tape.rows, self.outputs())
+    }
+
+    /// `out = (d2 l / dz2) rz` for `k` stacked directions (`(k rows) x outputs`).
+    pub fn loss_hessian(&self, tape: &Tape<B>, rz: View<B>, out: ViewMut<B>) {
+        let curvature = View::new(&tape.loss[2], 0, tape.rows, self.outputs());
+        self.backend.loss_hessian(self.loss, curvature, rz, out);
+    }
+
+    /// What the second derivative of the loss is made of: probabilities or `l''`, `rows x outputs`.
+    pub(crate) fn loss_curvature<'t>(&self, tape: &'t Tape<B>) -> View<'t, B> {
+        View::new(&tape.loss[2], 0, tape.rows, self.outputs())
+    }
+
+    /// Tangents of every layer's output along `v`; the last entry is `Rz`, each `(k rows) x width`.
+    pub fn jvp(&self, scratch: &mut Scratch<B>, point: Point<B>, v: Directions<B>) -> Vec<B::Buffer> {
+        let (rows, k) = (point.tape.rows, v.k);
+        let mut tangents: Vec<B::Buffer> = Vec::with_capacity(self.layers.len());
+        for (l, layer) in self.layers.iter().enumerate() {
+            let width = layer.width();
+            let mut buffer = scratch.take(k * rows * width);
+            let rx = self.tangent_into(l, &tangents, k * rows);
+            let direction = self.segments[l].map(|s| v.block.stacked(s, v.start, k));
+            let at = self.primal(l, point);
+            layer.jvp(scratch, at, direction, rx, ViewMut::new(&mut buffer, 0, k * rows, width));
+            tangents.push(buffer);
+        }
+        tangents
+    }
+
+    /// Back-propagates `dz` (`(k rows) x outputs`, `k` output gradients of the same examples) and
+    /// calls `visit(layer, primal, dy)` for every layer with parameters, last to first. Returns the
+    /// gradient with respect to the input where `to_input`.
+    pub fn backward(
+        &self,
+        scratch: &mut Scratch<B>,
+        point: Point<B>,
+        dz: View<B>,
+        to_input: bool,
+        mut visit: impl FnMut(&mut Scratch<B>, usize, &dyn Layer<B>, Primal<B>, View<B>),
+    ) -> Option<B::Buffer> {
+        let first = if to_input { 0 } else { self.first_with_parameters() };
+        let mut owned: Option<B::Buffer> = None;
+        for l in (0..self.layers.len()).rev() {
+            let layer = &*self.layers[l];
+            let at = self.primal(l, point);
+            let dy = owned.as_ref().map_or(dz, |d| View::new(d, 0, dz.rows, layer.width()));
+            if let Some(s) = self.segments[l] {
+                visit(scratch, s, layer, at, dy);
+            }
+            if l < first || (l == first && !to_input) {
+                break;
+            }
+            let width = self.width_into(l);
+            let mut dx = scratch.take(dz.rows * width);
+            layer.backward(scratch, at, dy, Some(ViewMut::new(&mut dx, 0, dz.rows, width)), None);
+            if let Some(old) = owned.replace(dx) {
+                scratch.give(old);
+            }
+        }
+        if to_input {
+            return owned;
+        }
+        owned.into_iter().for_each(|buffer| scratch.give(buffer));
+        None
+    }
+
+    /// The R-backward pass: adds to `out`, from vector `out_start` on, the derivative of the gradient
+    /// along the directions `v`, whose tangents are those of [`jvp`](Self::jvp). `dz` is the output gradient and
+    /// `rdz` its derivative, both with the examples' weights already in.
+    pub fn r_backward(
+        &self,
+        scratch: &mut Scratch<B>,
+        point: Point<B>,
+        (v, tangents): (Directions<B>, &[B::Buffer]),
+        (dz, rdz): (View<B>, View<B>),
+        (out, out_start): (&mut Block<B>, usize),
+    ) {
+        let rows = point.tape.rows;
+        let first = self.first_with_parameters();
+        let mut owned: Option<[B::Buffer; 2]> = None;
+        for l in (first..self.layers.len()).rev() {
+            let layer = &*self.layers[l];
+            let at = self.primal(l, point);
+            let (dy, rdy) = match &owned {
+                None => (dz, rdz),
+                Some([d, rd]) => {
+                    (View::new(d, 0, rows, layer.width()), View::new(rd, 0, rdz.rows, layer.width()))
+                }
+            };
+            let direction = Direction {
+                v: self.segments[l].map(|s| v.block.stacked(s, v.start, v.k)),
+                rx: self.tangent_into(l, tangents, rdz.rows),
+            };
+            let dw = self.segments[l].map(|s| out.stacked_mut(s, out_start, v.k));
+            if l == first {
+                layer.r_backward(scratch, at, direction, Delta { dy, rdy }, None, dw);
+                break;
+            }
+            let width = self.width_into(l);
+            let mut dx = scratch.take(rows * width);
+            let mut rdx = scratch.take(rdz.rows * width);
+            layer.backward(scratch, at, dy, Some(ViewMut::new(&mut dx, 0, rows, width)), None);
+            let target = Some(ViewMut::new(&mut rdx, 0, rdz.rows, width));
+            layer.r_backward(scratch, at, direction, Delta { dy, rdy }, target, dw);
+            if let Some(old) = owned.replace([dx, rdx]) {
+                old.into_iter().for_each(|buffer| scratch.give(buffer));
+            }
+        }
+        owned.into_iter().flatten().for_each(|buffer| scratch.give(buffer));
+    }
+
+    /// Below this layer nothing depends on parameters.
+    fn first_with_parameters(&self) -> usize {
+        self.segments.iter().position(Option::is_some).unwrap_or(self.layers.len())
+    }
+
+    fn weights<'t>(&self, l: usize, theta: &'t Block<B>) -> Option<View<'t, B>> {
+        self.segments[l].map(|s| theta.stacked(s, 0, 1))
+    }
+
+    fn width_into(&self, l: usize) -> usize {
+        if l == 0 { self.inputs } else { self.layers[l - 1].width() }
+    }
+
+    fn input_of<'t>(&self, l: usize, tape: &'t Tape<B>, batch: &'t Batch<B>) -> View<'t, B> {
+        match l {
+            0 => batch.x(),
+            _ => View::new(&tape.outputs[l - 1], 0, batch.rows, self.width_into(l) + 1),
+        }
+    }
+
+    fn primal<'t>(&self, l: usize, at: Point<'t, B>) -> Primal<'t, B> {
+        let width = self.layers[l].width() + 1;
+        Primal {
+            w: self.weights(l, at.theta),
+            x: self.input_of(l, at.tape, at.batch),
+            y: View::new(&at.tape.outputs[l], 0, at.tape.rows, width),
+        }
+    }
+
+    fn tangent_into<'t>(&self, l: usize, tangents: &'t [B::Buffer], rows: usize) -> Option<View<'t, B>> {
+        (l > self.first_with_parameters()).then(|| View::new(&tangents[l - 1], 0, rows, self.width_into(l)))
+    }
+}
+
+/// The first `width` columns of an activation.
+fn activation<B: Backend>(buffer: &B::Buffer, rows: usize, width: usize) -> View<'_, B> {
+    View::new(buffer, 0, rows, width).with_stride(width + 1)
+}
+
+fn activation_mut<B: Backend>(buffer: &mut B::Buffer, rows: usize, width: usize) -> ViewMut<'_, B> {
+    ViewMut::new(buffer, 0, rows, width).with_stride(width + 1)
+}
