@@ -1,0 +1,106 @@
+//! Finding a dataset's files and checking them.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::info::{DatasetInfo, RemoteFile};
+use crate::{DataError, LoadOptions};
+
+/// Where a dataset is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Location {
+    /// In the program itself.
+    Embedded,
+    /// In this folder, all its files.
+    Folder(PathBuf),
+    /// Not here; `fetch` downloads it.
+    Missing,
+}
+
+impl DatasetInfo {
+    /// Looks for the dataset in the data folder, then in the cache folder. Checksums are left to
+    /// [`load`](crate::load).
+    pub fn locate(&self, options: &LoadOptions) -> Location {
+        if self.files.is_empty() {
+            return Location::Embedded;
+        }
+        let complete = |folder: &PathBuf| self.files.iter().all(|file| folder.join(file.name).is_file());
+        self.folders(options).find(complete).map_or(Location::Missing, Location::Folder)
+    }
+
+    fn folders(&self, options: &LoadOptions) -> impl Iterator<Item = PathBuf> {
+        [&options.data_dir, &options.cache_dir].into_iter().flatten().map(|folder| folder.join(self.folder))
+    }
+
+    /// The path of one of the files, checked against its sha256.
+    pub(super) fn verified(&self, file: &RemoteFile, options: &LoadOptions) -> Result<PathBuf, DataError> {
+        let candidates: Vec<PathBuf> = self.folders(options).map(|folder| folder.join(file.name)).collect();
+        let Some(path) = candidates.iter().find(|path| path.is_file()) else {
+            return Err(self.missing(file, options));
+        };
+        let found = sha256_of(path)?;
+        if found == file.sha256 {
+            return Ok(path.clone());
+        }
+        Err(DataError::malformed(path, "sha256", file.sha256, found))
+    }
+
+    fn missing(&self, file: &RemoteFile, options: &LoadOptions) -> DataError {
+        let folders: Vec<String> = [&options.data_dir, &options.cache_dir]
+            .into_iter()
+            .flatten()
+            .map(|folder| folder.display().to_string())
+            .collect();
+        let searched = match folders.as_slice() {
+            [] => "looked for nowhere, as no data or cache folder is set".to_owned(),
+            folders => format!("not in {}", folders.join(" or ")),
+        };
+        DataError::Missing { name: self.name, file: format!("{}/{}", self.folder, file.name), searched }
+    }
+}
+
+/// The sha256 of a file, in lowercase hexadecimal digits.
+pub(super) fn sha256_of(path: &Path) -> Result<String, DataError> {
+    let mut file = File::open(path).map_err(DataError::io(path, "open"))?;
+    let mut hash = Hash::new();
+    copy(&mut file, &mut hash).map_err(DataError::io(path, "read"))?;
+    Ok(hash.hex())
+}
+
+/// A running sha256 that can be written to.
+pub(super) struct Hash(Sha256);
+
+impl Hash {
+    pub fn new() -> Self {
+        Self(Sha256::new())
+    }
+
+    pub fn hex(self) -> String {
+        format!("{:x}", self.0.finalize())
+    }
+}
+
+impl Write for Hash {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// [`io::copy`] with a larger buffer: checksums of large files are twice as fast.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 17];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(()),
+            n => to.write_all(&buffer[..n])?,
+        }
+    }
+}

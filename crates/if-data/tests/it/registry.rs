@@ -1,0 +1,136 @@
+use std::fs;
+use std::path::PathBuf;
+
+use if_data::{DatasetInfo, Labels, LoadOptions, Location, Source, datasets, load, load_texts};
+use if_linalg::HostArray;
+
+use crate::support::{assert_error, data_dir, folder, load_spec};
+
+fn real_data() -> Option<LoadOptions> {
+    data_dir().map(|folder| LoadOptions { data_dir: Some(folder), ..LoadOptions::default() })
+}
+
+fn info(name: &str) -> &'static DatasetInfo {
+    datasets().iter().find(|info| info.name == name).unwrap()
+}
+
+fn source(spec: &str) -> Source {
+    spec.parse().unwrap()
+}
+
+fn count(labels: &Labels, class: i64) -> usize {
+    labels.to_integers().unwrap().iter().filter(|&&label| label == class).count()
+}
+
+#[test]
+fn embedded_datasets_are_what_the_registry_says() {
+    for info in datasets().iter().filter(|info| info.files.is_empty()) {
+        for split in info.splits {
+            let examples = load_spec(&format!("{}:{}", info.name, split.name)).unwrap();
+            assert_eq!(examples.x.shape()[1..], *info.shape);
+            assert_eq!(examples.len(), split.examples);
+            assert_eq!(examples.ids, (0..split.examples).collect::<Vec<_>>());
+            assert_eq!(examples.x.first_non_finite(), None);
+            assert_eq!(examples.class_names.unwrap(), info.classes);
+        }
+        assert_eq!(load_spec(info.name).unwrap().len(), info.splits[0].examples);
+        assert_eq!(info.locate(&LoadOptions::default()), Location::Embedded);
+    }
+}
+
+#[test]
+fn digits_are_those_of_scikit_learn() {
+    let digits = load_spec("digits").unwrap();
+    let HostArray::F32(x) = &digits.x else { panic!("f32") };
+    // The first row of the first picture is 0 0 5 13 9 1 0 0, a zero.
+    assert_eq!((x[[0, 0, 2]], x[[0, 0, 3]], x[[0, 0, 4]]), (5.0 / 16.0, 13.0 / 16.0, 9.0 / 16.0));
+    assert_eq!(x.iter().fold(0.0_f32, |max, &v| max.max(v)), 1.0);
+    let counts: Vec<usize> = (0..10).map(|class| count(&digits.y, class)).collect();
+    assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
+    let test = load_spec("digits:test[0]").unwrap();
+    assert_eq!(test.x, digits.x.slice(1437, 1438));
+}
+
+#[test]
+fn iris_is_split_evenly() {
+    for (split, each) in [("train", 40), ("test", 10)] {
+        let iris = load_spec(&format!("iris:{split}")).unwrap();
+        assert_eq!([0, 1, 2].map(|class| count(&iris.y, class)), [each; 3]);
+        assert_eq!(iris.feature_names.unwrap()[3], "petal_width_cm");
+    }
+}
+
+#[test]
+fn unknown_names_and_missing_files_say_what_to_do() {
+    assert_error(
+        load_spec("minst"),
+        &["unknown dataset \"minst\"", "digits, iris, mnist, fashion-mnist, cifar10, enron1-spam"],
+    );
+    assert_error(load_spec("digits:valid"), &["digits has no split \"valid\": it has all, train, test"]);
+    assert_error(
+        load_spec("mnist:test"),
+        &["`influence data fetch mnist`", "no data or cache folder is set"],
+    );
+    assert_error(load_spec("digits:test[400]"), &["digits:test", "[400..401]", "[0..360]"]);
+    let folder = folder();
+    let options = LoadOptions { cache_dir: Some(folder.path().to_owned()), ..LoadOptions::default() };
+    assert_error(
+        load(&source("cifar10"), &options),
+        &["cifar10/cifar-10-binary.tar.gz is not in", folder.path().to_str().unwrap()],
+    );
+    assert_eq!(info("mnist").locate(&options), Location::Missing);
+}
+
+#[test]
+fn a_file_with_another_checksum_is_refused() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("mnist")).unwrap();
+    for file in info("mnist").files {
+        fs::write(folder.path().join("mnist").join(file.name), b"something else").unwrap();
+    }
+    let options = LoadOptions { data_dir: Some(folder.path().to_owned()), ..LoadOptions::default() };
+    assert_error(
+        load(&source("mnist:test"), &options),
+        &["t10k-images-idx3-ubyte.gz: sha256: expected 8d422c7b", "found "],
+    );
+}
+
+#[test]
+fn mnist_loads_from_the_data_folder() {
+    let Some(options) = real_data() else { return };
+    let test = load(&source("mnist:test"), &options).unwrap();
+    assert_eq!(test.x.shape(), [10_000, 28, 28]);
+    assert!(matches!(test.x, HostArray::U8(_)));
+    assert_eq!(test.y.to_integers().unwrap()[..5], [7, 2, 1, 0, 4]);
+    let some = load(&source("mnist:train[5..9]"), &options).unwrap();
+    assert_eq!((some.ids.as_slice(), some.y), (&[5, 6, 7, 8][..], Labels::Integer(vec![2, 1, 3, 1])));
+    let folder: PathBuf = options.data_dir.clone().unwrap().join("mnist");
+    assert_eq!(info("mnist").locate(&options), Location::Folder(folder));
+}
+
+#[test]
+fn enron_texts_are_split_as_documented() {
+    let Some(options) = real_data() else { return };
+    let all = load_texts(&source("enron1-spam:all"), &options).unwrap();
+    assert_eq!((all.len(), all.y.iter().sum::<i64>()), (5172, 1500));
+    assert_eq!(all.texts[0], "Subject: christmas tree farm pictures\r\n");
+    // Counted with another program.
+    let train = load_texts(&source("enron1-spam:train"), &options).unwrap();
+    let test = load_texts(&source("enron1-spam:test[1000..]"), &options).unwrap();
+    assert_eq!((train.len(), train.y.iter().sum::<i64>()), (4137, 1198));
+    assert_eq!((test.len(), test.ids[0]), (35, 1000));
+    assert_error(load_texts(&source("digits"), &options), &["expected a dataset of texts: enron1-spam"]);
+}
+
+#[test]
+fn enron_words_are_those_of_the_token_pattern() {
+    let Some(options) = real_data() else { return };
+    let test = load(&source("enron1-spam:test"), &options).unwrap();
+    assert_eq!((test.len(), count(&test.y, 1)), (1035, 302));
+    let words = test.feature_names.unwrap();
+    assert_eq!(words.len(), info("enron1-spam").shape[0]);
+    assert_eq!((words[0].as_str(), words[7153].as_str()), ("00", "zyban"));
+    // Counted with another program: Python's re with (?u)\b\w\w+\b on the lowercased texts.
+    let HostArray::F32(x) = &test.x else { panic!("f32") };
+    assert_eq!(x.iter().map(|&v| f64::from(v)).sum::<f64>(), 138_363.0);
+}
