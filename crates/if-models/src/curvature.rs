@@ -144,9 +144,10 @@ impl<B: Backend> LinearOperator<B> for CurvatureOperator<'_, '_, B> {
 
     fn definiteness(&self) -> Definiteness {
         let shift = self.risk.mean_l2() + self.damping;
-        let linear = self.risk.network().layers().len() == 1;
+        let linear = self.risk.network().is_linear();
         match self.curvature {
             Curvature::Hessian if !linear => Definiteness::Unknown,
+            _ if self.damping < 0.0 => Definiteness::Unknown,
             _ if shift > 0.0 && self.risk.regularises_bias() => Definiteness::Positive,
             _ => Definiteness::Semidefinite,
         }
@@ -157,7 +158,7 @@ impl<B: Backend> LinearOperator<B> for CurvatureOperator<'_, '_, B> {
     }
 
     fn to_dense(&self) -> SymmetricMatrix {
-        if self.risk.network().layers().len() > 1 {
+        if !self.risk.network().is_linear() {
             return by_columns(self);
         }
         let mut dense = self.dense_of_one_layer();

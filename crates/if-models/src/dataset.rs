@@ -117,8 +117,13 @@ impl Dataset {
     /// -1 / +1 (from {0, 1} or {-1, +1}), or real numbers as they are.
     ///
     /// # Errors
-    /// The first example whose label does not fit.
+    /// The first example whose label does not fit, or a binary loss on another number of outputs than one.
     pub fn targets(&self, loss: Loss, outputs: usize) -> Result<Vec<f64>, ModelError> {
+        if loss.is_binary() && outputs != 1 {
+            return Err(ModelError::Unsupported(format!(
+                "a binary loss takes one output, the model has {outputs}"
+            )));
+        }
         let by_class = loss == Loss::CrossEntropy || (loss == Loss::Squared && outputs > 1);
         let target = |(example, &label): (usize, &f64)| {
             let (converted, expected) = if loss.is_binary() {

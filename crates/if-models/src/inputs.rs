@@ -94,6 +94,12 @@ impl<B: Backend> Inputs<B> {
         &self.backend
     }
 
+    /// Targets as the loss takes them: class indices, -1 / +1, or real numbers (length `n`).
+    pub fn targets(&self) -> Vec<f64> {
+        let targets = self.backend.download(View::new(&self.targets, 0, self.n, 1));
+        targets.into_iter().map(Real::to_f64).collect()
+    }
+
     /// Number of row blocks.
     pub fn blocks(&self) -> usize {
         self.n.div_ceil(ROW_BLOCK)

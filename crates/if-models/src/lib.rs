@@ -10,6 +10,7 @@ mod newton;
 mod passes;
 mod risk;
 mod svm;
+pub mod testing;
 
 pub use curvature::{Curvature, CurvatureOperator};
 pub use dataset::Dataset;

@@ -133,6 +133,11 @@ impl<B: Backend> Network<B> {
         &self.layers
     }
 
+    /// Whether it is one dense layer: outputs linear in the parameters.
+    pub fn is_linear(&self) -> bool {
+        matches!(&*self.layers, [only] if only.is_dense())
+    }
+
     /// Whether each segment's last column is a bias.
     pub fn biases(&self) -> Vec<bool> {
         self.layers.iter().filter(|l| l.segment().is_some()).map(|l| l.has_bias()).collect()

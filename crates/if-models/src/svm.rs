@@ -52,10 +52,11 @@ impl HingeSvm {
         observer: &dyn Observer,
     ) -> Result<Fit<B>, ModelError> {
         let network = risk.network();
-        let spared = !risk.regularises_bias() && network.biases()[0];
-        if network.loss() != Loss::Hinge || network.layers().len() != 1 || spared || risk.mean_l2() <= 0.0 {
+        let linear = network.is_linear() && network.outputs() == 1;
+        let spared = !risk.regularises_bias() && network.biases().contains(&true);
+        if network.loss() != Loss::Hinge || !linear || spared || risk.mean_l2() <= 0.0 {
             return Err(ModelError::Unsupported(
-                "dual coordinate descent needs one dense layer, the hinge loss, l2 > 0 and a regularised bias".into(),
+                "dual coordinate descent needs one dense layer with one output, the hinge loss, l2 > 0 and a regularised bias".into(),
             ));
         }
         let mut dual = Dual::new(risk, std::mem::take(duals));
@@ -144,12 +145,15 @@ impl Dual {
         }
     }
 
-    /// Primal minus dual value of `J / l2`, never below 0.
+    /// Primal minus dual value of `J / l2`: with `|theta|^2 = sum a_i m_i` it is
+    /// `sum C_i max(0, 1 - m_i) - a_i (1 - m_i)`. No term is negative, so none of the gap is lost to
+    /// cancellation, as it is in the difference of the two values.
     fn gap(&self) -> f64 {
-        let norm = dot(&self.theta, &self.theta);
-        let hinge = |i: usize| self.c[i] * (1.0 - self.y[i] * dot(&self.theta, self.row(i))).max(0.0);
-        let primal = 0.5 * norm + (0..self.y.len()).map(hinge).sum::<f64>();
-        (primal - (self.a.iter().sum::<f64>() - 0.5 * norm)).max(0.0)
+        let term = |i: usize| {
+            let slack = 1.0 - self.y[i] * dot(&self.theta, self.row(i));
+            if slack > 0.0 { (self.c[i] - self.a[i]) * slack } else { -self.a[i] * slack }
+        };
+        (0..self.y.len()).map(term).sum()
     }
 }
 

@@ -67,6 +67,10 @@ impl<B: Backend> Layer<B> for Dense {
         self.outputs
     }
 
+    fn is_dense(&self) -> bool {
+        true
+    }
+
     fn forward(&self, scratch: &mut Scratch<B>, w: Option<View<B>>, x: View<B>, y: ViewMut<B>) {
         let w = w.expect("a dense layer has parameters");
         scratch.backend().gemm(1.0, self.seen(x), w.t(), 0.0, y);

@@ -73,6 +73,11 @@ pub trait Layer<B: Backend>: Send + Sync {
     fn has_bias(&self) -> bool;
     /// Numbers an example has after this layer.
     fn width(&self) -> usize;
+    /// Whether this is `y = x~ W~^T` and nothing else, as [`Dense`]: a network of one such layer is a
+    /// linear model, whose Hessian is never indefinite and can be formed without products.
+    fn is_dense(&self) -> bool {
+        false
+    }
 
     /// `y = f(x; w)` into the first `width` columns of `y`.
     fn forward(&self, scratch: &mut Scratch<B>, w: Option<View<B>>, x: View<B>, y: ViewMut<B>);

@@ -1,0 +1,385 @@
+//! Checks of a single layer.
+
+use if_linalg::testing::random;
+use if_linalg::{Backend, Segment, View, ViewMut};
+
+use super::{DIFFERENCE, ROUNDING, close, difference, dot, plus, same_bits};
+use crate::layer::{Delta, Direction, Layer, Primal, Scratch};
+
+/// Sizes of the random problem that [`check_layer`] sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerCheck {
+    /// Numbers per example that the layer takes.
+    pub inputs: usize,
+    /// Examples.
+    pub rows: usize,
+    /// Directions that are stacked.
+    pub directions: usize,
+    /// Seed of weights, inputs and directions.
+    pub seed: u64,
+}
+
+impl LayerCheck {
+    /// Five examples and three directions.
+    pub fn new(inputs: usize) -> Self {
+        Self { inputs, rows: 5, directions: 3, seed: 0 }
+    }
+}
+
+/// Checks every product of a layer at random weights, inputs and directions:
+///
+/// - outputs belong to their own example, and the column of ones stays as it is;
+/// - `jvp`, `backward` and `r_backward` against central differences; `<jvp(v), dy> = <v, backward(dy)>`;
+/// - stacked directions are the single ones; leaving out an output changes no other;
+/// - `dw`, `scores` and `squared_norms` add to what is there, all else overwrites it, and nothing reads
+///   what a scratch buffer held before;
+/// - `example_gradients` are those of single examples and sum to `backward`; `scores` and
+///   `squared_norms` are their dots;
+/// - everything twice gives the same bits.
+///
+/// A layer with kinks (relu, max pool) is differentiable at the random point almost surely.
+///
+/// # Panics
+/// On the first property that does not hold.
+pub fn check_layer<B: Backend<Elem = f64>>(backend: &B, layer: &dyn Layer<B>, sizes: LayerCheck) {
+    let probe = Probe::new(backend, layer, sizes);
+    probe.check_forward();
+    probe.check_jvp();
+    probe.check_backward();
+    probe.check_r_backward();
+    if probe.segment.is_some() {
+        probe.check_examples();
+    }
+}
+
+/// Weights and inputs, and a random direction in each (`k` of them, stacked).
+struct Probe<'a, B: Backend> {
+    backend: &'a B,
+    layer: &'a dyn Layer<B>,
+    segment: Option<Segment>,
+    sizes: LayerCheck,
+    w: Vec<f64>,
+    x: Vec<f64>,
+    v: Vec<f64>,
+    rx: Vec<f64>,
+    /// One output gradient, and `k` of them.
+    dy: Vec<f64>,
+    rdy: Vec<f64>,
+}
+
+/// What sums are added to, to see that they are added.
+const BEFORE: f64 = 1.0;
+
+impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
+    fn new(backend: &'a B, layer: &'a dyn Layer<B>, sizes: LayerCheck) -> Self {
+        let LayerCheck { inputs, rows, directions, seed } = sizes;
+        let segment = layer.segment();
+        let parameters = segment.as_ref().map_or(0, |s| s.rows * s.cols);
+        let seeds = |stream: u64| seed.wrapping_mul(100).wrapping_add(stream);
+        Self {
+            backend,
+            layer,
+            segment,
+            sizes,
+            w: random(parameters, seeds(1)),
+            x: random(rows * inputs, seeds(2)),
+            v: random(directions * parameters, seeds(3)),
+            rx: random(directions * rows * inputs, seeds(4)),
+            dy: random(rows * layer.width(), seeds(5)),
+            rdy: random(directions * rows * layer.width(), seeds(6)),
+        }
+    }
+
+    fn check_forward(&self) {
+        let y = self.forward(&self.w, &self.x);
+        same_bits(&self.forward(&self.w, &self.x), &y, "forward twice");
+        let single = self.one_by_one(|x, _| self.forward(&self.w, x));
+        close(&single.concat(), &y, ROUNDING, "forward of single examples");
+    }
+
+    fn check_jvp(&self) {
+        let all = self.jvp(&self.v, Some(&self.rx));
+        same_bits(&self.jvp(&self.v, Some(&self.rx)), &all, "jvp twice");
+        let fixed = self.jvp(&self.v, None);
+        let zeros = vec![0.0; self.rx.len()];
+        let still = self.jvp(&self.v, Some(&zeros));
+        // Both are zero for a layer without parameters.
+        close(&fixed, &still, ROUNDING, "jvp of an input that does not depend on parameters");
+        for j in 0..self.sizes.directions {
+            let (v, rx) = (self.direction(&self.v, j), self.direction(&self.rx, j));
+            let along = self.direction(&all, j);
+            close(&self.jvp(v, Some(rx)), along, ROUNDING, "jvp of a single direction");
+            let by_difference = difference(|h| self.forward(&plus(&self.w, h, v), &plus(&self.x, h, rx)));
+            close(along, &by_difference, DIFFERENCE, "jvp against differences of forward");
+        }
+    }
+
+    fn check_backward(&self) {
+        let (dx, dw) = self.backward(&self.w, &self.x, &self.dy);
+        let again = self.backward(&self.w, &self.x, &self.dy);
+        same_bits(&again.0, &dx, "backward twice, dx");
+        same_bits(&again.1, &dw, "backward twice, dw");
+        let value = |w: &[f64], x: &[f64]| vec![dot(&self.forward(w, x), &self.dy)];
+        let to_w = coordinates(self.w.len(), |e| difference(|h| value(&plus(&self.w, h, e), &self.x)));
+        let to_x = coordinates(self.x.len(), |e| difference(|h| value(&self.w, &plus(&self.x, h, e))));
+        close(&dw, &to_w, DIFFERENCE, "backward against differences of forward, dw");
+        close(&dx, &to_x, DIFFERENCE, "backward against differences of forward, dx");
+        let (all_dx, all_dw) = self.backward(&self.w, &self.x, &self.rdy);
+        for j in 0..self.sizes.directions {
+            let (dx, dw) = self.backward(&self.w, &self.x, self.direction(&self.rdy, j));
+            close(&dx, self.direction(&all_dx, j), ROUNDING, "backward of a single direction, dx");
+            close(&dw, self.direction(&all_dw, j), ROUNDING, "backward of a single direction, dw");
+            let (v, rx) = (self.direction(&self.v, j), self.direction(&self.rx, j));
+            let forward = dot(&self.jvp(v, Some(rx)), self.direction(&self.rdy, j));
+            let size = norm_bound(&[v, rx], &[&dw, &dx]);
+            let gap = (forward - dot(v, &dw) - dot(rx, &dx)).abs();
+            assert!(gap <= ROUNDING * size, "jvp and backward are not adjoint: {gap:e} of {size:e}");
+        }
+        let only = [(true, false), (false, true)].map(|wanted| self.backward_of(wanted, &self.rdy));
+        same_bits(&only[0].0, &all_dx, "dx without dw");
+        same_bits(&only[1].1, &all_dw, "dw without dx");
+    }
+
+    fn check_r_backward(&self) {
+        let moving = self.r_backward((true, true), &self.v, Some(&self.rx), &self.rdy);
+        let again = self.r_backward((true, true), &self.v, Some(&self.rx), &self.rdy);
+        same_bits(&again.0, &moving.0, "r_backward twice, rdx");
+        same_bits(&again.1, &moving.1, "r_backward twice, dw");
+        same_bits(
+            &self.r_backward((true, false), &self.v, Some(&self.rx), &self.rdy).0,
+            &moving.0,
+            "rdx without dw",
+        );
+        same_bits(
+            &self.r_backward((false, true), &self.v, Some(&self.rx), &self.rdy).1,
+            &moving.1,
+            "dw without rdx",
+        );
+        let fixed = self.r_backward((true, true), &self.v, None, &self.rdy);
+        let zeros = vec![0.0; self.rx.len()];
+        for j in 0..self.sizes.directions {
+            self.check_r_direction(j, &self.rx, &moving);
+            self.check_r_direction(j, &zeros, &fixed);
+            let (v, rx) = (self.direction(&self.v, j), self.direction(&self.rx, j));
+            let single = self.r_backward((true, true), v, Some(rx), self.direction(&self.rdy, j));
+            close(&single.0, self.direction(&moving.0, j), ROUNDING, "r_backward of a single direction, rdx");
+            close(&single.1, self.direction(&moving.1, j), ROUNDING, "r_backward of a single direction, dw");
+        }
+    }
+
+    /// `r_backward` against differences of `backward` along direction `j` of weights, inputs and
+    /// output gradients.
+    fn check_r_direction(&self, j: usize, rx: &[f64], (rdx, dw): &(Vec<f64>, Vec<f64>)) {
+        let (v, rx, rdy) = (self.direction(&self.v, j), self.direction(rx, j), self.direction(&self.rdy, j));
+        let moved =
+            |h: f64| self.backward(&plus(&self.w, h, v), &plus(&self.x, h, rx), &plus(&self.dy, h, rdy));
+        let (to_x, to_w) = (difference(|h| moved(h).0), difference(|h| moved(h).1));
+        close(self.direction(rdx, j), &to_x, DIFFERENCE, "r_backward against differences of backward, rdx");
+        close(self.direction(dw, j), &to_w, DIFFERENCE, "r_backward against differences of backward, dw");
+    }
+
+    fn check_examples(&self) {
+        let gradients = self.example_gradients();
+        same_bits(&self.example_gradients(), &gradients, "example gradients twice");
+        let single = self.one_by_one(|x, dy| self.backward(&self.w, x, dy).1);
+        close(&gradients, &single.concat(), ROUNDING, "example gradients against single examples");
+        let mut sum = vec![0.0; self.w.len()];
+        single.iter().for_each(|gradient| sum = plus(&sum, 1.0, gradient));
+        close(&sum, &self.backward(&self.w, &self.x, &self.dy).1, ROUNDING, "sum of example gradients");
+        let k = self.sizes.directions;
+        let rows = || gradients.chunks(self.w.len());
+        let dots: Vec<f64> =
+            rows().flat_map(|g| (0..k).map(|j| dot(g, self.direction(&self.v, j)))).collect();
+        let squares: Vec<f64> = rows().map(|g| dot(g, g)).collect();
+        let (scores, norms) = (self.scores(), self.squared_norms());
+        close(&scores, &dots, ROUNDING, "scores against example gradients");
+        close(&norms, &squares, ROUNDING, "squared norms against example gradients");
+        same_bits(&self.scores(), &scores, "scores twice");
+        same_bits(&self.squared_norms(), &norms, "squared norms twice");
+    }
+
+    /// Part `j` of stacked directions.
+    fn direction<'v>(&self, stacked: &'v [f64], j: usize) -> &'v [f64] {
+        let len = stacked.len() / self.sizes.directions;
+        &stacked[j * len..(j + 1) * len]
+    }
+
+    /// `f(x_i, dy_i)` of every example alone.
+    fn one_by_one(&self, f: impl Fn(&[f64], &[f64]) -> Vec<f64>) -> Vec<Vec<f64>> {
+        let examples = self.x.chunks(self.sizes.inputs).zip(self.dy.chunks(self.layer.width()));
+        examples.map(|(x, dy)| f(x, dy)).collect()
+    }
+
+    fn weights<'v>(&self, buffer: &'v B::Buffer, k: usize) -> Option<View<'v, B>> {
+        self.segment.as_ref().map(|s| View::new(buffer, 0, k * s.rows, s.cols))
+    }
+
+    fn forward(&self, w: &[f64], x: &[f64]) -> Vec<f64> {
+        let (rows, width) = (x.len() / self.sizes.inputs, self.layer.width());
+        let (w, x) = (self.backend.upload(w), self.backend.upload(&with_ones(x, self.sizes.inputs)));
+        let mut y = self.backend.upload(&with_ones(&vec![f64::NAN; rows * width], width));
+        let target = ViewMut::new(&mut y, 0, rows, width).with_stride(width + 1);
+        let x = View::new(&x, 0, rows, self.sizes.inputs + 1);
+        self.layer.forward(&mut self.scratch(), self.weights(&w, 1), x, target);
+        let y = self.backend.download(View::new(&y, 0, rows, width + 1));
+        assert!(y.chunks(width + 1).all(|row| row[width] == 1.0), "forward overwrites the column of ones");
+        y.chunks(width + 1).flat_map(|row| row[..width].to_vec()).collect()
+    }
+
+    /// Calls `f` with the forward pass at `w` and `x`.
+    fn at<R>(&self, w: &[f64], x: &[f64], f: impl FnOnce(&mut Scratch<B>, Primal<B>) -> R) -> R {
+        let (rows, inputs, width) = (x.len() / self.sizes.inputs, self.sizes.inputs, self.layer.width());
+        let y = self.backend.upload(&with_ones(&self.forward(w, x), width));
+        let (w, x) = (self.backend.upload(w), self.backend.upload(&with_ones(x, inputs)));
+        let (x, y) = (View::new(&x, 0, rows, inputs + 1), View::new(&y, 0, rows, width + 1));
+        f(&mut self.scratch(), Primal { w: self.weights(&w, 1), x, y })
+    }
+
+    fn jvp(&self, v: &[f64], rx: Option<&[f64]>) -> Vec<f64> {
+        let (rows, width) = (self.sizes.rows, self.layer.width());
+        let k = self.directions_in(v, rx);
+        self.at(&self.w, &self.x, |scratch, at| {
+            let (v, rx) = (self.backend.upload(v), rx.map(|rx| self.backend.upload(rx)));
+            let rx = rx.as_ref().map(|rx| View::new(rx, 0, k * rows, self.sizes.inputs));
+            let mut ry = self.filled(k * rows * width, f64::NAN);
+            let target = ViewMut::new(&mut ry, 0, k * rows, width);
+            self.layer.jvp(scratch, at, self.weights(&v, k), rx, target);
+            self.backend.download(View::new(&ry, 0, k * rows, width))
+        })
+    }
+
+    /// `dx` and `dw` (what is added) for the output gradients `dy`.
+    fn backward(&self, w: &[f64], x: &[f64], dy: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        self.backward_at((true, true), w, x, dy)
+    }
+
+    fn backward_of(&self, wanted: (bool, bool), dy: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        self.backward_at(wanted, &self.w, &self.x, dy)
+    }
+
+    fn backward_at(&self, wanted: (bool, bool), w: &[f64], x: &[f64], dy: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let stacked = dy.len() / self.layer.width();
+        let k = stacked * self.sizes.inputs / x.len();
+        self.at(w, x, |scratch, at| {
+            let dy = self.backend.upload(dy);
+            let dy = View::new(&dy, 0, stacked, self.layer.width());
+            self.gradients(k, stacked, wanted, |dx, dw| self.layer.backward(scratch, at, dy, dx, dw))
+        })
+    }
+
+    fn r_backward(
+        &self,
+        wanted: (bool, bool),
+        v: &[f64],
+        rx: Option<&[f64]>,
+        rdy: &[f64],
+    ) -> (Vec<f64>, Vec<f64>) {
+        let (rows, width) = (self.sizes.rows, self.layer.width());
+        let k = rdy.len() / (rows * width);
+        self.at(&self.w, &self.x, |scratch, at| {
+            let (v, rx) = (self.backend.upload(v), rx.map(|rx| self.backend.upload(rx)));
+            let (dy, rdy) = (self.backend.upload(&self.dy), self.backend.upload(rdy));
+            let rx = rx.as_ref().map(|rx| View::new(rx, 0, k * rows, self.sizes.inputs));
+            let direction = Direction { v: self.weights(&v, k), rx };
+            let delta =
+                Delta { dy: View::new(&dy, 0, rows, width), rdy: View::new(&rdy, 0, k * rows, width) };
+            self.gradients(k, k * rows, wanted, |rdx, dw| {
+                self.layer.r_backward(scratch, at, direction, delta, rdx, dw);
+            })
+        })
+    }
+
+    /// Runs `f` on fresh targets for `dx` (to be overwritten) and `dw` (to be added to).
+    fn gradients(
+        &self,
+        k: usize,
+        stacked: usize,
+        (to_x, to_w): (bool, bool),
+        f: impl FnOnce(Option<ViewMut<B>>, Option<ViewMut<B>>),
+    ) -> (Vec<f64>, Vec<f64>) {
+        let inputs = self.sizes.inputs;
+        let mut dx = self.filled(stacked * inputs, f64::NAN);
+        let mut dw = self.filled(k * self.w.len(), BEFORE);
+        let shape = self.segment.as_ref().map(|s| (s.rows, s.cols)).filter(|_| to_w);
+        let target = to_x.then(|| ViewMut::new(&mut dx, 0, stacked, inputs));
+        f(target, shape.map(|(rows, cols)| ViewMut::new(&mut dw, 0, k * rows, cols)));
+        let dw = self.backend.download(View::new(&dw, 0, 1, k * self.w.len()));
+        (self.backend.download(View::new(&dx, 0, stacked, inputs)), added(&dw))
+    }
+
+    fn example_gradients(&self) -> Vec<f64> {
+        let (rows, p) = (self.sizes.rows, self.w.len());
+        self.at(&self.w, &self.x, |_, at| {
+            let dy = self.backend.upload(&self.dy);
+            let dy = View::new(&dy, 0, rows, self.layer.width());
+            let mut out = self.filled(rows * p, f64::NAN);
+            self.layer.example_gradients(at, dy, self.backend, ViewMut::new(&mut out, 0, rows, p));
+            self.backend.download(View::new(&out, 0, rows, p))
+        })
+    }
+
+    fn scores(&self) -> Vec<f64> {
+        let (rows, k) = (self.sizes.rows, self.sizes.directions);
+        self.at(&self.w, &self.x, |scratch, at| {
+            let (dy, v) = (self.backend.upload(&self.dy), self.backend.upload(&self.v));
+            let dy = View::new(&dy, 0, rows, self.layer.width());
+            let v = self.weights(&v, k).expect("only layers with parameters are scored");
+            let mut out = self.filled(rows * k, BEFORE);
+            self.layer.scores(scratch, at, dy, v, ViewMut::new(&mut out, 0, rows, k));
+            added(&self.backend.download(View::new(&out, 0, rows, k)))
+        })
+    }
+
+    fn squared_norms(&self) -> Vec<f64> {
+        let rows = self.sizes.rows;
+        self.at(&self.w, &self.x, |scratch, at| {
+            let dy = self.backend.upload(&self.dy);
+            let dy = View::new(&dy, 0, rows, self.layer.width());
+            let mut out = self.filled(rows, BEFORE);
+            self.layer.squared_norms(scratch, at, dy, ViewMut::new(&mut out, 0, rows, 1));
+            added(&self.backend.download(View::new(&out, 0, rows, 1)))
+        })
+    }
+
+    fn directions_in(&self, v: &[f64], rx: Option<&[f64]>) -> usize {
+        match rx {
+            Some(rx) => rx.len() / self.x.len(),
+            None if self.w.is_empty() => self.sizes.directions,
+            None => v.len() / self.w.len(),
+        }
+    }
+
+    fn filled(&self, len: usize, value: f64) -> B::Buffer {
+        self.backend.upload(&vec![value; len])
+    }
+
+    /// Buffers of every size that hold NaN, so that a layer that takes one to be zero is seen.
+    fn scratch(&self) -> Scratch<B> {
+        let mut scratch = Scratch::new(self.backend);
+        for size in (0..14).map(|power| 1 << power) {
+            (0..2).for_each(|_| scratch.give(self.filled(size, f64::NAN)));
+        }
+        scratch
+    }
+}
+
+/// Every row of `width` numbers followed by a one.
+fn with_ones(x: &[f64], width: usize) -> Vec<f64> {
+    x.chunks(width).flat_map(|row| row.iter().copied().chain([1.0])).collect()
+}
+
+/// What was added to [`BEFORE`].
+fn added(sums: &[f64]) -> Vec<f64> {
+    sums.iter().map(|v| v - BEFORE).collect()
+}
+
+/// `f` at every unit vector of length `n`.
+fn coordinates(n: usize, f: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
+    let unit = |i: usize| (0..n).map(|j| f64::from(u8::from(i == j))).collect::<Vec<_>>();
+    (0..n).flat_map(|i| f(&unit(i))).collect()
+}
+
+/// Bound on `sum <a_i, b_i>` against which rounding is judged.
+fn norm_bound(a: &[&[f64]], b: &[&[f64]]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| super::norm(a) * super::norm(b)).sum()
+}

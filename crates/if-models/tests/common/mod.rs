@@ -1,0 +1,301 @@
+//! Problems shared by the tests.
+#![allow(dead_code)] // Every test binary uses its own part.
+
+use std::sync::Arc;
+
+use if_linalg::testing::random;
+use if_linalg::{Backend, Block, Cpu, Segment, View, ViewMut};
+use if_models::layer::{Delta, Dense, Direction, Layer, Primal, Scratch};
+use if_models::{Dataset, HostArray, Loss, Network};
+use ndarray::ArrayD;
+
+pub type Double = Cpu<f64>;
+
+pub fn cpu() -> Double {
+    Cpu::new()
+}
+
+/// A data set of the rows `x` (flattened, `n x width`).
+pub fn dataset(width: usize, x: Vec<f64>, labels: Vec<f64>) -> Dataset {
+    let x = ArrayD::from_shape_vec(vec![x.len() / width, width], x).unwrap();
+    Dataset::new(HostArray::F64(x), labels).unwrap()
+}
+
+/// Random features, and labels that the loss takes.
+pub fn random_data(n: usize, width: usize, loss: Loss, outputs: usize, seed: u64) -> Dataset {
+    let by_class = loss == Loss::CrossEntropy || outputs > 1;
+    let noise = random(n, seed + 1000);
+    let label = |i: usize| match i {
+        _ if loss.is_binary() => noise[i].signum(),
+        _ if by_class => ((noise[i] + 1.0) / 2.0 * outputs as f64).floor(),
+        _ => noise[i],
+    };
+    dataset(width, random(n * width, seed), (0..n).map(label).collect())
+}
+
+/// Dense layers of these widths, the first of which is the input's.
+pub fn dense_network(widths: &[usize], bias: bool, loss: Loss) -> Network<Double> {
+    let layer = |(l, pair): (usize, &[usize])| {
+        Arc::new(Dense::new(format!("{l}"), pair[0], pair[1], bias)) as Arc<dyn Layer<Double>>
+    };
+    Network::new(&cpu(), widths[0], widths.windows(2).enumerate().map(layer).collect(), loss)
+}
+
+pub fn random_theta(network: &Network<Double>, seed: u64) -> Block<Double> {
+    Block::from_f64(&cpu(), network.layout(), &random(network.layout().dim(), seed))
+}
+
+pub fn assert_close(found: &[f64], expected: &[f64], relative: f64) {
+    assert_eq!(found.len(), expected.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
+    let error = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
+    let size = norm(&mut expected.iter().copied());
+    assert!(error <= relative * size, "off by {error:e} of {size:e}: {found:?}, expected {expected:?}");
+}
+
+/// `y = tanh(x)`: a layer without parameters, with curvature.
+pub struct Tanh {
+    pub width: usize,
+}
+
+fn host(x: View<Double>) -> Vec<f64> {
+    cpu().download(x)
+}
+
+/// Writes (or adds) row-major numbers.
+fn put(target: &mut ViewMut<Double>, values: impl Fn(usize, usize) -> f64, keep: bool) {
+    for i in 0..target.rows {
+        for j in 0..target.cols {
+            let slot = &mut target.buffer[target.offset + i * target.row_stride + j];
+            *slot = values(i, j) + if keep { *slot } else { 0.0 };
+        }
+    }
+}
+
+impl Layer<Double> for Tanh {
+    fn name(&self) -> &str {
+        "tanh"
+    }
+
+    fn segment(&self) -> Option<Segment> {
+        None
+    }
+
+    fn has_bias(&self) -> bool {
+        false
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn forward(
+        &self,
+        _: &mut Scratch<Double>,
+        _: Option<View<Double>>,
+        x: View<Double>,
+        mut y: ViewMut<Double>,
+    ) {
+        let (x, stride) = (host(x), self.width + 1);
+        put(&mut y, |i, j| x[i * stride + j].tanh(), false);
+    }
+
+    fn jvp(
+        &self,
+        _: &mut Scratch<Double>,
+        at: Primal<Double>,
+        _: Option<View<Double>>,
+        rx: Option<View<Double>>,
+        mut ry: ViewMut<Double>,
+    ) {
+        let (y, w, rows) = (host(at.y), self.width, at.x.rows);
+        let rx = rx.map_or_else(|| vec![0.0; ry.rows * w], host);
+        let slope = |i: usize, j: usize| 1.0 - y[(i % rows) * (w + 1) + j].powi(2);
+        put(&mut ry, |i, j| slope(i, j) * rx[i * w + j], false);
+    }
+
+    fn backward(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        dy: View<Double>,
+        dx: Option<ViewMut<Double>>,
+        _: Option<ViewMut<Double>>,
+    ) {
+        // The Jacobian is diagonal, so it is its own transpose.
+        if let Some(dx) = dx {
+            self.jvp(scratch, at, None, Some(dy), dx);
+        }
+    }
+
+    fn r_backward(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        direction: Direction<Double>,
+        delta: Delta<Double>,
+        rdx: Option<ViewMut<Double>>,
+        _: Option<ViewMut<Double>>,
+    ) {
+        let Some(mut rdx) = rdx else { return };
+        self.backward(scratch, at, delta.rdy, Some(rdx.reborrow()), None);
+        let Some(rx) = direction.rx else { return };
+        let (y, dy, rx) = (host(at.y), host(delta.dy), host(rx));
+        let (w, rows) = (self.width, at.x.rows);
+        // d(1 - y^2) = -2 y (1 - y^2) rx
+        let term = |i: usize, j: usize| {
+            let y = y[(i % rows) * (w + 1) + j];
+            -2.0 * y * (1.0 - y * y) * rx[i * w + j] * dy[(i % rows) * w + j]
+        };
+        put(&mut rdx, term, true);
+    }
+
+    fn example_gradients(&self, _: Primal<Double>, _: View<Double>, _: &Double, _: ViewMut<Double>) {
+        unreachable!("no parameters")
+    }
+
+    fn scores(
+        &self,
+        _: &mut Scratch<Double>,
+        _: Primal<Double>,
+        _: View<Double>,
+        _: View<Double>,
+        _: ViewMut<Double>,
+    ) {
+        unreachable!("no parameters")
+    }
+
+    fn squared_norms(&self, _: &mut Scratch<Double>, _: Primal<Double>, _: View<Double>, _: ViewMut<Double>) {
+        unreachable!("no parameters")
+    }
+}
+
+/// `y = (x~ W~^T)^2 / 2`, element by element: a single layer that is neither linear nor dense.
+pub struct Square(pub Dense);
+
+impl Square {
+    /// `a = x~ W~^T`.
+    fn inner(&self, at: Primal<Double>) -> Vec<f64> {
+        let (rows, width) = (at.x.rows, Layer::<Double>::width(self));
+        let mut a = vec![0.0; rows * width];
+        self.0.forward(&mut Scratch::new(&cpu()), at.w, at.x, ViewMut::new(&mut a, 0, rows, width));
+        a
+    }
+
+    /// `a` times the rows of `dy`, which may stack several directions.
+    fn scaled(&self, at: Primal<Double>, dy: View<Double>) -> Vec<f64> {
+        let a = self.inner(at);
+        host(dy).iter().enumerate().map(|(i, dy)| dy * a[i % a.len()]).collect()
+    }
+}
+
+impl Layer<Double> for Square {
+    fn name(&self) -> &str {
+        "square"
+    }
+
+    fn segment(&self) -> Option<Segment> {
+        Layer::<Double>::segment(&self.0)
+    }
+
+    fn has_bias(&self) -> bool {
+        Layer::<Double>::has_bias(&self.0)
+    }
+
+    fn width(&self) -> usize {
+        Layer::<Double>::width(&self.0)
+    }
+
+    fn forward(
+        &self,
+        scratch: &mut Scratch<Double>,
+        w: Option<View<Double>>,
+        x: View<Double>,
+        mut y: ViewMut<Double>,
+    ) {
+        self.0.forward(scratch, w, x, y.reborrow());
+        for i in 0..y.rows {
+            for j in 0..y.cols {
+                let slot = &mut y.buffer[y.offset + i * y.row_stride + j];
+                *slot = 0.5 * *slot * *slot;
+            }
+        }
+    }
+
+    fn jvp(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        v: Option<View<Double>>,
+        rx: Option<View<Double>>,
+        mut ry: ViewMut<Double>,
+    ) {
+        self.0.jvp(scratch, at, v, rx, ry.reborrow());
+        let a = self.inner(at);
+        let width = ry.cols;
+        let ra: Vec<f64> = ry.buffer.clone();
+        put(&mut ry, |i, j| ra[i * width + j] * a[(i * width + j) % a.len()], false);
+    }
+
+    fn backward(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        dy: View<Double>,
+        dx: Option<ViewMut<Double>>,
+        dw: Option<ViewMut<Double>>,
+    ) {
+        let da = self.scaled(at, dy);
+        self.0.backward(scratch, at, View::new(&da, 0, dy.rows, dy.cols), dx, dw);
+    }
+
+    fn r_backward(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        direction: Direction<Double>,
+        delta: Delta<Double>,
+        rdx: Option<ViewMut<Double>>,
+        dw: Option<ViewMut<Double>>,
+    ) {
+        // da = a dy, so R da = a Rdy + Ra dy.
+        let Delta { dy, rdy } = delta;
+        let mut ra = vec![0.0; rdy.rows * rdy.cols];
+        let target = ViewMut::new(&mut ra, 0, rdy.rows, rdy.cols);
+        self.0.jvp(scratch, at, direction.v, direction.rx, target);
+        let (da, plain) = (self.scaled(at, dy), host(dy));
+        let mut rda = self.scaled(at, rdy);
+        rda.iter_mut().enumerate().for_each(|(i, rda)| *rda += ra[i] * plain[i % plain.len()]);
+        let dy = View::new(&da, 0, dy.rows, dy.cols);
+        let rdy = View::new(&rda, 0, rdy.rows, rdy.cols);
+        self.0.r_backward(scratch, at, direction, Delta { dy, rdy }, rdx, dw);
+    }
+
+    fn example_gradients(&self, at: Primal<Double>, dy: View<Double>, b: &Double, out: ViewMut<Double>) {
+        let da = self.scaled(at, dy);
+        self.0.example_gradients(at, View::new(&da, 0, dy.rows, dy.cols), b, out);
+    }
+
+    fn scores(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        dy: View<Double>,
+        v: View<Double>,
+        out: ViewMut<Double>,
+    ) {
+        let da = self.scaled(at, dy);
+        self.0.scores(scratch, at, View::new(&da, 0, dy.rows, dy.cols), v, out);
+    }
+
+    fn squared_norms(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        dy: View<Double>,
+        out: ViewMut<Double>,
+    ) {
+        let da = self.scaled(at, dy);
+        self.0.squared_norms(scratch, at, View::new(&da, 0, dy.rows, dy.cols), out);
+    }
+}

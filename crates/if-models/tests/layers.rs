@@ -1,0 +1,273 @@
+//! The dense layer and two others through the kit; and a kit that sees every fault planted in a layer.
+
+mod common;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use common::{Double, cpu};
+use if_linalg::{Backend, Segment, View, ViewMut};
+use if_models::layer::{Delta, Dense, Direction, Layer, Primal, Scratch};
+use if_models::testing::{LayerCheck, check_layer};
+use proptest::prelude::*;
+
+#[test]
+fn dense() {
+    for bias in [true, false] {
+        for (inputs, outputs) in [(1, 1), (3, 1), (1, 4), (4, 3), (7, 5), (17, 2)] {
+            for (rows, directions) in [(1, 1), (1, 3), (2, 1), (5, 3), (9, 33)] {
+                let layer = Dense::new("fc", inputs, outputs, bias);
+                check_layer(&cpu(), &layer, LayerCheck { inputs, rows, directions, seed: 3 });
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn dense_of_any_shape(
+        inputs in 1usize..12, outputs in 1usize..9, rows in 1usize..9, directions in 1usize..6,
+        bias: bool, seed in 0u64..1000,
+    ) {
+        let layer = Dense::new("fc", inputs, outputs, bias);
+        check_layer(&cpu(), &layer, LayerCheck { inputs, rows, directions, seed });
+    }
+}
+
+#[test]
+fn layers_with_curvature_of_their_own() {
+    check_layer(&cpu(), &common::Tanh { width: 4 }, LayerCheck::new(4));
+    let square = common::Square(Dense::new("square", 4, 3, true));
+    check_layer(&cpu(), &square, LayerCheck::new(4));
+}
+
+/// What can be wrong with a layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    None,
+    ForwardScaled,
+    ForwardTouchesOnes,
+    JvpWithoutInput,
+    JvpSecondDirection,
+    BackwardSign,
+    BackwardOverwrites,
+    BackwardWithoutBias,
+    RWithoutInput,
+    RWithoutWeights,
+    RSignOfWeights,
+    RUsesFirstDirection,
+    GradientsShifted,
+    ScoresOverwrite,
+    ScoresScaled,
+    NormsOverwrite,
+    NormsNotSquared,
+}
+
+const FAULTS: [Fault; 16] = [
+    Fault::ForwardScaled,
+    Fault::ForwardTouchesOnes,
+    Fault::JvpWithoutInput,
+    Fault::JvpSecondDirection,
+    Fault::BackwardSign,
+    Fault::BackwardOverwrites,
+    Fault::BackwardWithoutBias,
+    Fault::RWithoutInput,
+    Fault::RWithoutWeights,
+    Fault::RSignOfWeights,
+    Fault::RUsesFirstDirection,
+    Fault::GradientsShifted,
+    Fault::ScoresOverwrite,
+    Fault::ScoresScaled,
+    Fault::NormsOverwrite,
+    Fault::NormsNotSquared,
+];
+
+#[test]
+fn the_kit_sees_every_fault() {
+    let fails = |fault| {
+        let layer = Faulty { inner: Dense::new("fc", 4, 3, true), fault };
+        catch_unwind(AssertUnwindSafe(|| check_layer(&cpu(), &layer, LayerCheck::new(4)))).is_err()
+    };
+    assert!(!fails(Fault::None));
+    let missed: Vec<Fault> = FAULTS.into_iter().filter(|&fault| !fails(fault)).collect();
+    assert!(missed.is_empty(), "missed: {missed:?}");
+}
+
+/// A dense layer with one fault.
+struct Faulty {
+    inner: Dense,
+    fault: Fault,
+}
+
+impl Faulty {
+    fn is(&self, fault: Fault) -> bool {
+        self.fault == fault
+    }
+
+    /// Changes the numbers of a target after the fact.
+    fn edit(target: &mut ViewMut<Double>, f: impl Fn(usize, usize, f64) -> f64) {
+        for i in 0..target.rows {
+            for j in 0..target.cols {
+                let slot = &mut target.buffer[target.offset + i * target.row_stride + j];
+                *slot = f(i, j, *slot);
+            }
+        }
+    }
+}
+
+impl Layer<Double> for Faulty {
+    fn name(&self) -> &str {
+        "faulty"
+    }
+
+    fn segment(&self) -> Option<Segment> {
+        Layer::<Double>::segment(&self.inner)
+    }
+
+    fn has_bias(&self) -> bool {
+        true
+    }
+
+    fn width(&self) -> usize {
+        Layer::<Double>::width(&self.inner)
+    }
+
+    fn forward(
+        &self,
+        scratch: &mut Scratch<Double>,
+        w: Option<View<Double>>,
+        x: View<Double>,
+        mut y: ViewMut<Double>,
+    ) {
+        self.inner.forward(scratch, w, x, y.reborrow());
+        if self.is(Fault::ForwardScaled) {
+            Self::edit(&mut y, |_, _, v| 1.001 * v);
+        }
+        if self.is(Fault::ForwardTouchesOnes) {
+            y.cols += 1;
+            Self::edit(&mut y, |_, j, v| if j == 3 { 0.0 } else { v });
+        }
+    }
+
+    fn jvp(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        v: Option<View<Double>>,
+        rx: Option<View<Double>>,
+        mut ry: ViewMut<Double>,
+    ) {
+        let rx = rx.filter(|_| !self.is(Fault::JvpWithoutInput));
+        let rows = at.x.rows;
+        self.inner.jvp(scratch, at, v, rx, ry.reborrow());
+        if self.is(Fault::JvpSecondDirection) {
+            Self::edit(&mut ry, |i, _, v| if i >= rows { 2.0 * v } else { v });
+        }
+    }
+
+    fn backward(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        dy: View<Double>,
+        mut dx: Option<ViewMut<Double>>,
+        mut dw: Option<ViewMut<Double>>,
+    ) {
+        if let Some(dw) = dw.as_mut().filter(|_| self.is(Fault::BackwardOverwrites)) {
+            Self::edit(dw, |_, _, _| 0.0);
+        }
+        self.inner.backward(
+            scratch,
+            at,
+            dy,
+            dx.as_mut().map(ViewMut::reborrow),
+            dw.as_mut().map(ViewMut::reborrow),
+        );
+        if let Some(dx) = dx.as_mut().filter(|_| self.is(Fault::BackwardSign)) {
+            Self::edit(dx, |_, _, v| -v);
+        }
+        if let Some(dw) = dw.as_mut().filter(|_| self.is(Fault::BackwardWithoutBias)) {
+            Self::edit(dw, |_, j, v| if j == 4 { 1.0 } else { v });
+        }
+    }
+
+    fn r_backward(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        direction: Direction<Double>,
+        delta: Delta<Double>,
+        rdx: Option<ViewMut<Double>>,
+        dw: Option<ViewMut<Double>>,
+    ) {
+        let rows = at.x.rows;
+        let mut direction = direction;
+        match self.fault {
+            Fault::RWithoutInput => direction.rx = None,
+            Fault::RWithoutWeights => direction.v = None,
+            _ => {}
+        }
+        let negative = direction.v.map(|v| {
+            let host: Vec<f64> = cpu().download(v).iter().map(|v| -v).collect();
+            (host, v.rows, v.cols)
+        });
+        if let Some((host, rows, cols)) = negative.as_ref().filter(|_| self.is(Fault::RSignOfWeights)) {
+            direction.v = Some(View::new(host, 0, *rows, *cols));
+        }
+        let first = cpu().download(delta.rdy.row_range(0, rows)).repeat(delta.rdy.rows / rows);
+        let mut delta = delta;
+        if self.is(Fault::RUsesFirstDirection) {
+            delta.rdy = View::new(&first, 0, delta.rdy.rows, delta.rdy.cols);
+        }
+        self.inner.r_backward(scratch, at, direction, delta, rdx, dw);
+    }
+
+    fn example_gradients(
+        &self,
+        at: Primal<Double>,
+        dy: View<Double>,
+        backend: &Double,
+        mut out: ViewMut<Double>,
+    ) {
+        self.inner.example_gradients(at, dy, backend, out.reborrow());
+        if self.is(Fault::GradientsShifted) {
+            let before: Vec<f64> = out.buffer.clone();
+            let (stride, rows) = (out.row_stride, out.rows);
+            Self::edit(&mut out, |i, j, _| before[((i + 1) % rows) * stride + j]);
+        }
+    }
+
+    fn scores(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        dy: View<Double>,
+        v: View<Double>,
+        mut out: ViewMut<Double>,
+    ) {
+        if self.is(Fault::ScoresOverwrite) {
+            Self::edit(&mut out, |_, _, _| 0.0);
+        }
+        self.inner.scores(scratch, at, dy, v, out.reborrow());
+        if self.is(Fault::ScoresScaled) {
+            Self::edit(&mut out, |_, j, v| if j == 1 { 1.0 + 2.0 * (v - 1.0) } else { v });
+        }
+    }
+
+    fn squared_norms(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        dy: View<Double>,
+        mut out: ViewMut<Double>,
+    ) {
+        if self.is(Fault::NormsOverwrite) {
+            Self::edit(&mut out, |_, _, _| 0.0);
+        }
+        self.inner.squared_norms(scratch, at, dy, out.reborrow());
+        if self.is(Fault::NormsNotSquared) {
+            Self::edit(&mut out, |_, _, v| 1.0 + (v - 1.0).sqrt());
+        }
+    }
+}

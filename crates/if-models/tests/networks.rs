@@ -1,0 +1,119 @@
+//! Networks through the kit: linear models with every loss, and deeper ones.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Square, Tanh, cpu, dense_network, random_data, random_theta};
+use if_models::layer::Dense;
+use if_models::testing::check_network;
+use if_models::{Dataset, HostArray, Loss, Network};
+use ndarray::ArrayD;
+use proptest::prelude::*;
+
+const LOSSES: [(Loss, usize); 7] = [
+    (Loss::CrossEntropy, 3),
+    (Loss::CrossEntropy, 2),
+    (Loss::Logistic, 1),
+    (Loss::Squared, 1),
+    (Loss::Squared, 3),
+    (Loss::Hinge, 1),
+    (Loss::SmoothHinge { temperature: 0.3 }, 1),
+];
+
+#[test]
+fn linear_models() {
+    for (loss, outputs) in LOSSES {
+        for bias in [true, false] {
+            let network = Network::linear(&cpu(), 3, outputs, bias, loss);
+            let data = random_data(11, 3, loss, outputs, 5);
+            check_network(&network, &data, &random_theta(&network, 9));
+        }
+    }
+}
+
+#[test]
+fn two_linear_layers() {
+    for (loss, outputs) in LOSSES {
+        for bias in [true, false] {
+            let network = dense_network(&[3, 2, outputs], bias, loss);
+            let data = random_data(11, 3, loss, outputs, 5);
+            check_network(&network, &data, &random_theta(&network, 9));
+        }
+    }
+}
+
+#[test]
+fn several_row_blocks() {
+    for (widths, loss) in
+        [(vec![2, 2], Loss::CrossEntropy), (vec![2, 1], Loss::Logistic), (vec![1, 2, 2], Loss::CrossEntropy)]
+    {
+        let network = dense_network(&widths, true, loss);
+        let data = random_data(1050, widths[0], loss, widths[widths.len() - 1], 5);
+        check_network(&network, &data, &random_theta(&network, 9));
+    }
+}
+
+/// Directions are taken in groups of 256 / width: one at a time here.
+#[test]
+fn one_wide_layer() {
+    let network = dense_network(&[1, 150, 1], false, Loss::Logistic);
+    let data = random_data(4, 1, Loss::Logistic, 1, 5);
+    check_network(&network, &data, &random_theta(&network, 9));
+}
+
+/// More columns than one tile of the dense Hessian has.
+#[test]
+fn many_features() {
+    let network = Network::linear(&cpu(), 300, 1, true, Loss::Logistic);
+    let data = random_data(9, 300, Loss::Logistic, 1, 5);
+    check_network(&network, &data, &random_theta(&network, 9));
+}
+
+#[test]
+fn layers_without_parameters() {
+    let tanh = |width| Arc::new(Tanh { width });
+    let dense = |name: &str, inputs, outputs| Arc::new(Dense::new(name, inputs, outputs, true));
+    let loss = Loss::CrossEntropy;
+    let networks = [
+        Network::new(&cpu(), 3, vec![dense("0", 3, 2), tanh(2), dense("2", 2, 3)], loss),
+        Network::new(&cpu(), 3, vec![tanh(3), dense("1", 3, 2), tanh(2), dense("3", 2, 3), tanh(3)], loss),
+        Network::new(&cpu(), 3, vec![tanh(3), dense("1", 3, 3)], loss),
+    ];
+    for network in networks {
+        check_network(&network, &random_data(9, 3, loss, 3, 5), &random_theta(&network, 9));
+    }
+}
+
+/// One layer need not be a linear one.
+#[test]
+fn a_single_layer_with_curvature() {
+    let square = Arc::new(Square(Dense::new("square", 3, 2, true)));
+    let network = Network::new(&cpu(), 3, vec![square], Loss::CrossEntropy);
+    let data = random_data(9, 3, Loss::CrossEntropy, 2, 5);
+    check_network(&network, &data, &random_theta(&network, 9));
+}
+
+#[test]
+fn bytes_and_other_shapes() {
+    let pixels: Vec<u8> = (0..6 * 4).map(|i| (i * 37 % 256) as u8).collect();
+    let x = HostArray::U8(ArrayD::from_shape_vec(vec![6, 2, 2], pixels).unwrap());
+    let data = Dataset::new(x, vec![0.0, 1.0, 1.0, 0.0, 1.0, 0.0]).unwrap();
+    let network = Network::linear(&cpu(), 4, 1, true, Loss::Logistic);
+    check_network(&network, &data, &random_theta(&network, 9));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn networks_of_any_shape(
+        n in 4usize..24, inputs in 1usize..5, hidden in proptest::option::of(1usize..4),
+        which in 0usize..7, bias: bool, seed in 0u64..1000,
+    ) {
+        let (loss, outputs) = LOSSES[which];
+        let widths: Vec<usize> = [Some(inputs), hidden, Some(outputs)].into_iter().flatten().collect();
+        let network = dense_network(&widths, bias, loss);
+        check_network(&network, &random_data(n, inputs, loss, outputs, seed), &random_theta(&network, seed + 1));
+    }
+}
