@@ -1,0 +1,54 @@
+//! `cargo xtask test`: everything that must hold, quickest first.
+
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use crate::process::{cargo, repository, step};
+use crate::tidy;
+
+/// Where a system's OpenBLAS is looked for if pkg-config does not know it.
+const LIBRARY_FOLDERS: [&str; 7] = [
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/local/lib",
+    "/usr/local/opt/openblas/lib",
+    "/opt/homebrew/opt/openblas/lib",
+];
+
+/// Runs every check and stops at the first that fails.
+pub fn run(full: bool) -> anyhow::Result<ExitCode> {
+    let root = repository();
+    step("format", cargo(&root).args(["fmt", "--all", "--", "--check"]))?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    step("lints", cargo(&root).args(clippy))?;
+    tidy::run()?;
+    step("tests", cargo(&root).args(["test", "--workspace"]))?;
+    test_lapack(&root)?;
+    if full {
+        step("long tests", cargo(&root).args(["test", "--release", "--workspace", "--", "--ignored"]))?;
+    }
+    println!("all checks passed");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `lapack` links only with a provider, which `if-tests` chooses for both packages.
+fn test_lapack(root: &Path) -> anyhow::Result<()> {
+    if !has_openblas() {
+        println!(
+            "── lapack: skipped, no OpenBLAS found (Debian: apt-get install libopenblas-dev pkg-config)\n"
+        );
+        return Ok(());
+    }
+    let features = "if-linalg/lapack,if-tests/openblas-system";
+    step("lapack", cargo(root).args(["test", "-p", "if-linalg", "-p", "if-tests", "--features", features]))
+}
+
+fn has_openblas() -> bool {
+    let pkg_config = Command::new("pkg-config").args(["--exists", "openblas"]).stderr(Stdio::null()).status();
+    pkg_config.is_ok_and(|status| status.success())
+        || LIBRARY_FOLDERS.iter().any(|folder| {
+            ["libopenblas.so", "libopenblas.dylib"].iter().any(|name| Path::new(folder).join(name).exists())
+        })
+}
