@@ -1,1 +1,60 @@
-fn main() {}
+//! The program behind `cargo xtask reproduce`.
+
+// A program: results go to stdout, errors to stderr.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use if_experiments::{Context, Plan, Request, all, committed_results, list};
+
+/// Reruns the papers' experiments and says how close they came.
+#[derive(Parser)]
+#[command(name = "cargo xtask reproduce")]
+struct Arguments {
+    /// Run only this experiment; may be given several times
+    #[arg(long, value_name = "ID")]
+    only: Vec<String>,
+    /// List the experiments and stop
+    #[arg(long)]
+    list: bool,
+    /// Where results and index.html go
+    #[arg(long, value_name = "DIR", default_value = "target/reproduce")]
+    out: PathBuf,
+    /// Where the datasets are; by default $INFLUENCE_DATA
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Run the long variants
+    #[arg(long)]
+    full: bool,
+    /// The first random seed
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let data = arguments.data.or_else(|| std::env::var_os("INFLUENCE_DATA").map(PathBuf::from));
+    let context = Context::new(data, arguments.full, arguments.seed);
+    if arguments.list {
+        print!("{}", list(&all(), &context));
+        return ExitCode::SUCCESS;
+    }
+    let request = Request { only: arguments.only, out: arguments.out, committed: committed_results() };
+    let plan = match Plan::new(all(), context, request) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    match plan.run() {
+        Ok(summary) if summary.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

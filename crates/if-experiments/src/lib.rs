@@ -1,0 +1,28 @@
+//! The papers' experiments, rerun: what is measured, beside what the paper reports and a gate.
+//!
+//! An experiment is one file that implements [`Experiment`] and one line in [`all`]. It measures;
+//! the rest (arguments, progress, files, tables, plots, the HTML report) is done here once.
+
+// A program in library form: this crate and `if-cli` are the two that talk to the terminal.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod harness;
+pub mod number;
+pub mod plot;
+mod progress;
+mod report;
+pub mod result;
+mod run;
+mod store;
+mod terminal;
+
+#[cfg(test)]
+mod sample;
+
+pub use harness::{Context, Experiment, Figure, Outcome};
+pub use run::{Plan, Request, Summary, committed_results, list};
+
+/// Every experiment, in the order of the report.
+pub fn all() -> Vec<Box<dyn Experiment>> {
+    Vec::new()
+}

@@ -1,0 +1,243 @@
+//! From a request to results: what can run runs, one experiment after the other.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{anyhow, bail, ensure};
+
+use crate::harness::{Context, Experiment, Outcome};
+use crate::result::{Record, compare};
+use crate::{report, store, terminal};
+
+/// What the user asked for.
+pub struct Request {
+    /// Ids of the experiments to run; all if empty.
+    pub only: Vec<String>,
+    /// The folder of results.
+    pub out: PathBuf,
+    /// The folder of committed results, `ID.json`, whose gates must not be lost.
+    pub committed: PathBuf,
+}
+
+/// A request found to be possible: the experiments exist and their results can be written.
+pub struct Plan {
+    experiments: Vec<Box<dyn Experiment>>,
+    context: Context,
+    request: Request,
+}
+
+/// How a run ended.
+#[derive(Debug, Default, PartialEq)]
+pub struct Summary {
+    /// Ids of the experiments that gave an error.
+    pub failed: Vec<String>,
+    /// Gates (`ID: metric`) that the committed results met and this run missed.
+    pub lost: Vec<String>,
+    /// Ids of the experiments that did not run because their data is missing.
+    pub skipped: Vec<String>,
+}
+
+impl Summary {
+    /// Whether nothing failed and nothing was lost; a miss that was known, or missing data, is no failure.
+    pub fn success(&self) -> bool {
+        self.failed.is_empty() && self.lost.is_empty()
+    }
+}
+
+impl Plan {
+    /// Checks `request` before any work; an error is the user's to correct.
+    pub fn new(all: Vec<Box<dyn Experiment>>, context: Context, request: Request) -> anyhow::Result<Self> {
+        if let Some(data) = context.data_dir() {
+            ensure!(data.is_dir(), "the data folder {} does not exist", data.display());
+        }
+        let known: Vec<&str> = all.iter().map(|experiment| experiment.id()).collect();
+        if let Some(unknown) = request.only.iter().find(|id| !known.contains(&id.as_str())) {
+            bail!("no experiment '{unknown}'; there are: {}", known.join(", "));
+        }
+        let wanted = |id: &str| request.only.is_empty() || request.only.iter().any(|only| only == id);
+        let experiments: Vec<_> = all.into_iter().filter(|experiment| wanted(experiment.id())).collect();
+        let ids: Vec<&str> = experiments
+            .iter()
+            .filter(|experiment| context.missing(experiment.as_ref()).is_empty())
+            .map(|experiment| experiment.id())
+            .collect();
+        store::prepare(&request.out, &ids)?;
+        Ok(Self { experiments, context, request })
+    }
+
+    /// Runs the experiments, prints a table for each and writes the report over all results.
+    pub fn run(&self) -> anyhow::Result<Summary> {
+        let mut summary = Summary::default();
+        for experiment in &self.experiments {
+            let experiment = experiment.as_ref();
+            if !self.context.missing(experiment).is_empty() {
+                summary.skipped.push(experiment.id().into());
+                continue;
+            }
+            eprintln!("{}  {} ...", experiment.id(), experiment.title());
+            if let Err(error) = self.run_one(experiment, &mut summary) {
+                eprintln!("{} failed: {error:#}", experiment.id());
+                summary.failed.push(experiment.id().into());
+            }
+        }
+        self.write_report()?;
+        self.print_summary(&summary);
+        Ok(summary)
+    }
+
+    fn run_one(&self, experiment: &dyn Experiment, summary: &mut Summary) -> anyhow::Result<()> {
+        let start = Instant::now();
+        // A panic must not cost the results of the experiments that follow.
+        let outcome = catch_unwind(AssertUnwindSafe(|| experiment.run(&self.context)));
+        self.context.clear_progress();
+        let outcome = outcome.unwrap_or_else(|_| Err(anyhow!("it panicked")))?;
+        let record = self.record(experiment, &outcome, start.elapsed().as_secs_f64());
+        store::save(&self.request.out, &record, &outcome)?;
+        println!("{}", terminal::table(&record));
+        self.compare(&record, summary)
+    }
+
+    fn record(&self, experiment: &dyn Experiment, outcome: &Outcome, seconds: f64) -> Record {
+        Record {
+            id: experiment.id().into(),
+            paper: experiment.paper().into(),
+            title: experiment.title().into(),
+            claim: experiment.claim().into(),
+            metrics: outcome.metrics.clone(),
+            seeds: outcome.seeds.clone(),
+            seconds,
+            settings: outcome.settings.clone(),
+            command: self.context.command(experiment.id()),
+            plots: outcome.plots.iter().map(store::figure_file).collect(),
+            pictures: outcome.pictures.iter().map(store::figure_file).collect(),
+            tables: outcome.tables.clone(),
+            notes: outcome.notes.clone(),
+        }
+    }
+
+    fn compare(&self, record: &Record, summary: &mut Summary) -> anyhow::Result<()> {
+        let Some(committed) = store::committed(&self.request.committed, &record.id)? else { return Ok(()) };
+        let comparison = compare(&committed, record);
+        for gate in comparison.unmeasured {
+            eprintln!("{}: not measured in this run, met in the committed one: {gate}", record.id);
+        }
+        summary.lost.extend(comparison.lost.iter().map(|gate| format!("{}: {gate}", record.id)));
+        Ok(())
+    }
+
+    fn write_report(&self) -> anyhow::Result<()> {
+        let (results, unreadable) = store::load_all(&self.request.out)?;
+        for error in unreadable {
+            eprintln!("left out of the report: {error}");
+        }
+        store::write(&self.request.out.join("index.html"), &report::html(&results))
+    }
+
+    fn print_summary(&self, summary: &Summary) {
+        for experiment in &self.experiments {
+            for dataset in self.context.missing(experiment.as_ref()) {
+                println!(
+                    "{} skipped, its data is missing: cargo xtask data fetch {dataset}",
+                    experiment.id()
+                );
+            }
+        }
+        for gate in &summary.lost {
+            println!("lost: {gate} was met in the committed results");
+        }
+        println!("report: {}", self.request.out.join("index.html").display());
+    }
+}
+
+/// One line per experiment: id, paper, title, and the data that it lacks.
+pub fn list(all: &[Box<dyn Experiment>], context: &Context) -> String {
+    let line = |experiment: &dyn Experiment| {
+        let missing = context.missing(experiment);
+        let lacks =
+            if missing.is_empty() { String::new() } else { format!(" (needs {})", missing.join(", ")) };
+        format!("{:<12} {}: {}{lacks}\n", experiment.id(), experiment.paper(), experiment.title())
+    };
+    all.iter().map(|experiment| line(experiment.as_ref())).collect()
+}
+
+/// The folder of committed results in this repository.
+pub fn committed_results() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("results")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::result::{Gate, Metric};
+    use crate::sample;
+    use std::fs;
+
+    #[test]
+    fn a_failure_does_not_stop_the_next_and_missing_data_is_skipped() {
+        let out = tempfile::tempdir().unwrap();
+        let summary = sample::run(out.path(), &[]).unwrap();
+        assert_eq!(summary.failed, ["broken"]);
+        assert_eq!(summary.skipped, ["needy"]);
+        assert!(!summary.success());
+        let record = fs::read_to_string(out.path().join("sample/result.json")).unwrap();
+        let record: Record = serde_json::from_str(&record).unwrap();
+        assert_eq!(record.gates(), (2, 4));
+        assert_eq!(record.seeds, [0, 1, 2]);
+    }
+
+    #[test]
+    fn known_misses_and_missing_data_are_no_failure() {
+        let out = tempfile::tempdir().unwrap();
+        assert!(sample::run(out.path(), &["sample", "needy"]).unwrap().success());
+    }
+
+    #[test]
+    fn a_gate_that_the_committed_run_met_must_not_be_lost() {
+        let out = tempfile::tempdir().unwrap();
+        let met = |name: &str| Metric::new(name, 1.0).gate(Gate::AtLeast(1.0));
+        let mut committed = sample::record("sample");
+        committed.metrics = vec![met("R, top 100"), met("slope through the origin"), met("no longer there")];
+        let folder = out.path().join("committed");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("sample.json"), serde_json::to_string(&committed).unwrap()).unwrap();
+
+        let summary = sample::run(out.path(), &["sample"]).unwrap();
+        assert_eq!(summary.lost, ["sample: slope through the origin"]);
+        assert!(!summary.success());
+    }
+
+    #[test]
+    fn the_report_holds_earlier_results_too() {
+        let out = tempfile::tempdir().unwrap();
+        let earlier = serde_json::to_string(&sample::record("earlier")).unwrap();
+        fs::create_dir(out.path().join("earlier")).unwrap();
+        fs::write(out.path().join("earlier/result.json"), earlier).unwrap();
+        fs::create_dir(out.path().join("spoilt")).unwrap();
+        fs::write(out.path().join("spoilt/result.json"), "{").unwrap();
+
+        sample::run(out.path(), &["sample"]).unwrap();
+        let page = fs::read_to_string(out.path().join("index.html")).unwrap();
+        assert!(page.contains("id=\"earlier\"") && page.contains("id=\"sample\""));
+        assert!(!page.contains("spoilt"));
+    }
+
+    #[test]
+    fn bad_requests_are_found_before_any_work() {
+        let out = tempfile::tempdir().unwrap();
+        let error = sample::plan(out.path(), &["1z"]).err().unwrap().to_string();
+        assert_eq!(error, "no experiment '1z'; there are: broken, sample, needy");
+
+        let file = out.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = sample::plan(&file, &["sample"]).err().unwrap().to_string();
+        assert!(error.contains("cannot create"), "{error}");
+    }
+
+    #[test]
+    fn the_list_names_missing_data() {
+        let plan = sample::plan(tempfile::tempdir().unwrap().path(), &[]).unwrap();
+        let text = list(&plan.experiments, &plan.context);
+        assert!(text.contains("needy        Nobody 2000: Lacks its data (needs no-such-set)\n"), "{text}");
+    }
+}
