@@ -1,1 +1,17 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+mod error;
+mod evaluation;
+mod influence;
+mod leave_out;
+mod mislabel;
+mod ranking;
+mod scores;
+
+pub use error::MethodError;
+pub use evaluation::{Agreement, pearson, slope_through_origin, spearman};
+pub use influence::{Influence, QUERY_BLOCK};
+pub use leave_out::{LossChanges, leave_out, loss_changes};
+pub use mislabel::{RecallCurve, random_order};
+pub use ranking::{Extremes, Ranked, descending};
+pub use scores::{ScoreRows, ScoreUnit, Scores};

@@ -1,0 +1,194 @@
+//! First-order influence. Koh & Liang 2017, equations 1 and 2, in the conventions of this system:
+//!
+//! ```text
+//! score(q, i) = g_q^T (H + (l2 + damping) I)^-1 g_i       positive = proponent
+//! loss of q on removal of i, predicted change = factor * score(q, i)
+//! ```
+//!
+//! `g_q` is the gradient of the query's loss. `g_i` is `grad l_i` with factor `1/n` where removal is
+//! fixed, and `grad l_i + l2 theta` with factor `1/(n - 1)` where it renormalises: then the examples
+//! that stay gain weight, and the derivative of the objective along that change is not zero.
+//!
+//! Deviations:
+//! 1. The published `I_up,loss` is `-score` ([`Scores::up_loss`]).
+//! 2. One solve per query, none per training example, and no gradient of a training example is formed.
+//! 3. Queries go through in blocks of [`QUERY_BLOCK`], all of which share every pass over the data.
+
+use if_linalg::{Backend, Block, Observer, Prepared, Real, SolveReport};
+use if_models::{EmpiricalRisk, Inputs, ModelError, Removal, Rows};
+
+use crate::{MethodError, ScoreRows, ScoreUnit, Scores};
+
+/// Queries that are solved together. A constant: it decides which products a query shares, and so its
+/// rounding.
+pub const QUERY_BLOCK: usize = 128;
+
+/// First-order influence at parameters `theta`, with a solver prepared for the curvature there.
+///
+/// ```
+/// use if_linalg::{Block, Cg, Cpu, Solver};
+/// use if_methods::{Extremes, Influence};
+/// use if_models::{Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, Loss};
+/// use if_models::{Network, NewtonCg, RiskSettings};
+///
+/// let x = ndarray::ArrayD::from_shape_fn(vec![40, 2], |i| (5.0 * i[0] as f64 + i[1] as f64).cos());
+/// let y = (0..40).map(|i| (i % 2) as f64).collect();
+/// let data = Dataset::new(HostArray::F64(x), y)?;
+///
+/// let network = Network::linear(&Cpu::<f64>::new(), 2, 1, true, Loss::Logistic);
+/// let train = Inputs::new(&network, &data, usize::MAX)?;
+/// let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.1))?;
+/// let start = Block::zeros(network.backend(), network.layout(), 1);
+/// let theta = NewtonCg::default().minimise(&risk, &start, &()).theta;
+///
+/// let hessian = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX);
+/// let solver = Cg { tolerance: 1e-10, max_iterations: 100 }.prepare(&hessian)?;
+/// let queries = Inputs::new(&network, &data.slice(0, 3), usize::MAX)?;
+/// let scores = Influence::new(&risk, &theta, &*solver).scores(&queries, &())?;
+///
+/// assert!(scores.report.all_converged());
+/// println!("{:?}", Extremes::of(scores.row(0), 5));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct Influence<'a, B: Backend> {
+    risk: &'a EmpiricalRisk<'a, B>,
+    theta: &'a Block<B>,
+    solver: &'a dyn Prepared<B>,
+}
+
+impl<'a, B: Backend> Influence<'a, B> {
+    /// `solver` solves with the curvature of `risk` at `theta`, damping included.
+    pub fn new(risk: &'a EmpiricalRisk<'a, B>, theta: &'a Block<B>, solver: &'a dyn Prepared<B>) -> Self {
+        Self { risk, theta, solver }
+    }
+
+    /// What the scores measure.
+    pub fn unit(&self) -> ScoreUnit {
+        ScoreUnit::LossChangeOnRemoval { factor: self.risk.removal_factor() }
+    }
+
+    /// Scores every query against every training example, a block of queries at a time; `take` gets
+    /// each block as soon as it is finished. Returns the certificates of all queries.
+    ///
+    /// # Errors
+    /// [`MethodError::Cancelled`] where the observer asks to stop, or the first error of `take`.
+    pub fn attribute<E: From<MethodError>>(
+        &self,
+        queries: &Inputs<B>,
+        observer: &dyn Observer,
+        mut take: impl FnMut(ScoreRows<B::Elem>) -> Result<(), E>,
+    ) -> Result<SolveReport, E> {
+        let mut whole: Option<SolveReport> = None;
+        for first in (0..queries.len()).step_by(QUERY_BLOCK) {
+            let rows = Rows::Range(first, QUERY_BLOCK.min(queries.len() - first));
+            let gradients = self.risk.network().example_gradients(queries, self.theta, rows);
+            let solution = self.solver.solve(&gradients, observer);
+            if observer.cancelled() {
+                return Err(MethodError::Cancelled.into());
+            }
+            let scores = self.against_train(&solution.x);
+            take(ScoreRows { first, scores: &scores, report: &solution.report })?;
+            match &mut whole {
+                None => whole = Some(solution.report),
+                Some(report) => report.columns.extend(solution.report.columns),
+            }
+            observer.progress("scoring queries", first + rows.len(), queries.len());
+        }
+        Ok(whole.expect("a data set is never empty"))
+    }
+
+    /// The whole score matrix, in memory.
+    ///
+    /// # Errors
+    /// [`MethodError::Cancelled`] where the observer asks to stop.
+    pub fn scores(
+        &self,
+        queries: &Inputs<B>,
+        observer: &dyn Observer,
+    ) -> Result<Scores<B::Elem>, MethodError> {
+        let mut scores = Vec::with_capacity(queries.len() * self.risk.n());
+        let report = self.attribute(queries, observer, |rows| {
+            scores.extend_from_slice(rows.scores);
+            Ok::<(), MethodError>(())
+        })?;
+        Ok(Scores { unit: self.unit(), train: self.risk.n(), scores, report })
+    }
+
+    /// `score(i, i)` of every training example (length `n`): how much its own loss would rise without
+    /// it. One solve per example, in blocks; no `n x n` matrix. Returns the certificates too.
+    ///
+    /// # Errors
+    /// [`MethodError::Cancelled`] where the observer asks to stop.
+    pub fn self_influence(&self, observer: &dyn Observer) -> Result<(Vec<f64>, SolveReport), MethodError> {
+        let (network, train) = (self.risk.network(), self.risk.inputs());
+        let mut values = Vec::with_capacity(train.len());
+        let mut whole: Option<SolveReport> = None;
+        for first in (0..train.len()).step_by(QUERY_BLOCK) {
+            let rows = Rows::Range(first, QUERY_BLOCK.min(train.len() - first));
+            let gradients = network.example_gradients(train, self.theta, rows);
+            let solution = self.solver.solve(&gradients, observer);
+            if observer.cancelled() {
+                return Err(MethodError::Cancelled);
+            }
+            let data = solution.x.dots(&gradients);
+            values.extend(data.iter().zip(self.penalty_share(&solution.x)).map(|(d, p)| d + p));
+            match &mut whole {
+                None => whole = Some(solution.report),
+                Some(report) => report.columns.extend(solution.report.columns),
+            }
+            observer.progress("self-influence", first + rows.len(), train.len());
+        }
+        Ok((values, whole.expect("a data set is never empty")))
+    }
+
+    /// Leverage of every training example, `w_i l''_i j_i^T (H + ...)^-1 j_i` with `j_i` the gradient of
+    /// its output: the share of the curvature that goes with it. Removal really changes the parameters
+    /// by about `1/(1 - leverage)` times the first order, exactly so where the loss is quadratic.
+    /// Computed from plain self-influences `g_i^T (H + ...)^-1 g_i`, as `g_i = l'_i j_i`.
+    ///
+    /// # Errors
+    /// A network with more than one output, or renormalised removal (whose self-influences are not plain).
+    pub fn leverages(&self, self_influence: &[f64]) -> Result<Vec<f64>, ModelError> {
+        let network = self.risk.network();
+        if network.outputs() != 1 || self.risk.settings().removal != Removal::Fixed {
+            return Err(ModelError::Unsupported(
+                "leverage is defined here for models with one output and fixed removal".into(),
+            ));
+        }
+        let outputs = network.example_outputs(self.risk.inputs(), self.theta);
+        let targets = self.risk.inputs().targets();
+        let weights = self.risk.example_weights();
+        let each = outputs.iter().zip(targets).zip(weights).zip(self_influence);
+        Ok(each
+            .map(|(((z, y), weight), own)| {
+                let [_, first, second] = network.loss().scalar(*z, y);
+                if second == 0.0 { 0.0 } else { weight * second * own / (first * first) }
+            })
+            .collect())
+    }
+
+    /// Scores of all training examples against solved queries `x`: `k x n`.
+    fn against_train(&self, x: &Block<B>) -> Vec<B::Elem> {
+        let mut scores = self.risk.network().scores(self.risk.inputs(), self.theta, x);
+        let penalty = self.penalty_share(x);
+        for (row, share) in scores.chunks_exact_mut(self.risk.n()).zip(penalty) {
+            let share = B::Elem::from_f64(share);
+            row.iter_mut().for_each(|score| *score += share);
+        }
+        scores
+    }
+
+    /// `x_j . l2 theta` for every vector where removal renormalises, else zeros.
+    fn penalty_share(&self, x: &Block<B>) -> Vec<f64> {
+        match self.risk.settings().removal {
+            Removal::Fixed => vec![0.0; x.k()],
+            Removal::Renormalised => {
+                let mut penalty = Block::zeros(x.backend(), x.layout(), 1);
+                self.risk.add_l2(self.theta, &mut penalty);
+                let repeated = penalty.select(&vec![0; x.k()]);
+                x.dots(&repeated)
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Score matrices: their unit, their sign, and how far each row can be trusted.
+
+use if_linalg::{Real, SolveReport};
+use serde::{Deserialize, Serialize};
+
+/// What a score measures. In every unit **positive means proponent**: an example that helps the
+/// query, so that removing it raises the query's loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "unit")]
+pub enum ScoreUnit {
+    /// `g_q^T (H + (l2 + damping) I)^-1 g_i`.
+    LossChangeOnRemoval {
+        /// A score times this is the predicted change of the query's loss when the example is
+        /// removed: `1/n`, or `1/(n - 1)` where removal renormalises.
+        factor: f64,
+    },
+    /// A plain inner product of gradients.
+    InnerProduct,
+}
+
+/// Scores of some consecutive queries against all training examples.
+pub struct ScoreRows<'a, T> {
+    /// Position of the first of these queries.
+    pub first: usize,
+    /// `queries x train`, row-major.
+    pub scores: &'a [T],
+    /// One certificate for each of these queries.
+    pub report: &'a SolveReport,
+}
+
+/// A whole score matrix in memory, `queries x train`.
+#[derive(Clone, Debug)]
+pub struct Scores<T> {
+    /// What the numbers measure.
+    pub unit: ScoreUnit,
+    /// Number of training examples.
+    pub train: usize,
+    /// Row-major, one row a query.
+    pub scores: Vec<T>,
+    /// One certificate for each query.
+    pub report: SolveReport,
+}
+
+impl<T: Real> Scores<T> {
+    /// Number of queries.
+    pub fn queries(&self) -> usize {
+        self.report.columns.len()
+    }
+
+    /// Scores of query `q` against every training example.
+    pub fn row(&self, q: usize) -> &[T] {
+        &self.scores[q * self.train..(q + 1) * self.train]
+    }
+
+    /// Koh & Liang 2017, equation 2: `I_up,loss(z_i, z_q) = -g_q^T (H + ...)^-1 g_i`, the derivative
+    /// of the query's loss in the weight of the example. It has the opposite sign of the score.
+    pub fn up_loss(&self, q: usize, i: usize) -> f64 {
+        -self.row(q)[i].to_f64()
+    }
+
+    /// Predicted change of the loss of query `q` when example `i` is removed.
+    pub fn loss_change(&self, q: usize, i: usize) -> f64 {
+        let factor = match self.unit {
+            ScoreUnit::LossChangeOnRemoval { factor } => factor,
+            ScoreUnit::InnerProduct => 1.0,
+        };
+        factor * self.row(q)[i].to_f64()
+    }
+}
