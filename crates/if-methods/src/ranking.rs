@@ -71,10 +71,10 @@ mod tests {
     fn extremes_are_sorted_and_stable() {
         let found = Extremes::of(&[1.0, f64::NAN, 3.0, -2.0, 3.0, 0.0], 2);
         assert_eq!(found.proponents.iter().map(|r| r.example).collect::<Vec<_>>(), [2, 4]);
-        assert_eq!(found.opponents.iter().map(|r| (r.example, r.score)).collect::<Vec<_>>(), [
-            (3, -2.0),
-            (5, 0.0)
-        ]);
+        assert_eq!(
+            found.opponents.iter().map(|r| (r.example, r.score)).collect::<Vec<_>>(),
+            [(3, -2.0), (5, 0.0)]
+        );
         assert_eq!(Extremes::of(&[1.0f32, 2.0], 9).proponents.len(), 2);
         assert!(Extremes::of(&[1.0], 0).opponents.is_empty());
     }

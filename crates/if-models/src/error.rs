@@ -78,6 +78,9 @@ pub enum ModelError {
         /// Position in the flattened tensor.
         position: usize,
     },
+    /// A network that cannot be built as described.
+    #[error("{0}")]
+    Spec(String),
     /// A setting outside its range.
     #[error("{name} must be {expected}, found {found}")]
     Setting {

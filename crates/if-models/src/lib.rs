@@ -9,8 +9,10 @@ mod network;
 mod newton;
 mod passes;
 mod risk;
+mod spec;
 mod svm;
 pub mod testing;
+mod weights;
 
 pub use curvature::{Curvature, CurvatureOperator};
 pub use dataset::Dataset;
@@ -20,4 +22,6 @@ pub use inputs::{Batch, Inputs, ROW_BLOCK, Rows};
 pub use network::{Directions, Network, Point, Tape};
 pub use newton::{Fit, FitReport, NewtonCg};
 pub use risk::{EmpiricalRisk, Family, Removal, RiskSettings};
+pub use spec::{LayerSpec, ModelSpec};
 pub use svm::HingeSvm;
+pub use weights::Tensors;

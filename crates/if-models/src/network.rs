@@ -138,9 +138,14 @@ impl<B: Backend> Network<B> {
         matches!(&*self.layers, [only] if only.is_dense())
     }
 
+    /// The layers with parameters, one for each segment.
+    pub(crate) fn parameter_layers(&self) -> impl Iterator<Item = &dyn Layer<B>> {
+        self.layers.iter().filter(|layer| layer.segment().is_some()).map(|layer| &**layer)
+    }
+
     /// Whether each segment's last column is a bias.
     pub fn biases(&self) -> Vec<bool> {
-        self.layers.iter().filter(|l| l.segment().is_some()).map(|l| l.has_bias()).collect()
+        self.parameter_layers().map(|layer| layer.has_bias()).collect()
     }
 
     /// Bytes of a [`Tape`] for each example.

@@ -71,6 +71,11 @@ pub trait Layer<B: Backend>: Send + Sync {
     fn segment(&self) -> Option<Segment>;
     /// Whether the last column of the parameters is a bias.
     fn has_bias(&self) -> bool;
+    /// Shape of the tensor `NAME.weight`: the parameters without the bias.
+    fn weight_shape(&self) -> Vec<usize> {
+        let segment = self.segment().map(|s| vec![s.rows, s.cols - usize::from(self.has_bias())]);
+        segment.unwrap_or_default()
+    }
     /// Numbers an example has after this layer.
     fn width(&self) -> usize;
     /// Whether this is `y = x~ W~^T` and nothing else, as [`Dense`]: a network of one such layer is a

@@ -1,0 +1,103 @@
+//! Parameters under PyTorch's names: `NAME.weight` and `NAME.bias`, in PyTorch's layouts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use if_linalg::{Backend, Block};
+use ndarray::ArrayD;
+
+use crate::ModelError;
+use crate::network::Network;
+
+/// Tensors by name, as a `state_dict()` has them.
+pub type Tensors = BTreeMap<String, ArrayD<f64>>;
+
+/// PyTorch counts batches beside its running statistics; nothing depends on the count.
+const IGNORED: &str = ".num_batches_tracked";
+
+impl<B: Backend> Network<B> {
+    /// Name and shape of every tensor, in the order of the parameters.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        self.parameter_layers()
+            .flat_map(|layer| {
+                let segment = layer.segment().expect("a layer with parameters");
+                let weight = (format!("{}.weight", segment.name), layer.weight_shape());
+                let bias = (format!("{}.bias", segment.name), vec![segment.rows]);
+                std::iter::once(weight).chain(layer.has_bias().then_some(bias))
+            })
+            .collect()
+    }
+
+    /// The parameters that `tensors` hold, one vector.
+    ///
+    /// # Errors
+    /// A tensor that is missing, one too many, one of another shape, or one that is not finite.
+    pub fn parameters(&self, tensors: &Tensors) -> Result<Block<B>, ModelError> {
+        let expected = self.tensors();
+        let known: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+        let extra = tensors.keys().find(|name| !known.contains(name.as_str()) && !name.ends_with(IGNORED));
+        if let Some(name) = extra {
+            let known = known.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(ModelError::ExtraTensor { name: name.clone(), known });
+        }
+        let found: BTreeMap<&str, Vec<f64>> = expected
+            .iter()
+            .map(|(name, shape)| Ok((name.as_str(), checked(tensors, name, shape)?)))
+            .collect::<Result<_, ModelError>>()?;
+        let mut theta = Vec::with_capacity(self.layout().dim());
+        for layer in self.parameter_layers() {
+            let segment = layer.segment().expect("a layer with parameters");
+            let weight = &found[format!("{}.weight", segment.name).as_str()];
+            let bias = found.get(format!("{}.bias", segment.name).as_str());
+            for (i, row) in weight.chunks_exact(weight.len() / segment.rows).enumerate() {
+                theta.extend(row);
+                theta.extend(bias.map(|bias| bias[i]));
+            }
+        }
+        Ok(Block::from_f64(self.backend(), self.layout(), &theta))
+    }
+
+    /// `theta` as tensors by name: the inverse of [`parameters`](Self::parameters).
+    pub fn state(&self, theta: &Block<B>) -> Tensors {
+        let theta = theta.to_f64();
+        let mut start = 0;
+        let mut tensors = Tensors::new();
+        for layer in self.parameter_layers() {
+            let segment = layer.segment().expect("a layer with parameters");
+            let rows = &theta[start..start + segment.rows * segment.cols];
+            start += rows.len();
+            let inputs = segment.cols - usize::from(layer.has_bias());
+            let weight = rows.chunks_exact(segment.cols).flat_map(|row| &row[..inputs]).copied().collect();
+            let bias: Vec<f64> =
+                rows.chunks_exact(segment.cols).flat_map(|row| &row[inputs..]).copied().collect();
+            let mut insert = |part: &str, shape: Vec<usize>, values: Vec<f64>| {
+                let tensor = ArrayD::from_shape_vec(shape, values).expect("as many numbers as parameters");
+                tensors.insert(format!("{}.{part}", segment.name), tensor);
+            };
+            insert("weight", layer.weight_shape(), weight);
+            if layer.has_bias() {
+                insert("bias", vec![segment.rows], bias);
+            }
+        }
+        tensors
+    }
+}
+
+fn checked(tensors: &Tensors, name: &str, shape: &[usize]) -> Result<Vec<f64>, ModelError> {
+    let tensor = tensors.get(name).ok_or_else(|| ModelError::MissingTensor {
+        name: name.to_owned(),
+        expected: shape.to_vec(),
+        present: tensors.keys().cloned().collect::<Vec<_>>().join(", "),
+    })?;
+    if tensor.shape() != shape {
+        return Err(ModelError::TensorShape {
+            name: name.to_owned(),
+            found: tensor.shape().to_vec(),
+            expected: shape.to_vec(),
+        });
+    }
+    let values: Vec<f64> = tensor.iter().copied().collect();
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(position) => Err(ModelError::NonFiniteWeight { name: name.to_owned(), position }),
+        None => Ok(values),
+    }
+}
