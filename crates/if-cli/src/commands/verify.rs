@@ -1,0 +1,7 @@
+use crate::args::VerifyArgs;
+use crate::console::Console;
+use crate::error::Failure;
+use crate::output::Report;
+pub fn run(_args: &VerifyArgs, _console: &Console) -> Result<Report, Failure> {
+    Err(Failure::input("later"))
+}
