@@ -11,6 +11,16 @@ use crate::error::Failure;
 use crate::model::{Kind, Model};
 use crate::source::Data;
 
+/// What training gave.
+pub struct Trained {
+    /// The model with its parameters.
+    pub model: Model,
+    /// How it went.
+    pub report: FitReport,
+    /// The dual variables of an svm, to retrain from.
+    pub duals: Vec<f64>,
+}
+
 /// A trainer of one kind of model.
 pub struct Trainer {
     kind: Kind,
@@ -36,7 +46,7 @@ impl Trainer {
         settings: RiskSettings,
         init: Option<Model>,
         console: &Console,
-    ) -> Result<(Model, FitReport), Failure> {
+    ) -> Result<Trained, Failure> {
         let mut model = match init {
             Some(model) => model,
             None => Model {
@@ -54,12 +64,13 @@ impl Trainer {
             true => Block::zeros(network.backend(), network.layout(), 1),
             false => network.parameters(&model.tensors)?,
         };
-        let fit = self.minimise(&risk, &start, &mut Vec::new(), console)?;
+        let mut duals = Vec::new();
+        let fit = self.minimise(&risk, &start, &mut duals, console)?;
         if console.cancelled() {
             return Err(Failure::Interrupted);
         }
         model.tensors = network.state(&fit.theta);
-        Ok((model, fit.report))
+        Ok(Trained { model, report: fit.report, duals })
     }
 
     /// The network under the loss that training minimises.

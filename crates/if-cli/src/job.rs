@@ -13,7 +13,7 @@ use crate::args::{
 };
 use crate::console::Console;
 use crate::error::Failure;
-use crate::fit::{Trainer, shortfall};
+use crate::fit::{Trained, Trainer, shortfall};
 use crate::model::{Kind, Model};
 use crate::parse::show_bytes;
 use crate::source::Data;
@@ -138,7 +138,7 @@ impl Problem {
         }
         // The optimum of the whole data is the same for both kinds of removal.
         let trainer = Trainer::new(&kind, None);
-        let (model, report) = trainer.train(&train, !weights.no_bias, risk, None, console)?;
+        let Trained { model, report, .. } = trainer.train(&train, !weights.no_bias, risk, None, console)?;
         let shortfall = shortfall(&kind, &report);
         if let Some(text) = &shortfall {
             console.warn(text);

@@ -6,6 +6,7 @@ mod commands;
 mod console;
 mod error;
 mod fit;
+mod flip;
 mod job;
 mod model;
 mod output;

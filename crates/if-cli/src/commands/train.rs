@@ -11,7 +11,7 @@ use super::model_name;
 use crate::args::{RemovalName, TrainArgs};
 use crate::console::Console;
 use crate::error::Failure;
-use crate::fit::{Trainer, optimality_name, shortfall};
+use crate::fit::{Trained, Trainer, optimality_name, shortfall};
 use crate::job::risk_settings;
 use crate::model::{Kind, Model};
 use crate::output::{Report, seconds, short};
@@ -35,7 +35,7 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<Report, Failure> {
     let init = args.init.as_ref().map(|path| Model::read(&kind, path, &train)).transpose()?;
     let writable = if_data::AtomicFile::create(&args.out)?;
     let trainer = Trainer::new(&kind, args.gradient_norm);
-    let (model, fit) = trainer.train(&train, !args.no_bias, settings, init, console)?;
+    let Trained { model, report: fit, .. } = trainer.train(&train, !args.no_bias, settings, init, console)?;
     let accuracy = (accuracy(&model, &train)?, test.as_ref().map(|test| accuracy(&model, test)).transpose()?);
     drop(writable);
     let tensors: BTreeMap<String, Array> =
