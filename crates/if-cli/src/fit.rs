@@ -11,6 +11,10 @@ use crate::error::Failure;
 use crate::model::{Kind, Model};
 use crate::source::Data;
 
+/// What the dual of the hinge loss asks for.
+const SVM_OBJECTIVE: &str =
+    "an svm needs --l2 above 0, and where it has a bias neither --family sum nor --no-regularise-bias";
+
 /// What training gave.
 pub struct Trained {
     /// The model with its parameters.
@@ -65,7 +69,10 @@ impl Trainer {
             false => network.parameters(&model.tensors)?,
         };
         let mut duals = Vec::new();
-        let fit = self.minimise(&risk, &start, &mut duals, console)?;
+        let fit = self.minimise(&risk, &start, &mut duals, console).map_err(|error| match error {
+            ModelError::Unsupported(_) => Failure::input(SVM_OBJECTIVE),
+            other => other.into(),
+        })?;
         if console.cancelled() {
             return Err(Failure::Interrupted);
         }

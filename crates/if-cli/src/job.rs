@@ -165,6 +165,10 @@ impl Problem {
 /// What may stay in memory between passes. It decides speed only, never a bit of the result.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MemoryPlan {
+    /// Bytes to keep to.
+    budget: usize,
+    /// Bytes that no budget can avoid.
+    minimum: usize,
     /// Bytes for the converted training examples; they are converted anew in each pass where these
     /// are too few.
     pub resident: usize,
@@ -174,25 +178,23 @@ pub struct MemoryPlan {
 
 impl MemoryPlan {
     /// Divides the budget: first what cannot be avoided, then converted features, then activations.
-    pub fn new<T: Real>(
-        network: &Network<Cpu<T>>,
-        train: &HostArray,
-        queries: usize,
-        budget: usize,
-        console: &Console,
-    ) -> Self {
+    pub fn new<T: Real>(network: &Network<Cpu<T>>, train: &HostArray, queries: usize, budget: usize) -> Self {
         let minimum = minimum::<T>(network, train, queries);
-        if minimum > budget {
-            console.note(&format!(
-                "about {} are needed at the least, more than --memory-budget {}; going on with the least",
-                show_bytes(minimum),
-                show_bytes(budget)
-            ));
-        }
-        let left = budget.saturating_sub(minimum);
+        let resident = budget.saturating_sub(minimum);
         let features = Inputs::<Cpu<T>>::resident_bytes(train.rows(), train.width());
-        let cache = if features <= left { left - features } else { left };
-        Self { resident: left, cache }
+        let cache = if features <= resident { resident - features } else { resident };
+        Self { budget, minimum, resident, cache }
+    }
+
+    /// What to say where the budget is too small.
+    pub fn note(&self) -> Option<String> {
+        (self.minimum > self.budget).then(|| {
+            format!(
+                "about {} are needed at the least, more than --memory-budget {}; going on with the least",
+                show_bytes(self.minimum),
+                show_bytes(self.budget)
+            )
+        })
     }
 }
 

@@ -7,6 +7,9 @@ const LARGEST: usize = 28;
 /// Characters in a row of pictures.
 const LINE: usize = 80;
 
+/// What is black where there are no greys.
+const INK: f64 = 0.4;
+
 /// A grey image with values from 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
@@ -62,7 +65,7 @@ impl Picture {
         let rows = (0..self.height()).step_by(2);
         if !colours {
             return rows
-                .map(|row| pairs(row).map(|(top, bottom)| half_block(top > 0.5, bottom > 0.5)).collect())
+                .map(|row| pairs(row).map(|(top, bottom)| half_block(top > INK, bottom > INK)).collect())
                 .collect();
         }
         let grey = |value: f64| 232 + (value * 23.0).round() as u8;

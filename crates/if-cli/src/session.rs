@@ -45,15 +45,10 @@ const NOT_AN_OPTIMUM_SVM: f64 = 0.1;
 
 impl<'a, T: Real> Session<'a, T> {
     /// Brings `problem` to the device; `queries` solves share a block.
-    pub fn open(
-        problem: &'a Problem,
-        settings: &Settings,
-        queries: usize,
-        console: &Console,
-    ) -> Result<Self, Failure> {
+    pub fn open(problem: &'a Problem, settings: &Settings, queries: usize) -> Result<Self, Failure> {
         let (network, theta) = problem.model.build::<T>()?;
         let features = problem.train.set.features();
-        let memory = MemoryPlan::new(&network, features, queries, settings.memory_budget, console);
+        let memory = MemoryPlan::new(&network, features, queries, settings.memory_budget);
         let train = Inputs::new(&network, &problem.train.set, memory.resident)
             .map_err(|error| problem.train.failure(error))?;
         Ok(Self { problem, network, theta, train, memory, settings: *settings })
@@ -64,12 +59,12 @@ impl<'a, T: Real> Session<'a, T> {
         Inputs::new(&self.network, &data.set, self.memory.resident).map_err(|error| data.failure(error))
     }
 
-    /// Prepares the solver and hands `body` the objective and the method.
+    /// Prepares the solver, says what there is to say, and hands `body` the objective and the method.
     pub fn influence<R>(
         &self,
         console: &Console,
         body: impl FnOnce(&EmpiricalRisk<Cpu<T>>, Influence<Cpu<T>>) -> Result<R, Failure>,
-    ) -> Result<R, Failure> {
+    ) -> Result<(R, Optimality), Failure> {
         let Settings { risk, curvature, damping, .. } = self.settings;
         let risk = EmpiricalRisk::new(&self.network, &self.train, risk)?;
         let operator = risk.operator(&self.theta, curvature, damping, self.memory.cache);
@@ -78,12 +73,19 @@ impl<'a, T: Real> Session<'a, T> {
         if console.cancelled() {
             return Err(Failure::Interrupted);
         }
-        body(&risk, Influence::new(&risk, &self.theta, &*prepared))
+        // Not earlier: input that is refused gets one line and no more.
+        if let Some(text) = self.memory.note() {
+            console.note(&text);
+        }
+        let optimality = self.optimality(&risk);
+        if let Some(text) = self.not_at_optimum(optimality) {
+            console.warn(&text);
+        }
+        Ok((body(&risk, Influence::new(&risk, &self.theta, &*prepared))?, optimality))
     }
 
-    /// How near the weights are to an optimum; warns where they are not.
-    pub fn optimality(&self, console: &Console) -> Result<Optimality, Failure> {
-        let risk = EmpiricalRisk::new(&self.network, &self.train, self.settings.risk)?;
+    /// How near the weights are to an optimum.
+    fn optimality(&self, risk: &EmpiricalRisk<Cpu<T>>) -> Optimality {
         let (objective, gradient) = risk.gradient(&self.theta);
         let gradient_norm = gradient.norms()[0];
         let mut penalty = Block::zeros(self.network.backend(), self.network.layout(), 1);
@@ -91,11 +93,7 @@ impl<'a, T: Real> Session<'a, T> {
         let norms = self.network.gradient_norms(&self.train, &self.theta);
         let scale = norms.iter().sum::<f64>() / norms.len() as f64 + penalty.norms()[0];
         let relative = if gradient_norm == 0.0 { 0.0 } else { gradient_norm / scale };
-        let optimality = Optimality { objective, gradient_norm, relative };
-        if let Some(text) = self.not_at_optimum(optimality) {
-            console.warn(&text);
-        }
-        Ok(optimality)
+        Optimality { objective, gradient_norm, relative }
     }
 
     /// What to say about weights that are not at an optimum.

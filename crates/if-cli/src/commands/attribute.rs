@@ -61,13 +61,12 @@ impl Job<'_> {
     fn run<T: Real + Element>(&self, console: &Console) -> Result<Report, Failure> {
         let start = Instant::now();
         let shape = [self.query.set.len(), self.problem.train.set.len()];
-        let session = Session::<T>::open(self.problem, &self.settings, shape[0], console)?;
+        let session = Session::<T>::open(self.problem, &self.settings, shape[0])?;
         let queries = session.inputs(self.query)?;
         // Both outputs are open before the long run: what cannot be written fails now.
         let mut scores = NpyWriter::<T>::create(&self.args.scores, &shape)?;
         let mut certificates = AtomicFile::create(self.certificates)?;
-        let optimality = session.optimality(console)?;
-        let (report, unit) = session.influence(console, |_, influence| {
+        let ((report, unit), optimality) = session.influence(console, |_, influence| {
             let report = influence
                 .attribute(&queries, console, |rows| scores.append(rows.scores).map_err(Failure::output))?;
             Ok((report, influence.unit()))

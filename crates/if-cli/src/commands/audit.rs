@@ -75,11 +75,9 @@ impl Job<'_> {
         output: Option<AtomicFile>,
         console: &Console,
     ) -> Result<Report, Failure> {
-        let session =
-            Session::<T>::open(self.problem, &self.settings, self.problem.train.set.len(), console)?;
-        let optimality = session.optimality(console)?;
+        let session = Session::<T>::open(self.problem, &self.settings, self.problem.train.set.len())?;
         let predictions = session.predictions(&session.train);
-        let (own, report) =
+        let ((own, report), optimality) =
             session.influence(console, |_, influence| Ok(influence.self_influence(console)?))?;
         let criteria = [
             Criterion::new("self-influence", own),

@@ -15,7 +15,7 @@ use crate::job::{Problem, Settings};
 use crate::model::{Kind, Prediction};
 use crate::output::{Report, Table, short, signed};
 use crate::picture::{Picture, gallery};
-use crate::session::{Session, report_flags};
+use crate::session::{Optimality, Session, report_flags};
 use crate::source::Data;
 
 /// Runs the command.
@@ -51,10 +51,9 @@ struct Explained {
 
 impl Job<'_> {
     fn run<T: Real>(&self, console: &Console) -> Result<Report, Failure> {
-        let session = Session::<T>::open(self.problem, &self.settings, self.query.set.len(), console)?;
+        let session = Session::<T>::open(self.problem, &self.settings, self.query.set.len())?;
         let queries = session.inputs(self.query)?;
-        let optimality = session.optimality(console)?;
-        let (explained, report, factor) = self.explain(&session, &queries, console)?;
+        let ((explained, report, factor), optimality) = self.explain(&session, &queries, console)?;
         let text: Vec<String> = explained.iter().map(|query| self.text(query, factor)).collect();
         let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
         let each = explained.iter().zip(&report.columns);
@@ -78,7 +77,7 @@ impl Job<'_> {
         session: &Session<T>,
         queries: &Inputs<Cpu<T>>,
         console: &Console,
-    ) -> Result<(Vec<Explained>, SolveReport, f64), Failure> {
+    ) -> Result<((Vec<Explained>, SolveReport, f64), Optimality), Failure> {
         let n = self.problem.train.set.len();
         let losses = session.network.example_losses(queries, &session.theta);
         let known = session.predictions(queries).into_iter().zip(losses);
@@ -109,7 +108,7 @@ impl Job<'_> {
         let probability =
             query.prediction.probability.map_or(String::new(), |p| format!(" with probability {p:.3}"));
         let mut text = format!(
-            "{} {}: label {}, predicted {}{probability}, loss {}\n",
+            "{}[{}]: label {}, predicted {}{probability}, loss {}\n",
             source.origin,
             set.ids()[query.position],
             train.label_name(set.labels()[query.position]),
@@ -117,7 +116,11 @@ impl Job<'_> {
             short(query.loss),
         );
         if draw && let Some(picture) = Picture::of(set.features(), query.position) {
-            picture.lines(colours).iter().for_each(|line| text += &format!("  {line}\n"));
+            picture.lines(colours).iter().for_each(|line| text += &format!("  {}\n", line.trim_end()));
+        }
+        if query.extremes.proponents.iter().chain(&query.extremes.opponents).all(|r| r.score == 0.0) {
+            return text
+                + "\nall scores are zero, as is the gradient of this loss: no training example matters to it\n";
         }
         let sides = [
             ("proponents: without one of them the loss would rise", &query.extremes.proponents),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use if_data::{Array, Origin};
+use if_data::{Array, Source};
 use if_models::{FitReport, Inputs};
 use serde_json::json;
 
@@ -46,7 +46,7 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<Report, Failure> {
         console.warn(text);
     }
     let elapsed = start.elapsed().as_secs_f64();
-    let text = text(args, &kind, &train.source.origin, &fit, accuracy, elapsed);
+    let text = text(args, &kind, &train.source, &fit, accuracy, elapsed);
     let json = json!({
         "model": model_name(&args.model.model),
         "objective_settings": { "family": settings.family, "l2": settings.l2, "regularise_bias": settings.regularise_bias },
@@ -66,13 +66,13 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<Report, Failure> {
 fn text(
     args: &TrainArgs,
     kind: &Kind,
-    origin: &Origin,
+    source: &Source,
     fit: &FitReport,
     (train, test): (f64, Option<f64>),
     elapsed: f64,
 ) -> String {
     let mut lines = vec![
-        ("model", format!("{} on {origin}, l2 {}", model_name(&args.model.model), args.objective.l2)),
+        ("model", format!("{} on {source}, l2 {}", model_name(&args.model.model), args.objective.l2)),
         ("objective", format!("{} (mean loss and penalty)", short(fit.objective))),
         (optimality_name(kind), format!("{:.1e} after {} iterations", fit.optimality, fit.iterations)),
         ("train accuracy", format!("{:.2} %", 100.0 * train)),

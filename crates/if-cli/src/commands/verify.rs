@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use if_linalg::{Block, Cpu};
+use if_linalg::{Block, Cpu, SolveReport};
 use if_methods::{Agreement, Influence, MethodError, loss_changes};
 use if_models::{EmpiricalRisk, FitReport, Inputs, Loss, Removal};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::fit::{Trainer, optimality_name};
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
 use crate::output::{Report, Table, short, signed};
-use crate::session::{Session, report_flags};
+use crate::session::{Optimality, Session, report_flags};
 use crate::source::Data;
 
 /// Retraining goes so far that what is left is small beside the effect of one example in a million.
@@ -83,10 +83,9 @@ impl Pair {
 
 impl Job<'_> {
     fn run(&self, base: &FitReport, console: &Console) -> Result<Report, Failure> {
-        let session = Session::<f64>::open(self.problem, &self.settings, self.query.set.len(), console)?;
+        let session = Session::<f64>::open(self.problem, &self.settings, self.query.set.len())?;
         let queries = session.inputs(self.query)?;
-        let optimality = session.optimality(console)?;
-        let (mut pairs, report) = self.predict(&session, &queries, console)?;
+        let ((mut pairs, report), optimality) = self.predict(&session, &queries, console)?;
         let fits = self.retrain(&session, &queries, &mut pairs, console)?;
         let stopped = fits.iter().filter(|fit| !fit.converged()).count() + usize::from(!base.converged());
         if stopped > 0 {
@@ -120,7 +119,7 @@ impl Job<'_> {
         session: &Session<f64>,
         queries: &Inputs<Cpu<f64>>,
         console: &Console,
-    ) -> Result<(Vec<Pair>, if_linalg::SolveReport), Failure> {
+    ) -> Result<((Vec<Pair>, SolveReport), Optimality), Failure> {
         let n = self.problem.train.set.len();
         session.influence(console, |risk, influence| {
             let factor = risk.removal_factor();
@@ -264,6 +263,9 @@ fn agreements(pairs: &[Pair]) -> (Agreement, Option<Agreement>) {
 }
 
 fn agreement_text(first: Agreement, corrected: Option<Agreement>) -> String {
+    if first.slope.is_nan() {
+        return "nothing to compare: no actual change, or no solution\n".into();
+    }
     let mut headings = vec!["<agreement of predicted with actual", "first order"];
     headings.extend(corrected.map(|_| "first / (1 - leverage)"));
     let mut table = Table::new(&headings);
