@@ -69,6 +69,8 @@ impl<'a, T: Real> Session<'a, T> {
         let risk = EmpiricalRisk::new(&self.network, &self.train, risk)?;
         let operator = risk.operator(&self.theta, curvature, damping, self.memory.cache);
         let solver = self.settings.solver::<T>();
+        // A factorisation can take minutes.
+        console.progress("preparing the solver", 0, 1);
         let prepared = solver.prepare(&operator)?;
         if console.cancelled() {
             return Err(Failure::Interrupted);

@@ -147,3 +147,33 @@ fn an_svm_is_attributed_at_the_smooth_hinge() {
     folder.attribute("--model svm --temperature 0.4 --solver cholesky");
     assert_ne!(folder.scores("OUT.npy"), wide);
 }
+
+/// The first Ctrl-C stops the work, and nothing is left in the folder.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    let folder = Folder::new();
+    folder.succeed("train --model softmax --train digits:train --l2 0.001 --out W.safetensors");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_influence"))
+        .args(["attribute", "--model", "softmax", "--weights", "W.safetensors", "--train", "digits:train"])
+        .args(["--query", "digits", "--l2", "0.001", "--tolerance", "1e-30", "--scores", "OUT.npy"])
+        .current_dir(folder.path("."))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Both outputs are open under their temporary names: the long run begins.
+    while folder.names().len() < 3 {
+        assert!(program.try_wait().unwrap().is_none(), "ended too early to be interrupted");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let sent = Command::new("kill").args(["-INT", &program.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let output = program.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("error: interrupted; nothing was written"), "{stderr}");
+    assert_eq!(folder.names(), ["W.safetensors"]);
+}

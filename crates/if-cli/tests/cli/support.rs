@@ -30,9 +30,14 @@ impl Problem {
     pub fn new(n: usize, classes: usize, bias: bool) -> Self {
         let mut next = numbers(7 + classes as u64);
         let outputs = if classes == 2 { 1 } else { classes };
+        let x = Array2::from_shape_simple_fn((n, 4), &mut next);
+        // Two classes can be told apart by a line, but for some noise.
+        let side = |i: usize, noise: f64| usize::from(x[[i, 0]] + 0.5 * x[[i, 1]] + 0.6 * noise > 0.0);
+        let y =
+            (0..n).map(|i| if classes == 2 { side(i, next()) } else { (i * i + i / 3) % classes }).collect();
         Self {
-            x: Array2::from_shape_simple_fn((n, 4), &mut next),
-            y: (0..n).map(|i| (i * i + i / 3) % classes).collect(),
+            x,
+            y,
             weight: Array2::from_shape_simple_fn((outputs, 4), &mut next),
             bias: bias.then(|| Array1::from_shape_simple_fn(outputs, &mut next)),
         }
