@@ -1,6 +1,9 @@
 //! Logistic regression on MNIST 1 against 7, against values computed independently with explicit
 //! matrices and by retraining (`data/README.md`), at three strengths of l2.
 
+// The agreement itself is worth reading: `cargo test --workspace --test logreg17 -- --nocapture`.
+#![allow(clippy::print_stdout)]
+
 use if_data::{Source, load};
 use if_linalg::{Block, Cg, Cholesky, Cpu, Solver};
 use if_methods::{Agreement, Influence, slope_through_origin};
