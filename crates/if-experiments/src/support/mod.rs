@@ -5,5 +5,5 @@ mod removal;
 mod show;
 
 pub use problem::{F64, Problem, fit, influence, load, newton, predict, predicted};
-pub use removal::{Removals, strongest, union};
+pub use removal::{FACTORED, Removals, strongest, union};
 pub use show::{Pictured, Targets, agreement_row, judged, pairs_plot};

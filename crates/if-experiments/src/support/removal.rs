@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use if_linalg::Block;
-use if_methods::{descending, loss_changes};
-use if_models::{EmpiricalRisk, Fit, Inputs};
+use if_linalg::{Block, Cholesky, Solver};
+use if_methods::{LossChanges, descending, loss_changes, loss_changes_near};
+use if_models::{Chord, Curvature, EmpiricalRisk, Fit, Inputs};
 
 use super::F64;
 use crate::Context;
@@ -21,6 +21,13 @@ pub fn strongest(values: &[f64], count: usize) -> Vec<usize> {
 pub fn union(sets: &[Vec<usize>]) -> Vec<usize> {
     sets.iter().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect()
 }
+
+fn singles(examples: &[usize]) -> Vec<Vec<usize>> {
+    examples.iter().map(|&example| vec![example]).collect()
+}
+
+/// Linear models of some thousand parameters: half a gigabyte for 7,840 of them.
+pub const FACTORED: Cholesky = Cholesky { tolerance: 1e-8, memory_budget: 1 << 30 };
 
 /// What really happens to the loss of some queries when single training examples are left out.
 pub struct Removals {
@@ -41,9 +48,30 @@ impl Removals {
         examples: Vec<usize>,
         retrain: impl Fn(&EmpiricalRisk<'_, F64>) -> Fit<F64> + Sync,
     ) -> anyhow::Result<Self> {
-        let groups: Vec<Vec<usize>> = examples.iter().map(|&example| vec![example]).collect();
         let before = risk.network().example_losses(queries, theta);
-        let measured = loss_changes(risk, &groups, queries, &before, retrain, context)?;
+        let measured = loss_changes(risk, &singles(&examples), queries, &before, retrain, context)?;
+        Self::checked(examples, measured)
+    }
+
+    /// The same with one factorisation of the Hessian at `theta`, the optimum of `risk`, for all
+    /// retrainings, to gradients of norm `tolerance`: a tenth of the time of Newton-CG.
+    pub fn measure_near(
+        context: &Context,
+        risk: &EmpiricalRisk<'_, F64>,
+        (queries, theta): (&Inputs<F64>, &Block<F64>),
+        examples: Vec<usize>,
+        tolerance: f64,
+    ) -> anyhow::Result<Self> {
+        let before = risk.network().example_losses(queries, theta);
+        let hessian = risk.operator(theta, Curvature::Hessian, 0.0, usize::MAX);
+        let solver = FACTORED.prepare(&hessian)?;
+        let chord = Chord { gradient_tolerance: tolerance, ..Chord::default() };
+        let near = (&chord, theta, &*solver);
+        let measured = loss_changes_near(risk, &singles(&examples), (queries, &before), near, context)?;
+        Self::checked(examples, measured)
+    }
+
+    fn checked(examples: Vec<usize>, measured: LossChanges) -> anyhow::Result<Self> {
         if let Some(at) = measured.fits.iter().position(|fit| !fit.converged()) {
             let (example, reached) = (examples[at], measured.fits[at].optimality);
             anyhow::bail!("retraining without example {example} stopped at {reached:.1e}");
