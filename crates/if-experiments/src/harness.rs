@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use if_linalg::Observer;
 use serde_json::{Map, Value};
 
 use crate::progress::Progress;
@@ -123,6 +124,13 @@ impl Context {
             command.push_str(&format!(" --seed {}", self.seed));
         }
         command
+    }
+}
+
+/// The progress of library calls is shown like the experiment's own.
+impl Observer for Context {
+    fn progress(&self, stage: &str, done: usize, total: usize) {
+        self.progress.show(stage, done, total);
     }
 }
 

@@ -6,6 +6,7 @@
 // A program in library form: this crate and `if-cli` are the two that talk to the terminal.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod experiments;
 mod harness;
 pub mod number;
 pub mod plot;
@@ -14,6 +15,7 @@ mod report;
 pub mod result;
 mod run;
 mod store;
+mod support;
 mod terminal;
 
 #[cfg(test)]
@@ -24,5 +26,5 @@ pub use run::{Plan, Request, Summary, committed_results, list};
 
 /// Every experiment, in the order of the report.
 pub fn all() -> Vec<Box<dyn Experiment>> {
-    Vec::new()
+    vec![Box::new(experiments::SoftmaxLoo), Box::new(experiments::Hinge), Box::new(experiments::DigitsLoo)]
 }

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use if_linalg::{Backend, Observer};
-use if_models::{EmpiricalRisk, Fit, FitReport, Inputs};
+use if_linalg::{Backend, Block, Observer, Prepared};
+use if_models::{Chord, EmpiricalRisk, Fit, FitReport, Inputs};
 
 use crate::MethodError;
 
@@ -37,6 +37,35 @@ pub fn leave_out<B: Backend, R: Send>(
     Ok(results.into_iter().flatten().collect())
 }
 
+/// Groups that [`leave_out_near`] retrains together. A constant: it decides which solves they share, and
+/// so their rounding.
+const TOGETHER: usize = 64;
+
+/// [`leave_out`] for groups that matter little beside the rest: retrains from `theta`, the optimum of
+/// the whole `risk`, with the curvature there, which `solver` solves with.
+///
+/// # Errors
+/// [`MethodError::Cancelled`] where the observer asks to stop.
+pub fn leave_out_near<B: Backend, R: Send>(
+    risk: &EmpiricalRisk<B>,
+    groups: &[Vec<usize>],
+    (chord, theta, solver): (&Chord, &Block<B>, &dyn Prepared<B>),
+    measure: impl Fn(&Fit<B>) -> R + Sync,
+    observer: &dyn Observer,
+) -> Result<Vec<R>, MethodError> {
+    let mut results = Vec::with_capacity(groups.len());
+    for groups_now in groups.chunks(TOGETHER) {
+        let risks: Vec<_> = groups_now.iter().map(|group| risk.without(group)).collect();
+        let fits = chord.minimise(&risks, theta, solver, observer);
+        if observer.cancelled() {
+            return Err(MethodError::Cancelled);
+        }
+        results.extend(risk.inputs().backend().map(fits.len(), |f| measure(&fits[f])));
+        observer.progress("retraining", results.len(), groups.len());
+    }
+    Ok(results)
+}
+
 /// What removal really did.
 #[derive(Clone, Debug)]
 pub struct LossChanges {
@@ -59,11 +88,34 @@ pub fn loss_changes<B: Backend>(
     retrain: impl Fn(&EmpiricalRisk<B>) -> Fit<B> + Sync,
     observer: &dyn Observer,
 ) -> Result<LossChanges, MethodError> {
-    let measure = |fit: &Fit<B>| {
-        let after = risk.network().example_losses(queries, &fit.theta);
-        let change: Vec<f64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
-        (change, fit.report.clone())
-    };
+    let measure = |fit: &Fit<B>| change_of(risk, fit, queries, before);
     let (changes, fits) = leave_out(risk, groups, retrain, measure, observer)?.into_iter().unzip();
     Ok(LossChanges { changes, fits })
+}
+
+/// [`loss_changes`] by [`leave_out_near`].
+///
+/// # Errors
+/// [`MethodError::Cancelled`] where the observer asks to stop.
+pub fn loss_changes_near<B: Backend>(
+    risk: &EmpiricalRisk<B>,
+    groups: &[Vec<usize>],
+    (queries, before): (&Inputs<B>, &[f64]),
+    near: (&Chord, &Block<B>, &dyn Prepared<B>),
+    observer: &dyn Observer,
+) -> Result<LossChanges, MethodError> {
+    let measure = |fit: &Fit<B>| change_of(risk, fit, queries, before);
+    let (changes, fits) = leave_out_near(risk, groups, near, measure, observer)?.into_iter().unzip();
+    Ok(LossChanges { changes, fits })
+}
+
+fn change_of<B: Backend>(
+    risk: &EmpiricalRisk<B>,
+    fit: &Fit<B>,
+    queries: &Inputs<B>,
+    before: &[f64],
+) -> (Vec<f64>, FitReport) {
+    let after = risk.network().example_losses(queries, &fit.theta);
+    let change = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    (change, fit.report.clone())
 }

@@ -1,5 +1,6 @@
 //! Functions and their derivatives.
 
+mod chord;
 mod curvature;
 mod dataset;
 mod error;
@@ -14,6 +15,7 @@ mod svm;
 pub mod testing;
 mod weights;
 
+pub use chord::Chord;
 pub use curvature::{Curvature, CurvatureOperator};
 pub use dataset::Dataset;
 pub use error::ModelError;

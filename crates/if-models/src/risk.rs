@@ -180,9 +180,14 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
 
     /// The objective in units of the mean loss, and its gradient.
     pub fn gradient(&self, theta: &Block<B>) -> (f64, Block<B>) {
+        (self.objective(theta), self.gradient_only(theta))
+    }
+
+    /// The gradient of [`gradient`](Self::gradient), without the cost of the objective.
+    pub(crate) fn gradient_only(&self, theta: &Block<B>) -> Block<B> {
         let mut gradient = self.data_gradient(theta);
         self.add_l2(theta, &mut gradient);
-        (self.objective(theta), gradient)
+        gradient
     }
 
     /// The objective in units of the mean loss.

@@ -1,0 +1,9 @@
+//! One file per experiment.
+
+mod digits_loo;
+mod hinge;
+mod softmax_loo;
+
+pub use digits_loo::DigitsLoo;
+pub use hinge::Hinge;
+pub use softmax_loo::SoftmaxLoo;

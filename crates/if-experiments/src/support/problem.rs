@@ -1,0 +1,111 @@
+//! Data in, trained linear model out.
+
+use anyhow::{Context as _, ensure};
+use if_data::LoadOptions;
+use if_linalg::{Block, Cpu, Loss, Solver};
+use if_methods::{Influence, Scores};
+use if_models::{Curvature, Dataset, EmpiricalRisk, Fit, Inputs, Network, NewtonCg, RiskSettings};
+
+use crate::Context;
+
+/// Every experiment computes in double precision.
+pub type F64 = Cpu<f64>;
+
+/// The examples of `source`, such as `mnist:train[0..5500]`, from the data folder of `context`.
+pub fn load(context: &Context, source: &str) -> anyhow::Result<Dataset> {
+    let options = LoadOptions { data_dir: context.data_dir().map(Into::into), ..LoadOptions::default() };
+    let examples = if_data::load(&source.parse()?, &options).with_context(|| format!("loading {source}"))?;
+    Ok(Dataset::new(examples.x, examples.y.to_f64())?.with_ids(examples.ids))
+}
+
+/// A linear model with its training and test examples.
+pub struct Problem {
+    /// One dense layer.
+    pub network: Network<F64>,
+    /// Training examples as they were loaded.
+    pub train_data: Dataset,
+    /// Test examples as they were loaded.
+    pub test_data: Dataset,
+    /// Training examples as the network reads them.
+    pub train: Inputs<F64>,
+    /// Test examples as the network reads them.
+    pub test: Inputs<F64>,
+}
+
+impl Problem {
+    /// One dense layer of `outputs` outputs over the features of `train_data`.
+    pub fn linear(
+        train_data: Dataset,
+        test_data: Dataset,
+        (outputs, bias, loss): (usize, bool, Loss),
+    ) -> anyhow::Result<Self> {
+        let network = Network::linear(&F64::new(), train_data.width(), outputs, bias, loss);
+        let train = Inputs::new(&network, &train_data, usize::MAX)?;
+        let test = Inputs::new(&network, &test_data, usize::MAX)?;
+        Ok(Self { network, train_data, test_data, train, test })
+    }
+
+    /// The objective over all training examples.
+    pub fn risk(&self, settings: RiskSettings) -> anyhow::Result<EmpiricalRisk<'_, F64>> {
+        Ok(EmpiricalRisk::new(&self.network, &self.train, settings)?)
+    }
+
+    /// The test examples at `rows`, as queries.
+    pub fn queries(&self, rows: &[usize]) -> anyhow::Result<Inputs<F64>> {
+        Ok(Inputs::new(&self.network, &self.test_data.select(rows), usize::MAX)?)
+    }
+}
+
+/// Newton's method on `risk` from `start` (zero where there is none) to a gradient of norm `tolerance`.
+pub fn fit(
+    risk: &EmpiricalRisk<'_, F64>,
+    start: Option<&Block<F64>>,
+    tolerance: f64,
+) -> anyhow::Result<Fit<F64>> {
+    let zero = Block::zeros(risk.network().backend(), risk.network().layout(), 1);
+    let fit = newton(tolerance).minimise(risk, start.unwrap_or(&zero), &());
+    let reached = fit.report.optimality;
+    ensure!(
+        fit.report.converged(),
+        "training stopped at a gradient of norm {reached:.1e}, not {tolerance:.0e}"
+    );
+    Ok(fit)
+}
+
+/// Newton's method to a gradient of norm `tolerance`.
+pub fn newton(tolerance: f64) -> NewtonCg {
+    NewtonCg { gradient_tolerance: tolerance, ..NewtonCg::default() }
+}
+
+/// First-order influence of all training examples on `queries`.
+///
+/// # Errors
+/// A solve that did not converge.
+pub fn influence(
+    context: &Context,
+    risk: &EmpiricalRisk<'_, F64>,
+    (queries, theta): (&Inputs<F64>, &Block<F64>),
+    solver: &dyn Solver<F64>,
+) -> anyhow::Result<Scores<f64>> {
+    let hessian = risk.operator(theta, Curvature::Hessian, 0.0, usize::MAX);
+    let prepared = solver.prepare(&hessian)?;
+    let scores = Influence::new(risk, theta, &*prepared).scores(queries, context)?;
+    ensure!(scores.report.all_converged(), "{}", scores.report.summary());
+    Ok(scores)
+}
+
+/// Predicted change of the loss of query `q` without each of `examples`.
+pub fn predicted(scores: &Scores<f64>, q: usize, examples: &[usize]) -> Vec<f64> {
+    examples.iter().map(|&example| scores.loss_change(q, example)).collect()
+}
+
+/// The label that the model gives every example: the class of the largest output, or 1 where a single
+/// output is positive and 0 elsewhere.
+pub fn predict(network: &Network<F64>, inputs: &Inputs<F64>, theta: &Block<F64>) -> Vec<f64> {
+    let outputs = network.example_outputs(inputs, theta);
+    let label = |z: &[f64]| match z {
+        [z] => f64::from(u8::from(*z > 0.0)),
+        z => (0..z.len()).fold(0, |best, c| if z[c] > z[best] { c } else { best }) as f64,
+    };
+    outputs.chunks_exact(network.outputs()).map(label).collect()
+}
