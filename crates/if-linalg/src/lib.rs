@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod activation;
 mod backend;
 mod block;
 mod dense;
@@ -18,6 +19,7 @@ mod report;
 mod solver;
 pub mod testing;
 
+pub use activation::Activation;
 pub use backend::{Backend, Cpu, View, ViewMut};
 pub use block::{Block, Layout, Segment};
 pub use dense::{CholeskyFactor, NotPositiveDefinite, SymmetricMatrix};

@@ -5,8 +5,8 @@ mod common;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::{Double, cpu};
-use if_linalg::{Backend, Segment, View, ViewMut};
-use if_models::layer::{Delta, Dense, Direction, Layer, Primal, Scratch};
+use if_linalg::{Activation, Backend, Segment, View, ViewMut};
+use if_models::layer::{Delta, Dense, Direction, Elementwise, Layer, Primal, Scratch};
 use if_models::testing::{LayerCheck, check_layer};
 use proptest::prelude::*;
 
@@ -32,6 +32,26 @@ proptest! {
     ) {
         let layer = Dense::new("fc", inputs, outputs, bias);
         check_layer(&cpu(), &layer, LayerCheck { inputs, rows, directions, seed });
+    }
+}
+
+#[test]
+fn elementwise() {
+    let all = [
+        Activation::Relu,
+        Activation::LeakyRelu { slope: 0.1 },
+        Activation::Tanh,
+        Activation::Sigmoid,
+        Activation::Softplus,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Selu,
+    ];
+    for activation in all {
+        for (inputs, rows, directions) in [(1, 1, 1), (1, 3, 2), (4, 1, 3), (5, 4, 3), (7, 9, 33)] {
+            let layer = Elementwise::new(activation, inputs);
+            check_layer(&cpu(), &layer, LayerCheck { inputs, rows, directions, seed: 5 });
+        }
     }
 }
 

@@ -79,5 +79,8 @@ fn descriptions_are_checked_layer_by_layer() {
         "layer 0: dense \"0\" takes a flat input, found shape [1, 2, 2]"
     );
     assert_eq!(error(spec(&[4], vec![dense("0", 0)])), "layer 0: dense \"0\" has no outputs");
-    assert!(error(spec(&[4], vec![])).contains("found input [4] and 0 layers"));
+    assert!(error(spec(&[4], vec![LayerSpec::Flatten])).contains("found none"));
+    assert!(error(spec(&[4, 0], vec![dense("0", 5)])).contains("found [4, 0]"));
+    let slope = LayerSpec::LeakyRelu { slope: f64::NAN };
+    assert_eq!(error(spec(&[4], vec![slope])), "layer 0: leaky_relu takes a finite slope, found NaN");
 }

@@ -7,7 +7,7 @@ mod view;
 pub use cpu::Cpu;
 pub use view::{View, ViewMut};
 
-use crate::{Loss, Real};
+use crate::{Activation, Loss, Real};
 
 /// A device and its arithmetic: memory, about twenty kernels, and how independent tasks are run.
 ///
@@ -82,6 +82,21 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn row_dots(&self, x: View<Self>, y: View<Self>, beta: f64, out: ViewMut<Self>);
     /// `out[i] = x_i y_i^T` flattened, `x.cols * y.cols` numbers a row: per-example gradients.
     fn outer_rows(&self, x: View<Self>, y: View<Self>, out: ViewMut<Self>);
+
+    /// `y = f(x)`, element by element.
+    fn activate(&self, f: Activation, x: View<Self>, y: ViewMut<Self>);
+    /// `out = f'(x) dy`; `dy` and `out` stack several directions of the `x.rows` examples
+    /// (direction-major).
+    fn activation_backward(&self, f: Activation, x: View<Self>, dy: View<Self>, out: ViewMut<Self>);
+    /// `out = f'(x) rdy + f''(x) rx dy`; `rx`, `rdy` and `out` stack several directions of the examples
+    /// of `x` and `dy`.
+    fn activation_r_backward(
+        &self,
+        f: Activation,
+        x: View<Self>,
+        deltas: [View<Self>; 3],
+        out: ViewMut<Self>,
+    );
 
     /// Loss of every row of `z`: `value` (one column), `delta = dl/dz`, and what
     /// [`loss_hessian`](Self::loss_hessian) needs of the second derivative: the probabilities for

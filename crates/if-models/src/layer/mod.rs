@@ -1,8 +1,10 @@
 //! Layers: four handwritten products each, side by side in one file.
 
 mod dense;
+mod elementwise;
 
 pub use dense::Dense;
+pub use elementwise::Elementwise;
 
 use if_linalg::{Backend, Segment, View, ViewMut};
 
@@ -121,13 +123,21 @@ pub trait Layer<B: Backend>: Send + Sync {
     );
 
     /// `out[i] = (df/dw)^T dy_i`, one flattened parameter gradient per example.
-    fn example_gradients(&self, at: Primal<B>, dy: View<B>, backend: &B, out: ViewMut<B>);
+    ///
+    /// Like the two that follow, never called on a layer without parameters.
+    fn example_gradients(&self, _at: Primal<B>, _dy: View<B>, _backend: &B, _out: ViewMut<B>) {
+        unreachable!("a layer without parameters has no gradients")
+    }
 
     /// `out[i][j] += <(df/dw)^T dy_i, v_j>` for `k` directions, without forming the gradients.
-    fn scores(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, v: View<B>, out: ViewMut<B>);
+    fn scores(&self, _scratch: &mut Scratch<B>, _at: Primal<B>, _dy: View<B>, _v: View<B>, _out: ViewMut<B>) {
+        unreachable!("a layer without parameters has no scores")
+    }
 
     /// `out[i] += |(df/dw)^T dy_i|^2`.
-    fn squared_norms(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, out: ViewMut<B>);
+    fn squared_norms(&self, _scratch: &mut Scratch<B>, _at: Primal<B>, _dy: View<B>, _out: ViewMut<B>) {
+        unreachable!("a layer without parameters has no gradients")
+    }
 }
 
 /// A direction in parameters and what it does to the layer's input.

@@ -1,0 +1,96 @@
+//! Elementwise activations, `y = f(x)`.
+//!
+//! ```text
+//! R-forward    Ry  = f'(x) Rx
+//! backward     dx  = f'(x) dy
+//! R-backward   Rdx = f'(x) Rdy + f''(x) Rx dy
+//! ```
+
+use if_linalg::{Activation, Backend, Segment, View, ViewMut};
+
+use super::{Delta, Direction, Layer, Primal, Scratch};
+
+/// One [`Activation`] on every number of an example.
+#[derive(Clone, Debug)]
+pub struct Elementwise {
+    activation: Activation,
+    width: usize,
+}
+
+impl Elementwise {
+    /// On `width` numbers per example.
+    pub fn new(activation: Activation, width: usize) -> Self {
+        Self { activation, width }
+    }
+
+    fn input<'a, B: Backend>(&self, at: Primal<'a, B>) -> View<'a, B> {
+        at.x.col_range(0, self.width)
+    }
+}
+
+impl<B: Backend> Layer<B> for Elementwise {
+    fn name(&self) -> &str {
+        ""
+    }
+
+    fn segment(&self) -> Option<Segment> {
+        None
+    }
+
+    fn has_bias(&self) -> bool {
+        false
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn forward(&self, scratch: &mut Scratch<B>, _: Option<View<B>>, x: View<B>, y: ViewMut<B>) {
+        scratch.backend().activate(self.activation, x.col_range(0, self.width), y);
+    }
+
+    fn jvp(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        _: Option<View<B>>,
+        rx: Option<View<B>>,
+        ry: ViewMut<B>,
+    ) {
+        match rx {
+            Some(rx) => scratch.backend().activation_backward(self.activation, self.input(at), rx, ry),
+            None => scratch.backend().fill(0.0, ry),
+        }
+    }
+
+    fn backward(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        dx: Option<ViewMut<B>>,
+        _: Option<ViewMut<B>>,
+    ) {
+        if let Some(dx) = dx {
+            scratch.backend().activation_backward(self.activation, self.input(at), dy, dx);
+        }
+    }
+
+    fn r_backward(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        direction: Direction<B>,
+        delta: Delta<B>,
+        rdx: Option<ViewMut<B>>,
+        dw: Option<ViewMut<B>>,
+    ) {
+        match (rdx, direction.rx) {
+            (Some(rdx), Some(rx)) => {
+                let Delta { dy, rdy } = delta;
+                scratch.backend().activation_r_backward(self.activation, self.input(at), [dy, rx, rdy], rdx);
+            }
+            (rdx, _) => self.backward(scratch, at, delta.rdy, rdx, dw),
+        }
+    }
+}
