@@ -26,7 +26,7 @@ const CHECKED: f64 = 0.3;
 const RANKED: f64 = 1e-6;
 /// The same for models of which only the test accuracy is asked.
 const JUDGED: f64 = 1e-4;
-const NOTEBOOK: &str = "read from the authors’ plot";
+const NOTEBOOK: &str = "authors’ plot";
 /// Sets the random ranking apart from the flips of the same seed.
 const RANKING: u64 = 1 << 32;
 
