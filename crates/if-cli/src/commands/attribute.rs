@@ -17,7 +17,7 @@ use crate::job::{Problem, Settings};
 use crate::model::Kind;
 use crate::output::{Report, document, seconds};
 use crate::session::{Session, report_flags};
-use crate::source::Data;
+use crate::source::{Data, keep_inputs};
 
 /// What a score means, for who finds the file.
 const SIGN: &str = "positive = proponent: removing the training example raises the loss of the query";
@@ -25,6 +25,7 @@ const SIGN: &str = "positive = proponent: removing the training example raises t
 /// Runs the command.
 pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
     let certificates = certificates_path(&args.scores)?;
+    keep_inputs(&[&args.scores, &certificates], &[&args.model.train, &args.query], &[&args.weights])?;
     let kind = Kind::new(&args.model)?;
     let precision = args.precision.unwrap_or(kind.default_precision());
     let settings = Settings::new(&args.objective, &args.solve, precision, SolverName::Cg)?;

@@ -45,6 +45,22 @@ fn write_weights(folder: &Folder, tensors: &[(&str, &[usize])]) {
     write_tensors(&folder.path("W.safetensors"), &tensors).unwrap();
 }
 
+/// An output must not cost an input: weights, queries and training examples stay as they were.
+#[test]
+fn output_that_is_an_input() {
+    let folder = good();
+    let weights = folder.bytes("W.safetensors");
+    folder.write("W.npy", &weights);
+    let refused = folder.run(
+        "attribute --model softmax --weights W.npy --train T.npz --query Q.npz --l2 0.05 --scores W.npy",
+    );
+    check(&refused, &["W.npy", "apart from the inputs"]);
+    assert_eq!(folder.bytes("W.npy"), weights);
+    let data = folder.bytes("T.npz");
+    check(&folder.run("train --model softmax --train T.npz --l2 0.1 --out T.npz"), &["T.npz"]);
+    assert_eq!(folder.bytes("T.npz"), data);
+}
+
 #[test]
 fn truncated_npz() {
     let folder = good();
@@ -141,10 +157,12 @@ fn settings_out_of_range() {
     for (setting, expected) in [
         ("--damping -0.1", "--damping: expected a number of at least 0, found \"-0.1\""),
         ("--damping nan", "--damping"),
-        ("--tolerance 0", "--tolerance: expected a number above 0, found \"0\""),
+        ("--tolerance 0", "--tolerance: expected a fraction between 0 and 1, found \"0\""),
+        ("--tolerance 2", "--tolerance: expected a fraction between 0 and 1, found \"2\""),
         ("--max-iterations 0", "--max-iterations: expected a whole number above 0"),
         ("--memory-budget lots", "--memory-budget: expected bytes"),
         ("--threads 0", "--threads"),
+        ("--threads 100000", "--threads: expected a whole number from 1 to 1024"),
         ("--solver lissa", "--solver"),
         ("--family sum --removal renormalised", "family sum has no renormalised removal"),
         ("--temperature 0.1", "--temperature belongs to --model svm"),
