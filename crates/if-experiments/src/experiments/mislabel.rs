@@ -22,7 +22,10 @@ const L2: f64 = 1e-4;
 const FLIPPED: usize = 10;
 /// Fraction of the training examples checked before retraining.
 const CHECKED: f64 = 0.3;
-const TRAINER: GramNewton = GramNewton { gradient_tolerance: 1e-8, max_iterations: 100 };
+/// Norm of the gradient at which a model is ranked.
+const RANKED: f64 = 1e-6;
+/// The same for models of which only the test accuracy is asked.
+const JUDGED: f64 = 1e-4;
 const NOTEBOOK: &str = "read from the authors’ plot";
 /// Sets the random ranking apart from the flips of the same seed.
 const RANKING: u64 = 1 << 32;
@@ -50,7 +53,7 @@ impl Experiment for Mislabel {
         "Flipped labels of a spam filter found by self-influence, Enron1"
     }
     fn claim(&self) -> &str {
-        "Checking the training examples in the order of their self-influence finds flipped labels sooner than checking those of high loss, and much sooner than chance; the norm of the gradient does as well without a Hessian."
+        "Checking the training examples in the order of their self-influence finds flipped labels sooner than checking those of high loss, and much sooner than chance; the norm of the gradient, without a Hessian, does at least as well."
     }
     fn needs(&self) -> &[&str] {
         &["enron1-spam"]
@@ -60,13 +63,13 @@ impl Experiment for Mislabel {
         let (train, test) = (load(context, "enron1-spam:train")?, load(context, "enron1-spam:test")?);
         let problem = Problem::linear(train, test, (1, false, Loss::Logistic))?;
         let study = Study { gram: Gram::new(&problem.network, &problem.train)?, problem };
-        let mut start = Vec::new();
-        let clean = study.accuracy(&study.trained(study.problem.train_data.labels(), &mut start)?.theta);
+        let clean = study.trained(study.problem.train_data.labels(), &mut Vec::new(), JUDGED)?;
+        let clean = study.accuracy(&clean.theta);
         let seeds = context.seeds(if context.full { 40 } else { 3 });
         let mut trials = Vec::new();
         for (done, &seed) in seeds.iter().enumerate() {
             context.progress("seeds", done, seeds.len());
-            trials.push(study.trial(seed, &mut start.clone())?);
+            trials.push(study.trial(seed)?);
         }
         let mut outcome = Outcome { metrics: judge(&trials, clean), seeds, ..Outcome::default() };
         outcome.plots.push(curves(&trials));
@@ -97,11 +100,13 @@ struct Trained {
 }
 
 impl Study {
-    fn trained(&self, labels: &[f64], start: &mut Vec<f64>) -> anyhow::Result<Trained> {
+    /// Trains from the coefficients `start`, which it replaces, to a gradient of norm `tolerance`.
+    fn trained(&self, labels: &[f64], start: &mut Vec<f64>, tolerance: f64) -> anyhow::Result<Trained> {
         let data = self.problem.train_data.clone().with_labels(labels.to_vec());
         let inputs = Inputs::new(&self.problem.network, &data, usize::MAX)?;
         let risk = EmpiricalRisk::new(&self.problem.network, &inputs, RiskSettings::mean(L2))?;
-        let fit = TRAINER.minimise(&risk, &self.gram, start, &())?;
+        let trainer = GramNewton { gradient_tolerance: tolerance, ..GramNewton::default() };
+        let fit = trainer.minimise(&risk, &self.gram, start, &())?;
         let reached = fit.report.optimality;
         ensure!(fit.report.converged(), "training stopped at a gradient of norm {reached:.1e}");
         Ok(Trained { theta: fit.theta, inputs })
@@ -113,21 +118,23 @@ impl Study {
         right as f64 / predicted.len() as f64
     }
 
-    /// Flips, ranks, checks and retrains; `start` is where training begins.
-    fn trial(&self, seed: u64, start: &mut Vec<f64>) -> anyhow::Result<Trial> {
+    /// Flips, ranks, checks and retrains.
+    fn trial(&self, seed: u64) -> anyhow::Result<Trial> {
         let true_labels = self.problem.train_data.labels();
         let n = true_labels.len();
         let (mut labels, mut wrong) = (true_labels.to_vec(), vec![false; n]);
         for &i in &random_order(n, seed)[..n / FLIPPED] {
             (labels[i], wrong[i]) = (1.0 - labels[i], true);
         }
-        let trained = self.trained(&labels, start)?;
+        // Not from the clean model: flips are errors that it makes with great confidence, and far away.
+        let mut start = Vec::new();
+        let trained = self.trained(&labels, &mut start, RANKED)?;
         let mut methods = Vec::new();
         for order in self.rankings(&trained, seed)? {
             let mut fixed = labels.clone();
             let checked = (CHECKED * n as f64).round() as usize;
             order[..checked].iter().for_each(|&i| fixed[i] = true_labels[i]);
-            let after = self.trained(&fixed, &mut start.clone())?;
+            let after = self.trained(&fixed, &mut start.clone(), JUDGED)?;
             methods.push((RecallCurve::new(&order, &wrong), self.accuracy(&after.theta)));
         }
         Ok(Trial { flipped: self.accuracy(&trained.theta), methods })
@@ -255,11 +262,14 @@ fn describe(outcome: &mut Outcome, problem: &Problem) {
     );
     outcome.setting("l2", L2);
     outcome.setting("flipped labels", problem.train.len() / FLIPPED);
-    outcome.setting("training", "Newton through the Gram matrix, gradient norm 1e-8");
+    outcome.setting(
+        "training",
+        "Newton through the Gram matrix; gradient norm 1e-6 before ranking, 1e-4 after fixing",
+    );
     outcome.setting("self-influence", "exact, through the Gram matrix");
     outcome.notes = vec![
         "The paper’s numbers are means over 40 seeds (--full takes as many); they are read from the plot in the authors’ notebook, so their last digit is not sure.".into(),
         "The e-mails are the paper’s; the split into 4,137 to train and 1,035 to test is a random one of our own.".into(),
-        "The norm of the gradient is not in the paper. It needs no Hessian and finds as much: what self-influence adds to the loss here is mostly the length of the e-mail.".into(),
+        "The norm of the gradient is not in the paper. It needs no Hessian, and on this data it finds more flips than self-influence does: a strong baseline.".into(),
     ];
 }
