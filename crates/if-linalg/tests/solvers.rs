@@ -13,18 +13,13 @@ fn well_conditioned() -> SymmetricMatrix {
 #[test]
 fn zoo_f64() {
     let cpu = Cpu::<f64>::new();
-    for line in check_solver(&cpu, &Cg { tolerance: 1e-9, max_iterations: 500 }, 1e-9) {
-        println!("cg, {line}");
-    }
-    for line in check_solver(&cpu, &Cholesky { tolerance: 1e-9, memory_budget: 1 << 20 }, 1e-9) {
-        println!("cholesky, {line}");
-    }
+    let cg = check_solver(&cpu, &Cg { tolerance: 1e-9, max_iterations: 500 }, 1e-9);
+    let cholesky = check_solver(&cpu, &Cholesky { tolerance: 1e-9, memory_budget: 1 << 20 }, 1e-9);
+    assert_eq!((cg.len(), cholesky.len()), (zoo().len(), zoo().len()));
 }
 
 #[test]
-fn zoo_f32() {
-    let problems = |p: &str| p != "tiny b";
-    assert!(zoo().iter().any(|p| problems(p.name)));
+fn f32_stalls_above_its_floor_and_says_so() {
     let cpu = Cpu::<f32>::new();
     let operator = DenseOperator::new(&cpu, &well_conditioned());
     let b = Block::from_f64(&cpu, operator.layout(), &random(40, 1));

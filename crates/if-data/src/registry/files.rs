@@ -31,6 +31,14 @@ impl DatasetInfo {
         self.folders(options).find(complete).map_or(Location::Missing, Location::Folder)
     }
 
+    /// Checks every file of the dataset against its sha256.
+    ///
+    /// # Errors
+    /// A file that is in neither folder, or another one than was published.
+    pub fn verify(&self, options: &LoadOptions) -> Result<(), DataError> {
+        self.files.iter().try_for_each(|file| self.verified(file, options).map(drop))
+    }
+
     fn folders(&self, options: &LoadOptions) -> impl Iterator<Item = PathBuf> {
         [&options.data_dir, &options.cache_dir].into_iter().flatten().map(|folder| folder.join(self.folder))
     }

@@ -1,0 +1,78 @@
+//! The main job at full size: softmax regression on 55,000 MNIST images, 100 queries against all of
+//! them, `f64`, relative residual 1e-8. Prints a table of seconds, products, residuals and peak memory.
+
+#![allow(clippy::print_stdout)]
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use if_benches::gemm_rate;
+use if_data::{LoadOptions, load};
+use if_linalg::{Block, Cg, Cpu, Solver};
+use if_methods::Influence;
+use if_models::{Curvature, Dataset, EmpiricalRisk, Inputs, Loss, Network, NewtonCg, RiskSettings};
+
+fn main() {
+    let data = std::env::var_os("INFLUENCE_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
+    let options = LoadOptions { data_dir: Some(data), ..LoadOptions::default() };
+    let read = |source: &str| {
+        let examples = load(&source.parse().expect("a source"), &options)?;
+        let data = Dataset::new(examples.x, examples.y.to_f64()).expect("MNIST is finite");
+        Ok::<Dataset, if_data::DataError>(data)
+    };
+    match (read("mnist:train[0..55000]"), read("mnist:test[0..100]")) {
+        (Ok(train), Ok(queries)) => run(&train, &queries),
+        (Err(error), _) | (_, Err(error)) => println!("mnist: skipped, {error}"),
+    }
+}
+
+fn run(train: &Dataset, queries: &Dataset) {
+    let network = Network::linear(&Cpu::<f64>::new(), train.width(), 10, false, Loss::CrossEntropy);
+    let inputs = Inputs::new(&network, train, usize::MAX).expect("the data fit");
+    let queries = Inputs::new(&network, queries, usize::MAX).expect("the data fit");
+    let risk = EmpiricalRisk::new(&network, &inputs, RiskSettings::mean(0.01)).expect("settings in range");
+    println!(
+        "softmax MNIST, n = {}, p = {}, 100 queries, f64, l2 0.01",
+        inputs.len(),
+        network.layout().dim()
+    );
+    println!("GEMM rate {:.1} GF/s on {} threads", gemm_rate::<f64>() / 1e9, rayon::current_num_threads());
+
+    let start = Instant::now();
+    let zeros = Block::zeros(network.backend(), network.layout(), 1);
+    let fit = NewtonCg::default().minimise(&risk, &zeros, &());
+    line("training", start, &format!("gradient norm {:.1e}", fit.report.optimality));
+
+    let hessian = risk.operator(&fit.theta, Curvature::Hessian, 0.0, usize::MAX);
+    let cg = Cg { tolerance: 1e-8, max_iterations: 2000 };
+    let start = Instant::now();
+    let solver = cg.prepare(&hessian).expect("nothing to prepare");
+    let scores = Influence::new(&risk, &fit.theta, &*solver).scores(&queries, &()).expect("not cancelled");
+    let most = scores.report.columns.iter().map(|c| c.products).max().unwrap_or(0);
+    let measured = format!(
+        "{} products in all, at most {most} a query; worst residual {:.1e}",
+        scores.report.products(),
+        scores.report.worst_residual()
+    );
+    line("iHVPs and scores", start, &measured);
+    println!("{}", scores.report.summary());
+    println!("peak memory {}", peak_memory().unwrap_or_else(|| "not known on this system".into()));
+}
+
+fn line(what: &str, start: Instant, measured: &str) {
+    println!("{what:<18} {:>7.2} s   {measured}", start.elapsed().as_secs_f64());
+}
+
+/// The largest resident set so far, from Linux's account of this process.
+fn peak_memory() -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib: f64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?
+        .trim()
+        .strip_suffix(" kB")?
+        .parse()
+        .ok()?;
+    Some(format!("{:.2} GiB", kib / f64::from(1 << 20)))
+}

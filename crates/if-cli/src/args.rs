@@ -1,0 +1,374 @@
+//! The command line as it is written.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use if_data::Source;
+use serde::Serialize;
+
+use crate::parse::{bytes, count, fraction, non_negative, positive, threads};
+
+/// Which training examples made the model predict this?
+///
+/// Training-data attribution by influence functions, with a certificate for every solve and a
+/// command that retrains and compares.
+#[derive(Debug, Parser)]
+#[command(name = "influence", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What all commands share.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Start here, nothing else is needed:
+  influence explain --model softmax --train digits:train --query digits:test[7] --l2 0.01
+  influence verify  --model softmax --train digits:train --query digits:test[7] --l2 0.01
+  influence audit   --model softmax --train digits:train --l2 0.01 --flip 0.1
+
+SOURCE is NAME:SPLIT[a..b] of a known dataset (influence data list), T.npz with x and y,
+a pair X.npy,Y.npy, T.csv, or a pair of idx files; rows [i] or [a..b] can follow any of them.
+
+Exit codes: 0 done; 2 bad input, nothing written; 3 written, but something did not converge;
+130 interrupted, nothing written; 1 anything else.";
+
+/// What all commands share.
+#[derive(Args, Debug)]
+pub struct GlobalArgs {
+    /// Print one JSON document on stdout instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Threads; the results have the same bits for any number [default: all processors]
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a model to the optimum
+    Train(TrainArgs),
+    /// Score every training example for every query
+    Attribute(AttributeArgs),
+    /// Show the training examples that matter most for a query
+    Explain(ExplainArgs),
+    /// Rank training examples by self-influence, to find wrong labels
+    Audit(AuditArgs),
+    /// Retrain without the most influential examples, and compare with the prediction
+    Verify(VerifyArgs),
+    /// List, fetch, check and show datasets
+    #[command(subcommand)]
+    Data(DataCommand),
+}
+
+/// `--model`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelName {
+    /// Softmax regression.
+    Softmax,
+    /// Binary logistic regression.
+    Logistic,
+    /// Linear support vector machine.
+    Svm,
+    /// A network described in a file.
+    File(PathBuf),
+}
+
+impl FromStr for ModelName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "softmax" => Ok(Self::Softmax),
+            "logistic" => Ok(Self::Logistic),
+            "svm" => Ok(Self::Svm),
+            _ if text.ends_with(".toml") => Ok(Self::File(text.into())),
+            _ => Err("expected softmax, logistic, svm or a FILE.toml".into()),
+        }
+    }
+}
+
+/// `--solver`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum SolverName {
+    /// Conjugate gradients
+    Cg,
+    /// The explicit matrix, factored
+    Cholesky,
+}
+
+/// `--precision`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// Single
+    F32,
+    /// Double
+    F64,
+}
+
+/// `--family`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum FamilyName {
+    /// J = mean of the losses + l2/2 |theta|^2
+    Mean,
+    /// J = sum of the losses + l2/2 |theta|^2, biases not regularised
+    Sum,
+}
+
+/// `--removal`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum RemovalName {
+    /// The other examples keep their weight 1/n
+    Fixed,
+    /// They get 1/(n - 1)
+    #[value(alias = "renormalized")]
+    Renormalised,
+}
+
+/// `--curvature`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CurvatureName {
+    /// Second derivative of the loss
+    Hessian,
+    /// Its positive semidefinite part; the same for linear models
+    GaussNewton,
+}
+
+/// A model and its training examples.
+#[derive(Args, Debug)]
+pub struct ModelArgs {
+    /// softmax, logistic, svm, or a network described in FILE.toml
+    #[arg(long, value_name = "MODEL")]
+    pub model: ModelName,
+    /// Training examples
+    #[arg(long, value_name = "SOURCE")]
+    pub train: Source,
+    /// Label column of csv tables [default: the last]
+    #[arg(long, value_name = "COLUMN")]
+    pub label: Option<String>,
+    /// Temperature of the smooth hinge at which an svm is attributed [default: 0.001]
+    #[arg(long, value_name = "T", value_parser = positive, allow_negative_numbers = true)]
+    pub temperature: Option<f64>,
+}
+
+/// The objective that is, or was, minimised.
+#[derive(Args, Debug)]
+pub struct ObjectiveArgs {
+    /// Strength of the regulariser (l2/2) |theta|^2
+    #[arg(long, value_name = "L2", value_parser = non_negative, allow_negative_numbers = true)]
+    pub l2: f64,
+    /// Mean or sum of the losses
+    #[arg(long, value_enum, value_name = "FAMILY", default_value = "mean")]
+    pub family: FamilyName,
+    /// l2 does not cover biases
+    #[arg(long)]
+    pub no_regularise_bias: bool,
+}
+
+/// How `(H + (l2 + damping) I) x = b` is solved, and what removal means.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Influence")]
+pub struct SolveArgs {
+    /// What happens to the other examples' weight when one is removed
+    #[arg(long, value_enum, value_name = "REMOVAL", default_value = "fixed")]
+    pub removal: RemovalName,
+    /// How systems are solved [default: cg; audit: cholesky for small linear models]
+    #[arg(long, value_enum, value_name = "SOLVER")]
+    pub solver: Option<SolverName>,
+    /// Added to the diagonal, in units of the Hessian
+    #[arg(long, value_name = "D", default_value = "0", value_parser = non_negative, allow_negative_numbers = true)]
+    pub damping: f64,
+    /// Which second derivative
+    #[arg(long, value_enum, value_name = "CURVATURE", default_value = "hessian")]
+    pub curvature: CurvatureName,
+    /// True relative residual to reach [default: 1e-8 in f64, 1e-4 in f32]
+    #[arg(long, value_name = "TOL", value_parser = fraction, allow_negative_numbers = true)]
+    pub tolerance: Option<f64>,
+    /// Iterations of conjugate gradients at most
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = count)]
+    pub max_iterations: usize,
+    /// Memory to keep to, such as 2GiB; the results have the same bits for any
+    #[arg(long, value_name = "BYTES", default_value = "4GiB", value_parser = bytes)]
+    pub memory_budget: usize,
+}
+
+/// Where the parameters come from.
+#[derive(Args, Debug)]
+pub struct WeightsArgs {
+    /// Parameters, fc.weight and perhaps fc.bias [default: trained to the optimum first]
+    #[arg(long, value_name = "W.safetensors")]
+    pub weights: Option<PathBuf>,
+    /// Train without a bias
+    #[arg(long, conflicts_with = "weights")]
+    pub no_bias: bool,
+}
+
+/// `influence train`.
+#[derive(Args, Debug)]
+pub struct TrainArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The objective.
+    #[command(flatten)]
+    pub objective: ObjectiveArgs,
+    /// Examples for the test accuracy
+    #[arg(long, value_name = "SOURCE")]
+    pub test: Option<Source>,
+    /// Train without a bias
+    #[arg(long)]
+    pub no_bias: bool,
+    /// Gradient norm to reach; for an svm the distance to the optimum [default: 1e-8; svm: 1e-6]
+    #[arg(long, value_name = "G", value_parser = positive, allow_negative_numbers = true)]
+    pub gradient_norm: Option<f64>,
+    /// Start from these parameters
+    #[arg(long, value_name = "W.safetensors")]
+    pub init: Option<PathBuf>,
+    /// Where the parameters go
+    #[arg(long, value_name = "W.safetensors")]
+    pub out: PathBuf,
+}
+
+/// `influence attribute`.
+#[derive(Args, Debug)]
+pub struct AttributeArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Parameters: fc.weight and perhaps fc.bias, or those of the network
+    #[arg(long, value_name = "W.safetensors")]
+    pub weights: PathBuf,
+    /// Examples whose loss is explained
+    #[arg(long, value_name = "SOURCE")]
+    pub query: Source,
+    /// Where the scores go, queries x training examples; certificates go to OUT.json beside them
+    #[arg(long, value_name = "OUT.npy")]
+    pub scores: PathBuf,
+    /// Arithmetic, and the type of OUT.npy [default: f64; networks: f32]
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    pub precision: Option<Precision>,
+    /// The objective.
+    #[command(flatten)]
+    pub objective: ObjectiveArgs,
+    /// The solves.
+    #[command(flatten)]
+    pub solve: SolveArgs,
+}
+
+/// `influence explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The parameters.
+    #[command(flatten)]
+    pub weights: WeightsArgs,
+    /// Examples whose loss is explained, such as digits:test[7]
+    #[arg(long, value_name = "SOURCE")]
+    pub query: Source,
+    /// Proponents and opponents to show
+    #[arg(long, value_name = "K", default_value = "5", value_parser = count)]
+    pub top: usize,
+    /// Draw images even where stdout is no terminal
+    #[arg(long)]
+    pub pictures: bool,
+    /// Arithmetic [default: f64; networks: f32]
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    pub precision: Option<Precision>,
+    /// The objective.
+    #[command(flatten)]
+    pub objective: ObjectiveArgs,
+    /// The solves.
+    #[command(flatten)]
+    pub solve: SolveArgs,
+}
+
+/// `influence audit`.
+#[derive(Args, Debug)]
+pub struct AuditArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The parameters.
+    #[command(flatten)]
+    pub weights: WeightsArgs,
+    /// Examples to show
+    #[arg(long, value_name = "K", default_value = "20", value_parser = count)]
+    pub top: usize,
+    /// First flip the labels of this fraction of the examples, and show how many of them are found
+    #[arg(long, value_name = "FRACTION", conflicts_with = "weights", value_parser = fraction, allow_negative_numbers = true)]
+    pub flip: Option<f64>,
+    /// Seed of --flip and of the random baseline
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Write every example with all its ranks as a csv table
+    #[arg(long, value_name = "OUT.csv")]
+    pub output: Option<PathBuf>,
+    /// Arithmetic [default: f64; networks: f32]
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    pub precision: Option<Precision>,
+    /// The objective.
+    #[command(flatten)]
+    pub objective: ObjectiveArgs,
+    /// The solves.
+    #[command(flatten)]
+    pub solve: SolveArgs,
+}
+
+/// `influence verify`.
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The parameters.
+    #[command(flatten)]
+    pub weights: WeightsArgs,
+    /// Examples whose loss is predicted and measured
+    #[arg(long, value_name = "SOURCE")]
+    pub query: Source,
+    /// Training examples to leave out for each query: those with the largest scores, whatever their sign
+    #[arg(long, value_name = "K", default_value = "20", value_parser = count)]
+    pub top: usize,
+    /// The objective.
+    #[command(flatten)]
+    pub objective: ObjectiveArgs,
+    /// The solves.
+    #[command(flatten)]
+    pub solve: SolveArgs,
+}
+
+/// `influence data`.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// List the known datasets and where they are
+    List,
+    /// Download a dataset into the cache folder
+    Fetch {
+        /// Its name
+        name: String,
+        /// Take the files from URL/FILE instead of where they are published
+        #[arg(long, value_name = "URL")]
+        mirror: Option<String>,
+    },
+    /// Check the files of one dataset, or of all that are here, against their checksums
+    Verify {
+        /// Its name
+        name: Option<String>,
+    },
+    /// Show what a source holds
+    Show {
+        /// Such as mnist:test[0..100] or T.npz
+        source: Source,
+        /// Label column of csv tables [default: the last]
+        #[arg(long, value_name = "COLUMN")]
+        label: Option<String>,
+    },
+}

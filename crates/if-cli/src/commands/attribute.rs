@@ -1,0 +1,135 @@
+//! `influence attribute`: the score matrix to a file, with a certificate for every query.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use if_data::{AtomicFile, DataError, Element, NpyWriter};
+use if_linalg::{Real, SolveReport};
+use if_methods::ScoreUnit;
+use serde_json::{Value, json};
+
+use super::model_name;
+use crate::args::{AttributeArgs, Precision, SolverName, WeightsArgs};
+use crate::console::Console;
+use crate::error::Failure;
+use crate::job::{Problem, Settings};
+use crate::model::Kind;
+use crate::output::{Report, document, seconds};
+use crate::session::{Session, report_flags};
+use crate::source::{Data, keep_inputs};
+
+/// What a score means, for who finds the file.
+const SIGN: &str = "positive = proponent: removing the training example raises the loss of the query";
+
+/// Runs the command.
+pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
+    let certificates = certificates_path(&args.scores)?;
+    keep_inputs(&[&args.scores, &certificates], &[&args.model.train, &args.query], &[&args.weights])?;
+    let kind = Kind::new(&args.model)?;
+    let precision = args.precision.unwrap_or(kind.default_precision());
+    let settings = Settings::new(&args.objective, &args.solve, precision, SolverName::Cg)?;
+    let weights = WeightsArgs { weights: Some(args.weights.clone()), no_bias: false };
+    let problem = Problem::new(&args.model, &weights, settings.risk, console)?;
+    let query = Data::load_like(&args.query, args.model.label.as_deref(), &problem.train)?;
+    let job = Job { args, settings, problem: &problem, query: &query, certificates: &certificates };
+    match precision {
+        Precision::F32 => job.run::<f32>(console),
+        Precision::F64 => job.run::<f64>(console),
+    }
+}
+
+/// `OUT.json` beside `OUT.npy`.
+fn certificates_path(scores: &Path) -> Result<PathBuf, Failure> {
+    if scores.extension().is_none_or(|extension| extension != "npy") {
+        return Err(Failure::input(format!(
+            "--scores {}: expected a name that ends in .npy",
+            scores.display()
+        )));
+    }
+    Ok(scores.with_extension("json"))
+}
+
+struct Job<'a> {
+    args: &'a AttributeArgs,
+    settings: Settings,
+    problem: &'a Problem,
+    query: &'a Data,
+    certificates: &'a Path,
+}
+
+impl Job<'_> {
+    fn run<T: Real + Element>(&self, console: &Console) -> Result<Report, Failure> {
+        let start = Instant::now();
+        let shape = [self.query.set.len(), self.problem.train.set.len()];
+        let session = Session::<T>::open(self.problem, &self.settings, shape[0])?;
+        let queries = session.inputs(self.query)?;
+        // Both outputs are open before the long run: what cannot be written fails now.
+        let mut scores = NpyWriter::<T>::create(&self.args.scores, &shape)?;
+        let mut certificates = AtomicFile::create(self.certificates)?;
+        let ((report, unit), optimality) = session.influence(console, |_, influence| {
+            let report = influence
+                .attribute(&queries, console, |rows| scores.append(rows.scores).map_err(Failure::output))?;
+            Ok((report, influence.unit()))
+        })?;
+        let mut json = self.record::<T>(&report, unit, shape);
+        json["optimality"] = json!(optimality);
+        let text = format!("{:#}\n", document("attribute", json.clone()));
+        let full = |source| {
+            Failure::output(DataError::Io { path: self.certificates.into(), action: "write", source })
+        };
+        certificates.write_all(text.as_bytes()).map_err(full)?;
+        scores.finish().map_err(Failure::output)?;
+        certificates.finish().map_err(Failure::output)?;
+        let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
+        let elapsed = start.elapsed().as_secs_f64();
+        json["seconds"] = json!(elapsed);
+        Ok(Report { text: self.text(&report, elapsed), json, flagged })
+    }
+
+    /// What `OUT.json` holds: nothing in it depends on the machine or the time.
+    fn record<T: Element>(&self, report: &SolveReport, unit: ScoreUnit, shape: [usize; 2]) -> Value {
+        let queries: Vec<Value> = report
+            .columns
+            .iter()
+            .zip(self.query.set.ids())
+            .map(|(column, id)| {
+                let mut entry = json!(column);
+                entry["query"] = json!(id);
+                entry
+            })
+            .collect();
+        let mut scores = json!(unit);
+        scores["file"] = json!(self.args.scores.file_name().map(|name| name.to_string_lossy()));
+        scores["dtype"] = json!(T::DESCR);
+        scores["shape"] = json!(shape);
+        scores["sign"] = json!(SIGN);
+        json!({
+            "scores": scores,
+            "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
+            "first_train_row": self.problem.train.set.ids()[0],
+            "solver": report.solver,
+            "effective_damping": report.damping,
+            "converged": report.all_converged(),
+            "summary": report.summary(),
+            "queries": queries,
+        })
+    }
+
+    fn text(&self, report: &SolveReport, elapsed: f64) -> String {
+        format!(
+            "{}: {} queries x {} training examples, {}\n{}; largest true residual {:.1e}, {} products, {}\n",
+            self.args.scores.display(),
+            self.query.set.len(),
+            self.problem.train.set.len(),
+            match self.settings.precision {
+                Precision::F32 => "float32",
+                Precision::F64 => "float64",
+            },
+            report.summary(),
+            report.worst_residual(),
+            report.products(),
+            seconds(elapsed),
+        )
+    }
+}

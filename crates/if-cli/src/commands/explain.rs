@@ -1,0 +1,200 @@
+//! `influence explain`: the training examples that matter most for each query.
+
+use std::io::IsTerminal;
+
+use if_linalg::{Cpu, Real, SolveReport};
+use if_methods::{Extremes, MethodError, Ranked};
+use if_models::Inputs;
+use serde_json::{Value, json};
+
+use super::model_name;
+use crate::args::{ExplainArgs, Precision, SolverName};
+use crate::console::Console;
+use crate::error::Failure;
+use crate::job::{Problem, Settings};
+use crate::model::{Kind, Prediction};
+use crate::output::{Report, Table, short, signed};
+use crate::picture::{Picture, gallery};
+use crate::session::{Optimality, Session, report_flags};
+use crate::source::Data;
+
+/// Runs the command.
+pub fn run(args: &ExplainArgs, console: &Console) -> Result<Report, Failure> {
+    let kind = Kind::new(&args.model)?;
+    let precision = args.precision.unwrap_or(kind.default_precision());
+    let settings = Settings::new(&args.objective, &args.solve, precision, SolverName::Cg)?;
+    let label = args.model.label.as_deref();
+    let train = Data::load(&args.model.train, label)?;
+    let query = Data::load_like(&args.query, label, &train)?;
+    let problem = Problem::from_data(kind, train, &args.weights, settings.risk, console)?;
+    let job = Job { args, settings, problem: &problem, query: &query };
+    match precision {
+        Precision::F32 => job.run::<f32>(console),
+        Precision::F64 => job.run::<f64>(console),
+    }
+}
+
+struct Job<'a> {
+    args: &'a ExplainArgs,
+    settings: Settings,
+    problem: &'a Problem,
+    query: &'a Data,
+}
+
+/// What is known of one query.
+struct Explained {
+    position: usize,
+    prediction: Prediction,
+    loss: f64,
+    extremes: Extremes,
+}
+
+impl Job<'_> {
+    fn run<T: Real>(&self, console: &Console) -> Result<Report, Failure> {
+        let session = Session::<T>::open(self.problem, &self.settings, self.query.set.len())?;
+        let queries = session.inputs(self.query)?;
+        let ((explained, report, factor), optimality) = self.explain(&session, &queries, console)?;
+        let text: Vec<String> = explained.iter().map(|query| self.text(query, factor)).collect();
+        let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
+        let each = explained.iter().zip(&report.columns);
+        let json = json!({
+            "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
+            "optimality": optimality,
+            "converged": report.all_converged(),
+            "summary": report.summary(),
+            "queries": each.map(|(query, column)| {
+                let mut entry = self.entry(query, factor);
+                entry["solve"] = json!(column);
+                entry
+            }).collect::<Vec<_>>(),
+        });
+        Ok(Report { text: text.join("\n"), json, flagged: flagged || self.problem.unfinished })
+    }
+
+    /// Scores a block of queries at a time, and keeps the extremes of each.
+    fn explain<T: Real>(
+        &self,
+        session: &Session<T>,
+        queries: &Inputs<Cpu<T>>,
+        console: &Console,
+    ) -> Result<((Vec<Explained>, SolveReport, f64), Optimality), Failure> {
+        let n = self.problem.train.set.len();
+        let losses = session.network.example_losses(queries, &session.theta);
+        let known = session.predictions(queries).into_iter().zip(losses);
+        session.influence(console, |risk, influence| {
+            let mut extremes = Vec::new();
+            let report = influence.attribute(queries, console, |rows| {
+                extremes.extend(rows.scores.chunks_exact(n).map(|row| Extremes::of(row, self.args.top)));
+                Ok::<(), MethodError>(())
+            })?;
+            let explained = known
+                .zip(extremes)
+                .enumerate()
+                .map(|(position, ((prediction, loss), extremes))| Explained {
+                    position,
+                    prediction,
+                    loss,
+                    extremes,
+                })
+                .collect();
+            Ok((explained, report, risk.removal_factor()))
+        })
+    }
+
+    fn text(&self, query: &Explained, factor: f64) -> String {
+        let Data { source, set, .. } = self.query;
+        let train = &self.problem.train;
+        let (draw, colours) = self.drawing();
+        let probability =
+            query.prediction.probability.map_or(String::new(), |p| format!(" with probability {p:.3}"));
+        let mut text = format!(
+            "{}[{}]: label {}, predicted {}{probability}, loss {}\n",
+            source.origin,
+            set.ids()[query.position],
+            train.label_name(set.labels()[query.position]),
+            train.label_name(query.prediction.label),
+            short(query.loss),
+        );
+        if draw && let Some(picture) = Picture::of(set.features(), query.position) {
+            picture.lines(colours).iter().for_each(|line| text += &format!("  {}\n", line.trim_end()));
+        }
+        if query.extremes.proponents.iter().chain(&query.extremes.opponents).all(|r| r.score == 0.0) {
+            return text
+                + "\nall scores are zero, as is the gradient of this loss: no training example matters to it\n";
+        }
+        let sides = [
+            ("proponents: without one of them the loss would rise", &query.extremes.proponents),
+            ("opponents: without one of them the loss would fall", &query.extremes.opponents),
+        ];
+        for (heading, ranked) in sides {
+            text += &format!("\n{heading}\n{}", self.table(ranked, factor));
+            let pictures: Vec<(Picture, String)> = ranked
+                .iter()
+                .filter_map(|r| Some((Picture::of(train.set.features(), r.example)?, self.caption(r))))
+                .collect();
+            if draw && !pictures.is_empty() {
+                text += &format!("\n{}", gallery(&pictures, colours));
+            }
+        }
+        text
+    }
+
+    /// Whether pictures are drawn, and whether in greys.
+    fn drawing(&self) -> (bool, bool) {
+        let terminal = std::io::stdout().is_terminal();
+        (terminal || self.args.pictures, terminal && std::env::var_os("NO_COLOR").is_none())
+    }
+
+    fn table(&self, ranked: &[Ranked], factor: f64) -> String {
+        let set = &self.problem.train.set;
+        let mut table = Table::new(&["rank", "train", "<label", "score", "change of the loss"]);
+        for (rank, Ranked { example, score }) in ranked.iter().enumerate() {
+            table.row([
+                (rank + 1).to_string(),
+                set.ids()[*example].to_string(),
+                self.problem.train.label_name(set.labels()[*example]),
+                short(*score),
+                signed(factor * score),
+            ]);
+        }
+        table.render()
+    }
+
+    fn caption(&self, ranked: &Ranked) -> String {
+        let Data { set, .. } = &self.problem.train;
+        format!(
+            "{} ({})",
+            set.ids()[ranked.example],
+            self.problem.train.label_name(set.labels()[ranked.example])
+        )
+    }
+
+    fn entry(&self, query: &Explained, factor: f64) -> Value {
+        let train = &self.problem.train;
+        let side = |ranked: &[Ranked]| -> Vec<Value> {
+            let entry = |r: &Ranked| {
+                let label = train.set.labels()[r.example];
+                json!({
+                    "train": train.set.ids()[r.example],
+                    "label": label,
+                    "class": train.label_name(label),
+                    "score": r.score,
+                    "loss_change": factor * r.score,
+                })
+            };
+            ranked.iter().map(entry).collect()
+        };
+        let label = self.query.set.labels()[query.position];
+        json!({
+            "query": self.query.set.ids()[query.position],
+            "label": label,
+            "class": train.label_name(label),
+            "predicted": query.prediction.label,
+            "predicted_class": train.label_name(query.prediction.label),
+            "probability": query.prediction.probability,
+            "loss": query.loss,
+            "proponents": side(&query.extremes.proponents),
+            "opponents": side(&query.extremes.opponents),
+        })
+    }
+}

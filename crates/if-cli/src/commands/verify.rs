@@ -1,0 +1,288 @@
+//! `influence verify`: what the first order predicts, and what retraining says.
+
+use std::collections::BTreeMap;
+
+use if_linalg::{Block, Cpu, SolveReport};
+use if_methods::{Agreement, Influence, MethodError, loss_changes};
+use if_models::{EmpiricalRisk, FitReport, Inputs, Loss, Removal};
+use serde_json::{Value, json};
+
+use super::model_name;
+use crate::args::{Precision, SolverName, VerifyArgs};
+use crate::console::Console;
+use crate::error::Failure;
+use crate::fit::{Trainer, optimality_name};
+use crate::job::{Problem, Settings};
+use crate::model::Kind;
+use crate::output::{Report, Table, short, signed};
+use crate::session::{Optimality, Session, report_flags};
+use crate::source::Data;
+
+/// Retraining goes so far that what is left is small beside the effect of one example in a million.
+const GRADIENT_NORM: f64 = 1e-10;
+/// The same for the hinge, as a distance.
+const DISTANCE: f64 = 1e-7;
+/// Pairs in the table; the JSON document has all.
+const SHOWN: usize = 40;
+
+/// Runs the command.
+pub fn run(args: &VerifyArgs, console: &Console) -> Result<Report, Failure> {
+    let kind = Kind::new(&args.model)?;
+    let settings = Settings::new(&args.objective, &args.solve, Precision::F64, SolverName::Cg)?;
+    let label = args.model.label.as_deref();
+    let train = Data::load(&args.model.train, label)?;
+    if train.set.len() < 2 {
+        return Err(Failure::input(format!(
+            "{}: expected at least 2 examples to leave one out",
+            train.source
+        )));
+    }
+    let query = Data::load_like(&args.query, label, &train)?;
+    let tolerance = if matches!(kind, Kind::Svm { .. }) { DISTANCE } else { GRADIENT_NORM };
+    let trainer = Trainer::new(&kind, Some(tolerance));
+    let mut problem = Problem::from_data(kind, train, &args.weights, settings.risk, console)?;
+    // Both what is predicted and what is retrained start from the same optimum.
+    let given = problem.weights.is_some();
+    let polished = trainer.train(&problem.train, true, settings.risk, Some(problem.model), console)?;
+    if given && polished.report.iterations > 0 {
+        console.note(&format!(
+            "the given weights were first trained on, to {} {:.1e}",
+            optimality_name(&polished.model.kind),
+            polished.report.optimality
+        ));
+    }
+    problem.model = polished.model;
+    let job = Job { args, settings, problem: &problem, query: &query, trainer, duals: polished.duals };
+    job.run(&polished.report, console)
+}
+
+struct Job<'a> {
+    args: &'a VerifyArgs,
+    settings: Settings,
+    problem: &'a Problem,
+    query: &'a Data,
+    trainer: Trainer,
+    duals: Vec<f64>,
+}
+
+/// A training example left out, and what becomes of a query's loss.
+struct Pair {
+    query: usize,
+    example: usize,
+    predicted: f64,
+    actual: f64,
+    leverage: Option<f64>,
+}
+
+impl Pair {
+    /// First order over `1 - leverage`.
+    fn corrected(&self) -> Option<f64> {
+        self.leverage.map(|leverage| self.predicted / (1.0 - leverage))
+    }
+}
+
+impl Job<'_> {
+    fn run(&self, base: &FitReport, console: &Console) -> Result<Report, Failure> {
+        let session = Session::<f64>::open(self.problem, &self.settings, self.query.set.len())?;
+        let queries = session.inputs(self.query)?;
+        let ((mut pairs, report), optimality) = self.predict(&session, &queries, console)?;
+        let fits = self.retrain(&session, &queries, &mut pairs, console)?;
+        let stopped = fits.iter().filter(|fit| !fit.converged()).count() + usize::from(!base.converged());
+        if stopped > 0 {
+            console.warn(&format!(
+                "{stopped} of {} trainings stopped above {} {:.0e}: the actual changes are not exact; raise --l2 or scale the features",
+                fits.len() + 1,
+                optimality_name(&self.problem.model.kind),
+                self.trainer.tolerance
+            ));
+        }
+        let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
+        let (first, corrected) = agreements(&pairs);
+        let json = json!({
+            "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
+            "optimality": optimality,
+            "converged": report.all_converged(),
+            "summary": report.summary(),
+            "retrainings": fits.len(),
+            "retrainings_not_converged": stopped,
+            "agreement": first,
+            "agreement_over_one_minus_leverage": corrected,
+            "pairs": pairs.iter().map(|pair| self.entry(pair)).collect::<Vec<_>>(),
+        });
+        let text = self.text(&pairs, fits.len(), first, corrected);
+        Ok(Report { text, json, flagged: flagged || stopped > 0 })
+    }
+
+    /// The strongest examples of every query, with the predicted changes.
+    fn predict(
+        &self,
+        session: &Session<f64>,
+        queries: &Inputs<Cpu<f64>>,
+        console: &Console,
+    ) -> Result<((Vec<Pair>, SolveReport), Optimality), Failure> {
+        let n = self.problem.train.set.len();
+        session.influence(console, |risk, influence| {
+            let factor = risk.removal_factor();
+            let mut pairs = Vec::new();
+            let report = influence.attribute(queries, console, |rows| {
+                for (q, row) in rows.scores.chunks_exact(n).enumerate() {
+                    pairs.extend(strongest(row, self.args.top).into_iter().map(|example| Pair {
+                        query: rows.first + q,
+                        example,
+                        predicted: factor * row[example],
+                        actual: f64::NAN,
+                        leverage: None,
+                    }));
+                }
+                Ok::<(), MethodError>(())
+            })?;
+            self.add_leverages(session, influence, &mut pairs, console)?;
+            Ok((pairs, report))
+        })
+    }
+
+    /// Leverages of the examples in `pairs`, for models that are smooth and have one output.
+    fn add_leverages(
+        &self,
+        session: &Session<f64>,
+        influence: Influence<Cpu<f64>>,
+        pairs: &mut [Pair],
+        console: &Console,
+    ) -> Result<(), Failure> {
+        let smooth = matches!(session.network.loss(), Loss::Logistic | Loss::Squared);
+        if !smooth || session.network.outputs() != 1 || self.settings.risk.removal != Removal::Fixed {
+            return Ok(());
+        }
+        let train = &self.problem.train;
+        let examples: Vec<usize> = groups(pairs).into_keys().collect();
+        let chosen = Inputs::new(&session.network, &train.set.select(&examples), 0)
+            .map_err(|error| train.failure(error))?;
+        let mut own = vec![0.0; train.set.len()];
+        // As queries, the examples meet themselves on the way: one solve each.
+        influence.attribute(&chosen, console, |rows| {
+            for (j, row) in rows.scores.chunks_exact(own.len()).enumerate() {
+                let example = examples[rows.first + j];
+                own[example] = row[example];
+            }
+            Ok::<(), MethodError>(())
+        })?;
+        let leverages = influence.leverages(&own)?;
+        pairs.iter_mut().for_each(|pair| pair.leverage = Some(leverages[pair.example]));
+        Ok(())
+    }
+
+    /// Retrains without every example in `pairs` and fills in the actual changes.
+    fn retrain(
+        &self,
+        session: &Session<f64>,
+        queries: &Inputs<Cpu<f64>>,
+        pairs: &mut [Pair],
+        console: &Console,
+    ) -> Result<Vec<FitReport>, Failure> {
+        let network = self.trainer.training_network(&session.network);
+        let risk = EmpiricalRisk::new(&network, &session.train, self.settings.risk)?;
+        let theta: &Block<Cpu<f64>> = &session.theta;
+        let before = network.example_losses(queries, theta);
+        let positions = groups(pairs);
+        let each: Vec<Vec<usize>> = positions.keys().map(|example| vec![*example]).collect();
+        let retrain = |risk: &EmpiricalRisk<Cpu<f64>>| {
+            let fit = self.trainer.minimise(risk, theta, &mut self.duals.clone(), &());
+            fit.expect("the whole model was trained in the same way")
+        };
+        let found = loss_changes(&risk, &each, queries, &before, retrain, console)?;
+        for pair in pairs {
+            pair.actual = found.changes[positions[&pair.example]][pair.query];
+        }
+        Ok(found.fits)
+    }
+
+    fn text(
+        &self,
+        pairs: &[Pair],
+        retrained: usize,
+        first: Agreement,
+        corrected: Option<Agreement>,
+    ) -> String {
+        let train = &self.problem.train;
+        let mut headings = vec!["query", "train", "<label", "predicted change", "actual change"];
+        headings.extend(corrected.map(|_| "first / (1 - leverage)"));
+        let mut table = Table::new(&headings);
+        for pair in pairs.iter().take(SHOWN) {
+            let mut row = vec![
+                self.query.set.ids()[pair.query].to_string(),
+                train.set.ids()[pair.example].to_string(),
+                train.label_name(train.set.labels()[pair.example]),
+                signed(pair.predicted),
+                signed(pair.actual),
+            ];
+            row.extend(pair.corrected().map(signed));
+            table.row(row);
+        }
+        let more = pairs.len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!("  ... and {more} more; --json has all\n") } else { String::new() };
+        format!(
+            "change of the loss of {} without one example of {}; {retrained} retrainings\n{}{more}\n{}",
+            self.query.source,
+            train.source,
+            table.render(),
+            agreement_text(first, corrected)
+        )
+    }
+
+    fn entry(&self, pair: &Pair) -> Value {
+        json!({
+            "query": self.query.set.ids()[pair.query],
+            "train": self.problem.train.set.ids()[pair.example],
+            "predicted": pair.predicted,
+            "actual": pair.actual,
+            "leverage": pair.leverage,
+            "first_over_one_minus_leverage": pair.corrected(),
+        })
+    }
+}
+
+/// Positions of the `count` scores of the largest size, ties by position. NaN ranks nowhere.
+fn strongest(row: &[f64], count: usize) -> Vec<usize> {
+    let sizes: Vec<f64> = row.iter().map(|score| score.abs()).collect();
+    if_methods::Extremes::of(&sizes, count).proponents.into_iter().map(|ranked| ranked.example).collect()
+}
+
+/// The examples to leave out, each once, with its place among the retrainings.
+fn groups(pairs: &[Pair]) -> BTreeMap<usize, usize> {
+    let examples: std::collections::BTreeSet<usize> = pairs.iter().map(|pair| pair.example).collect();
+    examples.into_iter().zip(0..).collect()
+}
+
+/// Of the first order, and where there are leverages of first / (1 - leverage).
+fn agreements(pairs: &[Pair]) -> (Agreement, Option<Agreement>) {
+    let actual: Vec<f64> = pairs.iter().map(|pair| pair.actual).collect();
+    let predicted: Vec<f64> = pairs.iter().map(|pair| pair.predicted).collect();
+    let corrected: Option<Vec<f64>> = pairs.iter().map(Pair::corrected).collect();
+    let corrected = corrected.filter(|values| !values.is_empty());
+    (Agreement::new(&predicted, &actual), corrected.map(|values| Agreement::new(&values, &actual)))
+}
+
+fn agreement_text(first: Agreement, corrected: Option<Agreement>) -> String {
+    if first.slope.is_nan() {
+        return "nothing to compare: no actual change, or no solution\n".into();
+    }
+    let mut headings = vec!["<agreement of predicted with actual", "first order"];
+    headings.extend(corrected.map(|_| "first / (1 - leverage)"));
+    let mut table = Table::new(&headings);
+    let measures: [(&str, fn(&Agreement) -> f64); 4] = [
+        ("Pearson", |a| a.pearson),
+        ("Spearman", |a| a.spearman),
+        ("slope through the origin", |a| a.slope),
+        ("relative error", |a| a.relative_error),
+    ];
+    for (name, measure) in measures {
+        let columns = std::iter::once(first).chain(corrected).map(|a| short(measure(&a)));
+        table.row(std::iter::once(name.to_owned()).chain(columns));
+    }
+    let mut text = table.render();
+    if corrected.is_some() {
+        text += "\nFirst order underestimates large removals: without an example of leverage h the parameters\n\
+                 really change about 1/(1 - h) times as much.\n";
+    }
+    text
+}

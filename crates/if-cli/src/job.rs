@@ -1,0 +1,218 @@
+//! From arguments to a validated job: settings, model, data, and the memory it may use.
+
+use if_data::Source;
+use if_linalg::{Cg, Cholesky, Cpu, Real, Solver};
+use if_methods::QUERY_BLOCK;
+use if_models::{Curvature, Family, HostArray, Inputs, Network, Removal, RiskSettings};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::args::{
+    CurvatureName, FamilyName, ModelArgs, ObjectiveArgs, Precision, RemovalName, SolveArgs, SolverName,
+    WeightsArgs,
+};
+use crate::console::Console;
+use crate::error::Failure;
+use crate::fit::{Trained, Trainer, shortfall};
+use crate::model::{Kind, Model};
+use crate::parse::show_bytes;
+use crate::source::Data;
+
+/// The objective as the risk takes it.
+pub fn risk_settings(args: &ObjectiveArgs, removal: RemovalName) -> Result<RiskSettings, Failure> {
+    let settings = RiskSettings {
+        family: match args.family {
+            FamilyName::Mean => Family::Mean,
+            FamilyName::Sum => Family::Sum,
+        },
+        removal: match removal {
+            RemovalName::Fixed => Removal::Fixed,
+            RemovalName::Renormalised => Removal::Renormalised,
+        },
+        l2: args.l2,
+        regularise_bias: !args.no_regularise_bias,
+    };
+    Ok(settings.validate()?)
+}
+
+/// How influence is computed.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Settings {
+    /// The objective and what removal means.
+    #[serde(flatten)]
+    pub risk: RiskSettings,
+    /// How systems are solved.
+    pub solver: SolverName,
+    /// In units of the Hessian.
+    pub damping: f64,
+    /// Which second derivative.
+    pub curvature: Curvature,
+    /// True relative residual to reach.
+    pub tolerance: f64,
+    /// Of conjugate gradients.
+    pub max_iterations: usize,
+    /// Of the arithmetic.
+    pub precision: Precision,
+    /// Bytes to keep to; not part of what was computed.
+    #[serde(skip)]
+    pub memory_budget: usize,
+}
+
+impl Settings {
+    /// Fills in the defaults that depend on precision.
+    pub fn new(
+        objective: &ObjectiveArgs,
+        solve: &SolveArgs,
+        precision: Precision,
+        solver: SolverName,
+    ) -> Result<Self, Failure> {
+        let tolerance = match precision {
+            Precision::F32 => 1e-4,
+            Precision::F64 => 1e-8,
+        };
+        Ok(Self {
+            risk: risk_settings(objective, solve.removal)?,
+            solver: solve.solver.unwrap_or(solver),
+            damping: solve.damping,
+            curvature: match solve.curvature {
+                CurvatureName::Hessian => Curvature::Hessian,
+                CurvatureName::GaussNewton => Curvature::GaussNewton,
+            },
+            tolerance: solve.tolerance.unwrap_or(tolerance),
+            max_iterations: solve.max_iterations,
+            precision,
+            memory_budget: solve.memory_budget,
+        })
+    }
+
+    /// The solver.
+    pub fn solver<T: Real>(&self) -> Box<dyn Solver<Cpu<T>>> {
+        let tolerance = self.tolerance;
+        match self.solver {
+            SolverName::Cg => Box::new(Cg { tolerance, max_iterations: self.max_iterations }),
+            SolverName::Cholesky => Box::new(Cholesky { tolerance, memory_budget: self.memory_budget }),
+        }
+    }
+}
+
+/// A model with its training examples.
+pub struct Problem {
+    /// The model.
+    pub model: Model,
+    /// The training examples.
+    pub train: Data,
+    /// Where the parameters came from, for records.
+    pub weights: Option<String>,
+    /// Whether training stopped above its tolerance.
+    pub unfinished: bool,
+}
+
+impl Problem {
+    /// Reads the weights, or trains where there are none.
+    pub fn new(
+        model: &ModelArgs,
+        weights: &WeightsArgs,
+        risk: RiskSettings,
+        console: &Console,
+    ) -> Result<Self, Failure> {
+        let kind = Kind::new(model)?;
+        let train = Data::load(&model.train, model.label.as_deref())?;
+        Self::from_data(kind, train, weights, risk, console)
+    }
+
+    /// The same with examples that are loaded already.
+    pub fn from_data(
+        kind: Kind,
+        train: Data,
+        weights: &WeightsArgs,
+        risk: RiskSettings,
+        console: &Console,
+    ) -> Result<Self, Failure> {
+        if let Some(path) = &weights.weights {
+            let model = Model::read(&kind, path, &train)?;
+            let weights = Some(path.display().to_string());
+            return Ok(Self { model, train, weights, unfinished: false });
+        }
+        if matches!(kind, Kind::Network(_)) {
+            return Err(Failure::input("a network from a file needs its --weights"));
+        }
+        // The optimum of the whole data is the same for both kinds of removal.
+        let trainer = Trainer::new(&kind, None);
+        let Trained { model, report, .. } = trainer.train(&train, !weights.no_bias, risk, None, console)?;
+        let shortfall = shortfall(&kind, &report);
+        if let Some(text) = &shortfall {
+            console.warn(text);
+        }
+        Ok(Self { model, train, weights: None, unfinished: shortfall.is_some() })
+    }
+
+    /// Settings and sources, for records.
+    pub fn record(&self, name: &str, settings: &Settings, query: Option<&Source>) -> Value {
+        let mut record = serde_json::to_value(settings).unwrap_or_default();
+        record["model"] = json!(name);
+        if let Kind::Svm { temperature } = self.model.kind {
+            record["temperature"] = json!(temperature);
+        }
+        record["weights"] = json!(self.weights);
+        record["train"] = json!(self.train.source.to_string());
+        if let Some(query) = query {
+            record["query"] = json!(query.to_string());
+        }
+        record
+    }
+}
+
+/// What may stay in memory between passes. It decides speed only, never a bit of the result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MemoryPlan {
+    /// Bytes to keep to.
+    budget: usize,
+    /// Bytes that no budget can avoid.
+    minimum: usize,
+    /// Bytes for the converted training examples; they are converted anew in each pass where these
+    /// are too few.
+    pub resident: usize,
+    /// Bytes for activations kept between products.
+    pub cache: usize,
+}
+
+impl MemoryPlan {
+    /// Divides the budget: first what cannot be avoided, then converted features, then activations.
+    pub fn new<T: Real>(network: &Network<Cpu<T>>, train: &HostArray, queries: usize, budget: usize) -> Self {
+        let minimum = minimum::<T>(network, train, queries);
+        let resident = budget.saturating_sub(minimum);
+        let features = Inputs::<Cpu<T>>::resident_bytes(train.rows(), train.width());
+        let cache = if features <= resident { resident - features } else { resident };
+        Self { budget, minimum, resident, cache }
+    }
+
+    /// What to say where the budget is too small.
+    pub fn note(&self) -> Option<String> {
+        (self.minimum > self.budget).then(|| {
+            format!(
+                "about {} are needed at the least, more than --memory-budget {}; going on with the least",
+                show_bytes(self.minimum),
+                show_bytes(self.budget)
+            )
+        })
+    }
+}
+
+/// Vectors of a block solve that are alive at once: right-hand sides, solution, and the four of
+/// conjugate gradients with a copy each while columns leave.
+const SOLVE_VECTORS: usize = 10;
+/// Partial sums in flight, for each thread.
+const SUMS: usize = 2 * 32;
+
+/// Bytes that no budget can avoid: the stored examples (twice while they are streamed), one block of
+/// solves, and one block of score rows.
+fn minimum<T: Real>(network: &Network<Cpu<T>>, train: &HostArray, queries: usize) -> usize {
+    let stored = match train {
+        HostArray::U8(a) => a.len(),
+        HostArray::F32(a) => 4 * a.len(),
+        HostArray::F64(a) => 8 * a.len(),
+    };
+    let block = queries.min(QUERY_BLOCK);
+    let vectors = SOLVE_VECTORS * block + SUMS.min(2 * block) * rayon::current_num_threads();
+    2 * stored + size_of::<T>() * (vectors * network.layout().dim() + 3 * block * train.rows())
+}

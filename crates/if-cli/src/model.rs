@@ -1,0 +1,154 @@
+//! A model: what the network is, and its parameters by name.
+
+use std::path::Path;
+
+use if_linalg::{Block, Cpu, Real, sigmoid};
+use if_models::{Loss, ModelError, ModelSpec, Network, Tensors};
+
+use crate::args::{ModelArgs, ModelName, Precision};
+use crate::error::Failure;
+use crate::source::Data;
+
+/// Temperature of the smooth hinge, Koh & Liang 2017, section 4.2.
+const TEMPERATURE: f64 = 0.001;
+
+/// What is between features and loss.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// One dense layer under a loss.
+    Linear(Loss),
+    /// A linear SVM: trained on the hinge, attributed at the smooth hinge.
+    Svm {
+        /// Of the smooth hinge.
+        temperature: f64,
+    },
+    /// A network from a file.
+    Network(ModelSpec),
+}
+
+impl Kind {
+    /// What `--model` and `--temperature` say.
+    pub fn new(args: &ModelArgs) -> Result<Self, Failure> {
+        if args.temperature.is_some() && args.model != ModelName::Svm {
+            return Err(Failure::input("--temperature belongs to --model svm"));
+        }
+        match &args.model {
+            ModelName::Softmax => Ok(Self::Linear(Loss::CrossEntropy)),
+            ModelName::Logistic => Ok(Self::Linear(Loss::Logistic)),
+            ModelName::Svm => Ok(Self::Svm { temperature: args.temperature.unwrap_or(TEMPERATURE) }),
+            ModelName::File(path) => read_spec(path).map(Self::Network),
+        }
+    }
+
+    /// The loss that influence differentiates.
+    pub fn loss(&self) -> Loss {
+        match self {
+            Self::Linear(loss) => *loss,
+            Self::Svm { temperature } => Loss::SmoothHinge { temperature: *temperature },
+            Self::Network(spec) => spec.loss,
+        }
+    }
+
+    /// Single precision is the habit of networks; optima are computed in double.
+    pub fn default_precision(&self) -> Precision {
+        if matches!(self, Self::Network(_)) { Precision::F32 } else { Precision::F64 }
+    }
+
+    /// How many outputs training examples ask for.
+    pub fn outputs_for(&self, train: &Data) -> Result<usize, Failure> {
+        if self.loss() == Loss::CrossEntropy { train.class_count() } else { Ok(1) }
+    }
+}
+
+fn read_spec(path: &Path) -> Result<ModelSpec, Failure> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::input(format!("{shown}: cannot read: {error}")))?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        Failure::input(format!("{shown}: line {line}: {}", error.message().replace('\n', ", ")))
+    })
+}
+
+/// A network with parameters, in no particular precision yet.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The network.
+    pub kind: Kind,
+    /// Numbers per example.
+    pub inputs: usize,
+    /// Outputs, for linear models.
+    pub outputs: usize,
+    /// Whether there is a bias, for linear models.
+    pub bias: bool,
+    /// The parameters.
+    pub tensors: Tensors,
+}
+
+impl Model {
+    /// Parameters from a safetensors file, for the features of `train`. Whether a linear model has a
+    /// bias, and for softmax how many classes, is read off the file.
+    pub fn read(kind: &Kind, path: &Path, train: &Data) -> Result<Self, Failure> {
+        let tensors: Tensors =
+            if_data::read_tensors(path)?.into_iter().map(|(name, array)| (name, array.to_f64())).collect();
+        let rows =
+            tensors.get("fc.weight").filter(|weight| weight.ndim() == 2).map(|weight| weight.shape()[0]);
+        let outputs = match rows {
+            Some(rows) if rows > 0 && kind.loss() == Loss::CrossEntropy => rows,
+            _ => kind.outputs_for(train)?,
+        };
+        let bias = tensors.contains_key("fc.bias");
+        let model = Self { kind: kind.clone(), inputs: train.set.width(), outputs, bias, tensors };
+        model.build::<f64>().map_err(|error| {
+            let shape = matches!(error, ModelError::TensorShape { .. });
+            let failure = Failure::input(format!("{}: {error}", path.display()));
+            let features =
+                format!("{} has {} features for each example", train.source.origin, train.set.width());
+            if shape { failure.hint(features) } else { failure }
+        })?;
+        Ok(model)
+    }
+
+    /// The network without parameters.
+    pub fn network<T: Real>(&self) -> Result<Network<Cpu<T>>, ModelError> {
+        let cpu = Cpu::new();
+        match &self.kind {
+            Kind::Network(spec) => spec.build(&cpu),
+            kind => Ok(Network::linear(&cpu, self.inputs, self.outputs, self.bias, kind.loss())),
+        }
+    }
+
+    /// The network and its parameters.
+    pub fn build<T: Real>(&self) -> Result<(Network<Cpu<T>>, Block<Cpu<T>>), ModelError> {
+        let network = self.network()?;
+        let theta = network.parameters(&self.tensors)?;
+        Ok((network, theta))
+    }
+}
+
+/// What a model says about an example.
+pub struct Prediction {
+    /// In the numbering of the labels.
+    pub label: f64,
+    /// Probability of that label, where the loss knows probabilities.
+    pub probability: Option<f64>,
+}
+
+impl Prediction {
+    /// From a row of outputs; `labels` shows whether the negative class is called 0 or -1.
+    pub fn new(loss: Loss, outputs: &[f64], labels: &[f64]) -> Self {
+        if loss.is_binary() {
+            let negative = if labels.contains(&-1.0) { -1.0 } else { 0.0 };
+            let z = outputs[0];
+            let label = if z > 0.0 { 1.0 } else { negative };
+            let probability = (loss == Loss::Logistic).then(|| sigmoid(z.abs()));
+            return Self { label, probability };
+        }
+        if let [value] = outputs {
+            return Self { label: *value, probability: None };
+        }
+        let best = (0..outputs.len()).fold(0, |best, c| if outputs[c] > outputs[best] { c } else { best });
+        let total: f64 = outputs.iter().map(|z| (z - outputs[best]).exp()).sum();
+        Self { label: best as f64, probability: (loss == Loss::CrossEntropy).then(|| 1.0 / total) }
+    }
+}

@@ -1,0 +1,98 @@
+//! Numbers and sizes as they stand on the command line.
+
+/// A finite number.
+fn number(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err("expected a number".to_owned()),
+    }
+}
+
+/// A number of at least 0.
+pub fn non_negative(text: &str) -> Result<f64, String> {
+    number(text)
+        .and_then(|v| if v >= 0.0 { Ok(v) } else { Err("expected a number of at least 0".to_owned()) })
+}
+
+/// A number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
+    number(text).and_then(|v| if v > 0.0 { Ok(v) } else { Err("expected a number above 0".to_owned()) })
+}
+
+/// A number above 0 and below 1.
+pub fn fraction(text: &str) -> Result<f64, String> {
+    number(text).and_then(|v| {
+        if v > 0.0 && v < 1.0 { Ok(v) } else { Err("expected a fraction between 0 and 1".to_owned()) }
+    })
+}
+
+/// A whole number above 0.
+pub fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value) if value > 0 => Ok(value),
+        _ => Err("expected a whole number above 0".to_owned()),
+    }
+}
+
+/// A number of threads; far more than there are processors would only wait for each other.
+pub fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value) if (1..=1024).contains(&value) => Ok(value),
+        _ => Err("expected a whole number from 1 to 1024".to_owned()),
+    }
+}
+
+/// Bytes: `2GiB`, `500MB`, `1.5 GB`, or a plain number of them.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    let wrong = || "expected bytes, such as 2GiB, 500MB or 1000000".to_owned();
+    let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (value, unit) = (text[..unit_at].trim(), text[unit_at..].to_ascii_lowercase());
+    let unit: f64 = match unit.as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024f64.powi(2),
+        "gib" => 1024f64.powi(3),
+        "tib" => 1024f64.powi(4),
+        _ => return Err(wrong()),
+    };
+    let value = positive(value).map_err(|_| wrong())?;
+    Ok((value * unit) as usize)
+}
+
+/// Bytes in the largest unit that leaves a number of at least 1.
+pub fn show_bytes(bytes: usize) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{value} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        let sizes = ["2GiB", "500MB", "1 kB", "1.5MiB", "17", "17B", "1mib"].map(|text| bytes(text).unwrap());
+        assert_eq!(sizes, [2 << 30, 500_000_000, 1000, 3 << 19, 17, 17, 1 << 20]);
+        for text in ["", "GiB", "-1GiB", "0", "2 XB", "nanMB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+        assert_eq!([17, 3 << 19, 2 << 30].map(show_bytes), ["17 B", "1.5 MiB", "2.0 GiB"]);
+    }
+
+    #[test]
+    fn numbers_have_ranges() {
+        assert_eq!((non_negative("0"), positive("1e-8")), (Ok(0.0), Ok(1e-8)));
+        assert!(non_negative("-1").is_err() && non_negative("nan").is_err() && positive("0").is_err());
+        assert!(fraction("1").is_err() && fraction("0.1").is_ok() && count("0").is_err());
+    }
+}

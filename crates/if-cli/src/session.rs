@@ -1,0 +1,147 @@
+//! A problem on the device, in one precision, with a solver: what every question starts from.
+
+use if_linalg::{Block, Cpu, Observer, Real, SolveReport, Termination};
+use if_methods::Influence;
+use if_models::{EmpiricalRisk, Inputs, Loss, Network};
+use serde::Serialize;
+
+use crate::console::Console;
+use crate::error::Failure;
+use crate::job::{MemoryPlan, Problem, Settings};
+use crate::model::{Kind, Prediction};
+use crate::source::Data;
+
+/// The network, its parameters and its training examples.
+pub struct Session<'a, T: Real> {
+    /// What they were made from.
+    pub problem: &'a Problem,
+    /// The network.
+    pub network: Network<Cpu<T>>,
+    /// Its parameters.
+    pub theta: Block<Cpu<T>>,
+    /// The training examples.
+    pub train: Inputs<Cpu<T>>,
+    memory: MemoryPlan,
+    settings: Settings,
+}
+
+/// How near the weights are to an optimum of the objective.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Optimality {
+    /// `J`, in units of the mean loss.
+    pub objective: f64,
+    /// `|grad J|`.
+    pub gradient_norm: f64,
+    /// `|grad J|` over `mean |grad l_i| + |l2 theta|`, the largest it could be: 0 at an optimum, 1
+    /// where nothing is balanced.
+    pub relative: f64,
+}
+
+/// Above this relative gradient norm a user is told.
+const NOT_AN_OPTIMUM: f64 = 1e-3;
+/// At the optimum of the hinge, examples on the margin pull with any strength between none and full,
+/// and in the smooth hinge with half of it: the gradient of the latter is not zero there.
+const NOT_AN_OPTIMUM_SVM: f64 = 0.1;
+
+impl<'a, T: Real> Session<'a, T> {
+    /// Brings `problem` to the device; `queries` solves share a block.
+    pub fn open(problem: &'a Problem, settings: &Settings, queries: usize) -> Result<Self, Failure> {
+        let (network, theta) = problem.model.build::<T>()?;
+        let features = problem.train.set.features();
+        let memory = MemoryPlan::new(&network, features, queries, settings.memory_budget);
+        let train = Inputs::new(&network, &problem.train.set, memory.resident)
+            .map_err(|error| problem.train.failure(error))?;
+        Ok(Self { problem, network, theta, train, memory, settings: *settings })
+    }
+
+    /// Other examples for the same network.
+    pub fn inputs(&self, data: &Data) -> Result<Inputs<Cpu<T>>, Failure> {
+        Inputs::new(&self.network, &data.set, self.memory.resident).map_err(|error| data.failure(error))
+    }
+
+    /// Prepares the solver, says what there is to say, and hands `body` the objective and the method.
+    pub fn influence<R>(
+        &self,
+        console: &Console,
+        body: impl FnOnce(&EmpiricalRisk<Cpu<T>>, Influence<Cpu<T>>) -> Result<R, Failure>,
+    ) -> Result<(R, Optimality), Failure> {
+        let Settings { risk, curvature, damping, .. } = self.settings;
+        let risk = EmpiricalRisk::new(&self.network, &self.train, risk)?;
+        let operator = risk.operator(&self.theta, curvature, damping, self.memory.cache);
+        let solver = self.settings.solver::<T>();
+        // A factorisation can take minutes.
+        console.progress("preparing the solver", 0, 1);
+        let prepared = solver.prepare(&operator)?;
+        if console.cancelled() {
+            return Err(Failure::Interrupted);
+        }
+        // Not earlier: input that is refused gets one line and no more.
+        if let Some(text) = self.memory.note() {
+            console.note(&text);
+        }
+        let optimality = self.optimality(&risk);
+        if let Some(text) = self.not_at_optimum(optimality) {
+            console.warn(&text);
+        }
+        Ok((body(&risk, Influence::new(&risk, &self.theta, &*prepared))?, optimality))
+    }
+
+    /// How near the weights are to an optimum.
+    fn optimality(&self, risk: &EmpiricalRisk<Cpu<T>>) -> Optimality {
+        let (objective, gradient) = risk.gradient(&self.theta);
+        let gradient_norm = gradient.norms()[0];
+        let mut penalty = Block::zeros(self.network.backend(), self.network.layout(), 1);
+        risk.add_l2(&self.theta, &mut penalty);
+        let norms = self.network.gradient_norms(&self.train, &self.theta);
+        let scale = norms.iter().sum::<f64>() / norms.len() as f64 + penalty.norms()[0];
+        let relative = if gradient_norm == 0.0 { 0.0 } else { gradient_norm / scale };
+        Optimality { objective, gradient_norm, relative }
+    }
+
+    /// What to say about weights that are not at an optimum.
+    fn not_at_optimum(&self, found: Optimality) -> Option<String> {
+        let (limit, remedy) = match self.problem.model.kind {
+            Kind::Linear(_) => (NOT_AN_OPTIMUM, "check --l2, or finish with `influence train --init`"),
+            Kind::Svm { .. } => (NOT_AN_OPTIMUM_SVM, "check --l2, or train with `influence train`"),
+            Kind::Network(_) => (NOT_AN_OPTIMUM, "check --l2, train longer, or raise --damping"),
+        };
+        // NaN is no optimum either.
+        let fine = found.relative <= limit;
+        (!fine).then(|| {
+            format!(
+                "the weights are not at an optimum of this objective: gradient norm {:.1e}, {:.1} % of what is balanced at one; scores assume an optimum: {remedy}",
+                found.gradient_norm,
+                100.0 * found.relative
+            )
+        })
+    }
+
+    /// What the model says about every example of `inputs`, which come from `labels`.
+    pub fn predictions(&self, inputs: &Inputs<Cpu<T>>) -> Vec<Prediction> {
+        let outputs = self.network.example_outputs(inputs, &self.theta);
+        predictions(self.network.loss(), &outputs, self.network.outputs(), self.problem.train.set.labels())
+    }
+}
+
+/// Rows of outputs as predictions; `labels` are those of the training examples.
+pub fn predictions(loss: Loss, outputs: &[f64], width: usize, labels: &[f64]) -> Vec<Prediction> {
+    outputs.chunks_exact(width).map(|row| Prediction::new(loss, row, labels)).collect()
+}
+
+/// Names queries that carry a flag on stderr; whether there are any.
+pub fn report_flags(report: &SolveReport, ids: &[usize], what: &str, console: &Console) -> bool {
+    let flagged: Vec<String> = report
+        .columns
+        .iter()
+        .zip(ids)
+        .filter(|(column, _)| column.termination != Termination::Converged)
+        .map(|(_, id)| id.to_string())
+        .collect();
+    if flagged.is_empty() {
+        return false;
+    }
+    let shown = flagged[..flagged.len().min(10)].join(", ");
+    let more = if flagged.len() > 10 { format!(" and {} more", flagged.len() - 10) } else { String::new() };
+    console.warn(&format!("{}; {what} {shown}{more}", report.summary()));
+    true
+}

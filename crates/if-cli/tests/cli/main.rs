@@ -1,0 +1,7 @@
+//! The program from outside: what it writes, what it says, how it ends.
+
+mod bad_input;
+mod commands;
+mod contract;
+mod dense;
+mod support;

@@ -1,0 +1,260 @@
+//! Influence against the explicit formula and against real retraining, on small models of every kind.
+//! Each test names the mutations of the formula that it catches.
+
+use if_linalg::testing::random;
+use if_linalg::{Block, Cg, Cholesky, Cpu, LinearOperator, Observer, Solver, SymmetricMatrix};
+use if_methods::{Agreement, Extremes, Influence, MethodError, ScoreUnit, loss_changes};
+use if_models::{
+    Curvature, Dataset, EmpiricalRisk, Family, HostArray, Inputs, Loss, Network, NewtonCg, Removal,
+    RiskSettings, Rows,
+};
+use ndarray::ArrayD;
+
+type Double = Cpu<f64>;
+
+const N: usize = 60;
+const WIDTH: usize = 3;
+
+/// Overlapping classes, so that every example has some influence.
+fn data(n: usize, classes: usize, seed: u64) -> Dataset {
+    let mut x = random(n * WIDTH, seed);
+    let y: Vec<f64> = (0..n).map(|i| (i % classes) as f64).collect();
+    x.chunks_mut(WIDTH).zip(&y).for_each(|(x, y)| x[0] += 0.7 * y);
+    Dataset::new(HostArray::F64(ArrayD::from_shape_vec(vec![n, WIDTH], x).unwrap()), y).unwrap()
+}
+
+struct Problem {
+    network: Network<Double>,
+    train: Inputs<Double>,
+    queries: Inputs<Double>,
+    settings: RiskSettings,
+}
+
+impl Problem {
+    fn new(loss: Loss, settings: RiskSettings) -> Self {
+        let (classes, outputs) = if loss == Loss::CrossEntropy { (3, 3) } else { (2, 1) };
+        let network = Network::linear(&Cpu::new(), WIDTH, outputs, true, loss);
+        let train = Inputs::new(&network, &data(N, classes, 1), usize::MAX).unwrap();
+        let queries = Inputs::new(&network, &data(7, classes, 2), usize::MAX).unwrap();
+        Self { network, train, queries, settings }
+    }
+
+    fn risk(&self) -> EmpiricalRisk<'_, Double> {
+        EmpiricalRisk::new(&self.network, &self.train, self.settings).unwrap()
+    }
+
+    fn optimum(&self, risk: &EmpiricalRisk<Double>) -> Block<Double> {
+        let fit = trainer().minimise(risk, &Block::zeros(&Cpu::new(), self.network.layout(), 1), &());
+        assert!(fit.report.converged());
+        fit.theta
+    }
+
+    fn gradients(&self, inputs: &Inputs<Double>, theta: &Block<Double>) -> Vec<f64> {
+        self.network.example_gradients(inputs, theta, Rows::Range(0, inputs.len())).to_f64()
+    }
+}
+
+fn trainer() -> NewtonCg {
+    NewtonCg { gradient_tolerance: 1e-12, ..NewtonCg::default() }
+}
+
+fn settings(removal: Removal) -> RiskSettings {
+    RiskSettings { removal, ..RiskSettings::mean(0.05) }
+}
+
+fn dot(x: &[f64], y: &[f64]) -> f64 {
+    x.iter().zip(y).map(|(x, y)| x * y).sum()
+}
+
+/// Scores by the formula of the module, with the explicit matrix: `(1/n) sum of second differences`
+/// would be the same; here the conformance-tested operator without shift, plus l2 and damping.
+fn by_formula(problem: &Problem, theta: &Block<Double>, l2: f64, damping: f64) -> Vec<f64> {
+    let plain = EmpiricalRisk::new(&problem.network, &problem.train, RiskSettings::mean(0.0)).unwrap();
+    let data_term = plain.operator(theta, Curvature::Hessian, 0.0, 0).to_dense();
+    let p = data_term.dim();
+    let mut matrix = SymmetricMatrix::from_rows(p, data_term.as_slice().to_vec());
+    matrix.add_diagonal(l2 + damping);
+    let mut solved = problem.gradients(&problem.queries, theta);
+    matrix.cholesky().unwrap().solve(&mut solved);
+    let own = theta.to_f64();
+    let share = if problem.settings.removal == Removal::Renormalised { l2 } else { 0.0 };
+    let train: Vec<Vec<f64>> = problem
+        .gradients(&problem.train, theta)
+        .chunks(p)
+        .map(|g| g.iter().zip(&own).map(|(g, t)| g + share * t).collect())
+        .collect();
+    solved.chunks(p).flat_map(|x| train.iter().map(|g| dot(x, g)).collect::<Vec<_>>()).collect()
+}
+
+fn close(found: &[f64], expected: &[f64]) {
+    let agreement = Agreement::new(found, expected);
+    assert!(agreement.relative_error < 1e-8, "{agreement:?}");
+}
+
+/// Catches: a sign, a factor of n, l2 or damping left out or counted twice, the penalty's share in the
+/// wrong convention, queries and examples exchanged.
+#[test]
+fn scores_follow_the_formula() {
+    for loss in [Loss::Logistic, Loss::CrossEntropy, Loss::SmoothHinge { temperature: 0.5 }] {
+        for removal in [Removal::Fixed, Removal::Renormalised] {
+            for damping in [0.0, 0.3] {
+                let problem = Problem::new(loss, settings(removal));
+                let risk = problem.risk();
+                let theta = problem.optimum(&risk);
+                let expected = by_formula(&problem, &theta, 0.05, damping);
+                let system = risk.operator(&theta, Curvature::Hessian, damping, usize::MAX);
+                let cg = Cg { tolerance: 1e-11, max_iterations: 100 };
+                let cholesky = Cholesky { tolerance: 1e-10, memory_budget: usize::MAX };
+                let solvers: [&dyn Solver<Double>; 2] = [&cg, &cholesky];
+                for solver in solvers {
+                    let prepared = solver.prepare(&system).unwrap();
+                    let influence = Influence::new(&risk, &theta, &*prepared);
+                    let scores = influence.scores(&problem.queries, &()).unwrap();
+                    assert!(scores.report.all_converged(), "{}", scores.report.summary());
+                    close(&scores.scores, &expected);
+                    assert_eq!(scores.up_loss(2, 5), -scores.row(2)[5]);
+                }
+            }
+        }
+    }
+}
+
+/// Catches: a wrong sign, `1/n` against `1/(n - 1)`, and the other convention's gradient.
+#[test]
+fn predictions_agree_with_retraining() {
+    for removal in [Removal::Fixed, Removal::Renormalised] {
+        for loss in [Loss::Logistic, Loss::CrossEntropy] {
+            let problem = Problem::new(loss, RiskSettings { l2: 0.5, ..settings(removal) });
+            let risk = problem.risk();
+            let theta = problem.optimum(&risk);
+            let system = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX);
+            let prepared = Cg { tolerance: 1e-11, max_iterations: 100 }.prepare(&system).unwrap();
+            let scores = Influence::new(&risk, &theta, &*prepared).scores(&problem.queries, &()).unwrap();
+            let factor = if removal == Removal::Fixed { 1.0 / 60.0 } else { 1.0 / 59.0 };
+            assert_eq!(scores.unit, ScoreUnit::LossChangeOnRemoval { factor });
+
+            let groups: Vec<Vec<usize>> = (0..N).map(|i| vec![i]).collect();
+            let before = problem.network.example_losses(&problem.queries, &theta);
+            let retrain = |risk: &EmpiricalRisk<Double>| trainer().minimise(risk, &theta, &());
+            let actual = loss_changes(&risk, &groups, &problem.queries, &before, retrain, &()).unwrap();
+            assert!(actual.fits.iter().all(|fit| fit.converged()));
+            let predicted: Vec<f64> =
+                (0..N).flat_map(|i| (0..7).map(|q| scores.loss_change(q, i)).collect::<Vec<_>>()).collect();
+            let agreement = Agreement::new(&predicted, &actual.changes.concat());
+            assert!(agreement.pearson > 0.9995 && agreement.relative_error < 0.04, "{agreement:?}");
+            assert!((0.96..1.0).contains(&agreement.slope), "{agreement:?}");
+        }
+    }
+}
+
+/// Family SUM is MEAN at `l2 / n` with the bias spared: catches a family that leaks into the scores.
+#[test]
+fn sum_is_mean_in_other_units() {
+    let sum = RiskSettings { family: Family::Sum, ..RiskSettings::mean(0.05 * N as f64) };
+    let mean = RiskSettings { regularise_bias: false, ..RiskSettings::mean(0.05) };
+    let scores = |settings| {
+        let problem = Problem::new(Loss::Logistic, settings);
+        let risk = problem.risk();
+        let theta = problem.optimum(&risk);
+        let system = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX);
+        let prepared = Cg { tolerance: 1e-12, max_iterations: 100 }.prepare(&system).unwrap();
+        Influence::new(&risk, &theta, &*prepared).scores(&problem.queries, &()).unwrap()
+    };
+    let (sum, mean) = (scores(sum), scores(mean));
+    assert_eq!(sum.unit, mean.unit);
+    close(&sum.scores, &mean.scores);
+}
+
+/// Catches: self-influence with another formula than the diagonal of the score matrix.
+#[test]
+fn self_influence_is_the_diagonal() {
+    for removal in [Removal::Fixed, Removal::Renormalised] {
+        let problem = Problem::new(Loss::CrossEntropy, settings(removal));
+        let risk = problem.risk();
+        let theta = problem.optimum(&risk);
+        let system = risk.operator(&theta, Curvature::Hessian, 0.01, usize::MAX);
+        let prepared = Cg { tolerance: 1e-12, max_iterations: 100 }.prepare(&system).unwrap();
+        let influence = Influence::new(&risk, &theta, &*prepared);
+        let all = influence.scores(&problem.train, &()).unwrap();
+        let (own, report) = influence.self_influence(&()).unwrap();
+        assert_eq!(report.columns.len(), N);
+        close(&own, &(0..N).map(|i| all.row(i)[i]).collect::<Vec<_>>());
+    }
+}
+
+/// For least squares the parameters really move by `1/(1 - leverage)` times the first order.
+/// Catches: a leverage without its weight, or without the loss's second derivative.
+#[test]
+fn leverage_is_exact_for_least_squares() {
+    let problem = Problem::new(Loss::Squared, settings(Removal::Fixed));
+    let risk = problem.risk();
+    let theta = problem.optimum(&risk);
+    let system = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX);
+    let prepared = Cg { tolerance: 1e-13, max_iterations: 200 }.prepare(&system).unwrap();
+    let influence = Influence::new(&risk, &theta, &*prepared);
+    let leverages = influence.leverages(&influence.self_influence(&()).unwrap().0).unwrap();
+    let gradients = problem.network.example_gradients(&problem.train, &theta, Rows::Range(0, N));
+    let first = prepared.solve(&gradients, &()).x.to_f64();
+    for i in [0, 17, 59] {
+        let fit = trainer().minimise(&risk.without(&[i]), &theta, &());
+        let p = theta.layout().dim();
+        let actual: Vec<f64> =
+            fit.theta.to_f64().iter().zip(theta.to_f64()).map(|(after, before)| after - before).collect();
+        let predicted: Vec<f64> =
+            first[i * p..(i + 1) * p].iter().map(|x| x / N as f64 / (1.0 - leverages[i])).collect();
+        close(&predicted, &actual);
+    }
+    let renormalised = Problem::new(Loss::Squared, settings(Removal::Renormalised));
+    let risk = renormalised.risk();
+    assert!(Influence::new(&risk, &theta, &*prepared).leverages(&[0.0; N]).is_err());
+}
+
+/// More queries than a block: the stream is the matrix, and ranks are those of the matrix.
+#[test]
+fn blocks_of_queries_arrive_in_order() {
+    let problem = Problem::new(Loss::Logistic, settings(Removal::Fixed));
+    let risk = problem.risk();
+    let theta = problem.optimum(&risk);
+    let system = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX);
+    let prepared = Cg { tolerance: 1e-12, max_iterations: 100 }.prepare(&system).unwrap();
+    let influence = Influence::new(&risk, &theta, &*prepared);
+    let many = Inputs::new(&problem.network, &data(300, 2, 5), 0).unwrap();
+    let (mut firsts, mut streamed) = (Vec::new(), Vec::new());
+    let report = influence
+        .attribute::<MethodError>(&many, &(), |rows| {
+            firsts.push(rows.first);
+            streamed.extend_from_slice(rows.scores);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!((firsts, report.columns.len()), (vec![0, 128, 256], 300));
+    let expected = problem.network.scores(
+        &problem.train,
+        &theta,
+        &prepared.solve(&problem.network.example_gradients(&many, &theta, Rows::Range(299, 1)), &()).x,
+    );
+    close(&streamed[299 * N..], &expected);
+    let top = Extremes::of(&streamed[299 * N..], 1).proponents[0];
+    assert!(expected.iter().all(|score| *score <= top.score + 1e-9));
+}
+
+#[test]
+fn cancelling_is_an_error() {
+    struct Stop;
+    impl Observer for Stop {
+        fn cancelled(&self) -> bool {
+            true
+        }
+    }
+    let problem = Problem::new(Loss::Logistic, settings(Removal::Fixed));
+    let risk = problem.risk();
+    let theta = Block::zeros(&Cpu::new(), problem.network.layout(), 1);
+    let system = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX);
+    let prepared = Cg { tolerance: 1e-12, max_iterations: 100 }.prepare(&system).unwrap();
+    let influence = Influence::new(&risk, &theta, &*prepared);
+    assert_eq!(influence.scores(&problem.queries, &Stop).unwrap_err(), MethodError::Cancelled);
+    assert_eq!(influence.self_influence(&Stop).unwrap_err(), MethodError::Cancelled);
+    let retrain = |risk: &EmpiricalRisk<Double>| trainer().minimise(risk, &theta, &());
+    let stopped = loss_changes(&risk, &[vec![0]], &problem.queries, &[0.0; 7], retrain, &Stop);
+    assert!(matches!(stopped, Err(MethodError::Cancelled)));
+}
