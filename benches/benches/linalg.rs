@@ -3,17 +3,15 @@
 #![allow(clippy::print_stdout)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use if_benches::{
-    MulAdd, best_seconds, gemm_flops, gemm_rate, gemm_seconds, on_threads, peak_rate, print_fraction,
-};
+use if_benches::{PeakRate, best_seconds, gemm_flops, gemm_rate, gemm_seconds, on_threads, print_fraction};
 use if_linalg::testing::random;
 use if_linalg::{Block, Cg, Cpu, DenseOperator, LinearOperator, Real, Solver, SymmetricMatrix};
 
 /// Products as they occur: inputs times weights, deltas transposed times inputs, narrow outputs.
 const SHAPES: [[usize; 3]; 4] = [[512, 512, 512], [512, 256, 785], [256, 785, 512], [512, 10, 785]];
 
-fn gemm<T: MulAdd>(criterion: &mut Criterion) {
-    let peak = peak_rate::<T>();
+fn gemm<T: PeakRate>(criterion: &mut Criterion) {
+    let peak = T::peak_rate();
     println!("{}: one thread reaches {:.1} GF/s in registers", T::NAME, peak / 1e9);
     let mut group = criterion.benchmark_group(format!("gemm {}", T::NAME));
     for shape in SHAPES {

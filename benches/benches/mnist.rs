@@ -57,22 +57,24 @@ fn run(train: &Dataset, queries: &Dataset) {
     );
     line("iHVPs and scores", start, &measured);
     println!("{}", scores.report.summary());
-    println!("peak memory {}", peak_memory().unwrap_or_else(|| "not known on this system".into()));
+    assert!(scores.report.all_converged() && scores.report.worst_residual() <= 1e-8);
+    match peak_memory() {
+        Some(gib) => {
+            println!("peak memory {gib:.2} GiB");
+            assert!(gib < 2.0, "the main job is promised to fit 2 GiB");
+        }
+        None => println!("peak memory: not known on this system"),
+    }
 }
 
 fn line(what: &str, start: Instant, measured: &str) {
     println!("{what:<18} {:>7.2} s   {measured}", start.elapsed().as_secs_f64());
 }
 
-/// The largest resident set so far, from Linux's account of this process.
-fn peak_memory() -> Option<String> {
+/// GiB of the largest resident set so far, from Linux's account of this process.
+fn peak_memory() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib: f64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?
-        .trim()
-        .strip_suffix(" kB")?
-        .parse()
-        .ok()?;
-    Some(format!("{:.2} GiB", kib / f64::from(1 << 20)))
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib / f64::from(1 << 20))
 }

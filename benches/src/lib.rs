@@ -59,48 +59,54 @@ pub fn gemm_flops(shape: [usize; 3]) -> f64 {
     2.0 * shape.iter().product::<usize>() as f64
 }
 
-/// Flops a second of independent multiply-adds in registers on one thread: what no product can beat.
-pub fn peak_rate<T: MulAdd>() -> f64 {
-    /// Enough accumulators to hide the latency of a multiply-add at any vector width.
-    const LANES: usize = 192;
-    const STEPS: usize = 20_000;
-    let (scale, shift) = (black_box(T::from_f64(0.999)), black_box(T::from_f64(1e-3)));
-    let seconds = best_seconds(20, || {
-        let mut lanes = [T::ONE; LANES];
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for _ in 0..STEPS {
-                    for lane in &mut lanes {
-                        *lane = lane.mul_add(scale, shift);
+/// A type whose multiply-adds in registers can be timed.
+pub trait PeakRate: Real {
+    /// Flops a second of independent multiply-adds in registers on one thread: what no product can beat.
+    fn peak_rate() -> f64;
+}
+
+/// Steps of every accumulator in one timed run.
+const STEPS: usize = 50_000;
+/// Accumulators: enough to hide the latency of a multiply-add, few enough for sixteen registers.
+const ACCUMULATORS: usize = 12;
+
+macro_rules! peak_rate {
+    ($type:ident, $splat:ident, $mul_add:ident, $sum:ident, $vector:ident) => {
+        impl PeakRate for $type {
+            fn peak_rate() -> f64 {
+                struct MultiplyAdds([$type; 2]);
+
+                impl pulp::WithSimd for MultiplyAdds {
+                    /// A result that depends on all of the work, and the numbers in a vector.
+                    type Output = ($type, usize);
+
+                    #[inline(always)]
+                    fn with_simd<S: pulp::Simd>(self, simd: S) -> Self::Output {
+                        let [scale, shift] = self.0.map(|value| simd.$splat(value));
+                        let mut lanes = [scale; ACCUMULATORS];
+                        for _ in 0..STEPS {
+                            for lane in &mut lanes {
+                                *lane = simd.$mul_add(*lane, scale, shift);
+                            }
+                        }
+                        let sum = lanes.into_iter().map(|lane| simd.$sum(lane)).sum();
+                        (sum, size_of::<S::$vector>() / size_of::<$type>())
                     }
                 }
-            },
-        );
-        black_box(&lanes);
-    });
-    2.0 * (LANES * STEPS) as f64 / seconds
+
+                let mut width = 0;
+                let seconds = best_seconds(50, || {
+                    let work = MultiplyAdds(black_box([0.999, 1e-3]));
+                    width = black_box(pulp::Arch::new().dispatch(work)).1;
+                });
+                2.0 * (ACCUMULATORS * STEPS * width) as f64 / seconds
+            }
+        }
+    };
 }
 
-/// Fused multiply-add.
-pub trait MulAdd: Real {
-    /// `self * a + b`, rounded once.
-    fn mul_add(self, a: Self, b: Self) -> Self;
-}
-
-impl MulAdd for f32 {
-    #[inline(always)]
-    fn mul_add(self, a: Self, b: Self) -> Self {
-        f32::mul_add(self, a, b)
-    }
-}
-
-impl MulAdd for f64 {
-    #[inline(always)]
-    fn mul_add(self, a: Self, b: Self) -> Self {
-        f64::mul_add(self, a, b)
-    }
-}
+peak_rate!(f32, splat_f32s, mul_add_f32s, reduce_sum_f32s, f32s);
+peak_rate!(f64, splat_f64s, mul_add_f64s, reduce_sum_f64s, f64s);
 
 /// Prints the rate of `flops` in `seconds` beside `gemm`, the rate of a matrix product in this run.
 pub fn print_fraction(what: &str, flops: f64, seconds: f64, gemm: f64) {

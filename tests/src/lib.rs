@@ -1,29 +1,12 @@
-//! What the end-to-end tests share: real data, golden values, comparisons.
+//! What the end-to-end tests share: golden values and comparisons.
 
 #[cfg(feature = "openblas-system")]
 use ndarray_linalg as _;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use if_data::{Array, LoadOptions};
-
-/// The folder of real data (`$INFLUENCE_DATA`, else `../shared/data`), or `None` and one line that says so.
-#[allow(clippy::print_stderr)]
-pub fn data_dir() -> Option<PathBuf> {
-    let folder = std::env::var_os("INFLUENCE_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    eprintln!("skipped: no data folder at {} ($INFLUENCE_DATA)", folder.display());
-    None
-}
-
-/// Where [`if_data::load`] looks.
-pub fn load_options(data_dir: PathBuf) -> LoadOptions {
-    LoadOptions { data_dir: Some(data_dir), ..LoadOptions::default() }
-}
+use if_data::Array;
 
 /// Arrays of an npz file in this package's `data` folder.
 pub struct Golden(BTreeMap<String, Array>);
@@ -38,20 +21,20 @@ impl Golden {
         Self(if_data::read_npz(&path).expect("golden values can be read"))
     }
 
+    /// One array.
+    ///
+    /// # Panics
+    /// Where there is no such array.
+    pub fn array(&self, name: &str) -> &Array {
+        self.0.get(name).unwrap_or_else(|| panic!("no array {name}"))
+    }
+
     /// All numbers of one array, row-major.
     ///
     /// # Panics
     /// Where there is no such array.
     pub fn values(&self, name: &str) -> Vec<f64> {
-        self.0.get(name).unwrap_or_else(|| panic!("no array {name}")).to_f64().into_iter().collect()
-    }
-
-    /// Shape of one array.
-    ///
-    /// # Panics
-    /// Where there is no such array.
-    pub fn shape(&self, name: &str) -> &[usize] {
-        self.0.get(name).unwrap_or_else(|| panic!("no array {name}")).shape()
+        self.array(name).to_f64().into_iter().collect()
     }
 
     /// One array of positions.

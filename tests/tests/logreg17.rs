@@ -4,13 +4,13 @@
 // The agreement itself is worth reading: `cargo test --workspace --test logreg17 -- --nocapture`.
 #![allow(clippy::print_stdout)]
 
-use if_data::{Source, load};
+use if_data::Array;
 use if_linalg::{Block, Cg, Cholesky, Cpu, Solver};
 use if_methods::{Agreement, Influence, slope_through_origin};
 use if_models::{
     Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, Loss, Network, NewtonCg, Removal, RiskSettings,
 };
-use if_tests::{Golden, data_dir, load_options, relative_error};
+use if_tests::{Golden, relative_error};
 
 type Double = Cpu<f64>;
 
@@ -23,22 +23,17 @@ struct Problem {
     golden: Golden,
 }
 
-/// `None` where MNIST is not at hand.
-fn problem() -> Option<Problem> {
-    let options = load_options(data_dir()?);
+fn problem() -> Problem {
     let golden = Golden::read("logreg17.npz");
-    let part = |source: &str, indices: &str| {
-        let all = load(&source.parse::<Source>().unwrap(), &options).unwrap();
-        let some = all.select(&golden.indices(indices));
-        let labels = some.y.to_f64().iter().map(|y| if *y == 7.0 { 1.0 } else { -1.0 }).collect();
-        Dataset::new(some.x, labels).unwrap()
+    let part = |x: &str, y: &str| {
+        let Array::U8(pixels) = golden.array(x) else { panic!("pixels are bytes") };
+        Dataset::new(HostArray::U8(pixels.clone()), golden.values(y)).unwrap()
     };
-    let (train, queries) = (part("mnist:train", "train_idx"), part("mnist:test", "test_idx"));
-    assert!(matches!(train.features(), HostArray::U8(_)), "pixels are divided by 255 by the library");
+    let (train, queries) = (part("x_train", "y_train"), part("x_test", "y_test"));
     let network = Network::linear(&Cpu::new(), train.width(), 1, true, Loss::Logistic);
     let train = Inputs::new(&network, &train, usize::MAX).unwrap();
     let queries = Inputs::new(&network, &queries, usize::MAX).unwrap();
-    Some(Problem { network, train, queries, golden })
+    Problem { network, train, queries, golden }
 }
 
 impl Problem {
@@ -67,7 +62,7 @@ fn cholesky() -> Cholesky {
 
 #[test]
 fn optimum_ihvps_scores_and_self_influence() {
-    let Some(problem) = problem() else { return };
+    let problem = problem();
     for (l2, prefix) in STRENGTHS {
         let risk = problem.risk(l2, Removal::Fixed);
         let theta = problem.optimum(&risk);
@@ -129,7 +124,7 @@ fn predicted(problem: &Problem, l2: f64, removal: Removal) -> (Vec<f64>, Vec<f64
 /// Each removal convention against its own retraining at l2 = 0.1; the other's formula is worse.
 #[test]
 fn both_removal_conventions_predict_their_own_retraining() {
-    let Some(problem) = problem() else { return };
+    let problem = problem();
     let (fixed, _) = predicted(&problem, 0.1, Removal::Fixed);
     let (renormalised, _) = predicted(&problem, 0.1, Removal::Renormalised);
     let actual_fixed = problem.golden("lam0.1_", "loo_actual_fixed");
@@ -153,7 +148,7 @@ fn both_removal_conventions_predict_their_own_retraining() {
 /// order, and `first / (1 - leverage)` mends most of it.
 #[test]
 fn leverage_says_what_first_order_underestimates() {
-    let Some(problem) = problem() else { return };
+    let problem = problem();
     for (l2, prefix) in STRENGTHS {
         let (first, leverages) = predicted(&problem, l2, Removal::Fixed);
         let actual = problem.golden(prefix, "loo_actual_fixed");

@@ -47,7 +47,7 @@ fn every_product_is_the_golden_one() {
     let network = network();
     let in_order = |name: &str| vectors(&network, &golden.values(name)).to_f64();
     let theta = vectors(&network, &golden.values("theta"));
-    let x = ArrayD::from_shape_vec(golden.shape("X").to_vec(), golden.values("X")).unwrap();
+    let x = ArrayD::from_shape_vec(golden.array("X").shape().to_vec(), golden.values("X")).unwrap();
     let data = Dataset::new(HostArray::F64(x), golden.values("y")).unwrap();
     let n = data.len();
     let inputs = Inputs::new(&network, &data, usize::MAX).unwrap();

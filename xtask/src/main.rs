@@ -15,7 +15,7 @@ const HELP: &str = "\
 cargo xtask test [--full]            format, lints, tidy, all tests; --full adds the long tests
 cargo xtask tidy                     the layer rules and the documentation
 cargo xtask reproduce [--only ID]... rerun the papers' experiments (--help shows all arguments)
-cargo xtask bench [NAME]             benchmarks, all or those whose name contains NAME
+cargo xtask bench [NAME]             benchmarks, all or one of linalg, models, mnist
 cargo xtask data ...                 datasets: list, fetch, verify (as `influence data`)";
 
 fn main() -> ExitCode {
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         ("test" | "tidy", _) => return usage(&format!("unexpected arguments: {}", arguments.join(" "))),
         ("reproduce", _) => forward(&["run", "--release", "-p", "if-experiments", "--"], rest),
         ("bench", []) => forward(&["bench", "-p", "if-benches"], rest),
-        ("bench", _) => forward(&["bench", "-p", "if-benches", "--"], rest),
+        ("bench", _) => forward(&["bench", "-p", "if-benches", "--bench"], rest),
         ("data", _) => forward(&["run", "--release", "-p", "if-cli", "--", "data"], rest),
         _ => return usage(&format!("no command '{command}'; `cargo xtask` lists them")),
     };

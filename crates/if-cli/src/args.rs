@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use if_data::Source;
 use serde::Serialize;
 
-use crate::parse::{bytes, count, fraction, non_negative, positive};
+use crate::parse::{bytes, count, fraction, non_negative, positive, threads};
 
 /// Which training examples made the model predict this?
 ///
@@ -43,7 +43,7 @@ pub struct GlobalArgs {
     #[arg(long, global = true)]
     pub json: bool,
     /// Threads; the results have the same bits for any number [default: all processors]
-    #[arg(long, global = true, value_name = "N", value_parser = count)]
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
 }
 
@@ -188,7 +188,7 @@ pub struct SolveArgs {
     #[arg(long, value_enum, value_name = "CURVATURE", default_value = "hessian")]
     pub curvature: CurvatureName,
     /// True relative residual to reach [default: 1e-8 in f64, 1e-4 in f32]
-    #[arg(long, value_name = "TOL", value_parser = positive, allow_negative_numbers = true)]
+    #[arg(long, value_name = "TOL", value_parser = fraction, allow_negative_numbers = true)]
     pub tolerance: Option<f64>,
     /// Iterations of conjugate gradients at most
     #[arg(long, value_name = "N", default_value = "1000", value_parser = count)]

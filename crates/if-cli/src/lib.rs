@@ -92,7 +92,8 @@ fn finish_print(text: &str, code: u8) -> u8 {
 
 /// One line that says what is wrong, perhaps one more that says what to do.
 fn refuse(failure: &Failure, command: &str, json: bool) -> u8 {
-    complain(&format!("error: {}", failure.message()));
+    // A path may hold anything; the message stays one line.
+    complain(&format!("error: {}", failure.message().replace('\n', "\\n")));
     if let Failure::Input(_, Some(hint)) = failure {
         complain(&format!("hint: {hint}"));
     }

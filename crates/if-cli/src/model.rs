@@ -97,6 +97,19 @@ impl Model {
             Some(rows) if rows > 0 && kind.loss() == Loss::CrossEntropy => rows,
             _ => kind.outputs_for(train)?,
         };
+        // Names are numbered in their own order: rows of another number cannot be meant for them.
+        if let (Some(names), Loss::CrossEntropy) = (&train.classes, kind.loss())
+            && !matches!(kind, Kind::Network(_))
+            && names.len() != outputs
+        {
+            return Err(Failure::input(format!(
+                "{}: fc.weight has {outputs} rows, expected one for each of the {} classes of {} ({})",
+                path.display(),
+                names.len(),
+                train.source.origin,
+                names.join(", ")
+            )));
+        }
         let bias = tensors.contains_key("fc.bias");
         let model = Self { kind: kind.clone(), inputs: train.set.width(), outputs, bias, tensors };
         model.build::<f64>().map_err(|error| {

@@ -34,6 +34,14 @@ pub fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number of threads; far more than there are processors would only wait for each other.
+pub fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value) if (1..=1024).contains(&value) => Ok(value),
+        _ => Err("expected a whole number from 1 to 1024".to_owned()),
+    }
+}
+
 /// Bytes: `2GiB`, `500MB`, `1.5 GB`, or a plain number of them.
 pub fn bytes(text: &str) -> Result<usize, String> {
     let wrong = || "expected bytes, such as 2GiB, 500MB or 1000000".to_owned();

@@ -2,7 +2,7 @@
 
 use if_linalg::{Block, Cpu, Observer, Real, SolveReport, Termination};
 use if_methods::Influence;
-use if_models::{EmpiricalRisk, Inputs, Loss, Network};
+use if_models::{EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
 use serde::Serialize;
 
 use crate::console::Console;
@@ -75,11 +75,17 @@ impl<'a, T: Real> Session<'a, T> {
         if console.cancelled() {
             return Err(Failure::Interrupted);
         }
+        let optimality = self.optimality(&risk);
+        if !optimality.gradient_norm.is_finite() {
+            return Err(Failure::input(format!(
+                "{}: the gradient of the objective is not finite at these weights: expected features and weights of ordinary size",
+                self.problem.train.source.origin
+            )));
+        }
         // Not earlier: input that is refused gets one line and no more.
         if let Some(text) = self.memory.note() {
             console.note(&text);
         }
-        let optimality = self.optimality(&risk);
         if let Some(text) = self.not_at_optimum(optimality) {
             console.warn(&text);
         }
@@ -105,8 +111,8 @@ impl<'a, T: Real> Session<'a, T> {
             Kind::Svm { .. } => (NOT_AN_OPTIMUM_SVM, "check --l2, or train with `influence train`"),
             Kind::Network(_) => (NOT_AN_OPTIMUM, "check --l2, train longer, or raise --damping"),
         };
-        // NaN is no optimum either.
-        let fine = found.relative <= limit;
+        // What training itself would accept is fine, however small the gradients are that balance there.
+        let fine = found.relative <= limit || found.gradient_norm <= NewtonCg::default().gradient_tolerance;
         (!fine).then(|| {
             format!(
                 "the weights are not at an optimum of this objective: gradient norm {:.1e}, {:.1} % of what is balanced at one; scores assume an optimum: {remedy}",

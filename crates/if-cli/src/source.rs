@@ -1,6 +1,6 @@
 //! Examples from a source, with what people want to read about them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use if_data::{LoadOptions, Origin, Source};
 use if_models::{Dataset, ModelError};
@@ -88,6 +88,26 @@ impl Data {
         }
         Ok(self.classes.as_ref().map_or(largest, |names| names.len().max(largest)))
     }
+}
+
+/// Refuses outputs that would overwrite an input: a file of `sources`, or one of `files`.
+pub fn keep_inputs(outputs: &[&Path], sources: &[&Source], files: &[&Path]) -> Result<(), Failure> {
+    let of_sources = sources.iter().flat_map(|source| match &source.origin {
+        Origin::Npz(path) | Origin::Csv(path) => vec![&**path],
+        Origin::Pair { x, y } => vec![&**x, &**y],
+        Origin::Dataset { .. } => Vec::new(),
+    });
+    let inputs: Vec<&Path> = of_sources.chain(files.iter().copied()).collect();
+    for output in outputs {
+        let Ok(target) = output.canonicalize() else { continue };
+        if inputs.iter().any(|input| input.canonicalize().is_ok_and(|input| input == target)) {
+            let name = output.display();
+            return Err(Failure::input(format!(
+                "{name}: expected an output apart from the inputs, found one of them"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn located(origin: &Origin, ids: &[usize], mut error: ModelError) -> Failure {

@@ -70,7 +70,7 @@ impl Array {
     /// Reads the array as labels, one per example; `at` names it in errors.
     pub(crate) fn into_labels(self, path: &Path, at: &str) -> Result<Labels, DataError> {
         if self.shape().len() != 1 {
-            let found = format!("a {} array of shape {:?}", self.type_name(), self.shape());
+            let found = format!("shape {:?} of type {}", self.shape(), self.type_name());
             return Err(DataError::malformed(path, at, "labels of shape [n]", found));
         }
         let labels = match self {

@@ -45,6 +45,10 @@ impl AtomicFile {
     /// # Errors
     /// If the folder does not exist or cannot be written, or `target` is something other than a file.
     pub fn create(target: &Path) -> Result<Self, DataError> {
+        // `file_name` would pass over the separator, and the rename fail after the long run.
+        if target.as_os_str().to_string_lossy().ends_with(std::path::is_separator) {
+            return Err(DataError::malformed(target, "output", "the name of a file", "that of a folder"));
+        }
         let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
         if target.exists() && !target.is_file() {
             let found = if target.is_dir() { "a folder" } else { "a device or pipe" };

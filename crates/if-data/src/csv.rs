@@ -61,6 +61,10 @@ fn header(path: &Path, record: &StringRecord) -> Result<Vec<String>, DataError> 
         let found = format!("{} columns", record.len());
         return Err(DataError::malformed(path, "line 1", "a header of at least two columns", found));
     }
+    if record.iter().all(|name| name.parse::<f64>().is_ok()) {
+        let found = "numbers: is the header missing?";
+        return Err(DataError::malformed(path, "line 1", "a header of column names", found));
+    }
     Ok(record.iter().map(str::to_owned).collect())
 }
 

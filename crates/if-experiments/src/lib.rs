@@ -26,5 +26,10 @@ pub use run::{Plan, Request, Summary, committed_results, list};
 
 /// Every experiment, in the order of the report.
 pub fn all() -> Vec<Box<dyn Experiment>> {
-    vec![Box::new(experiments::SoftmaxLoo), Box::new(experiments::Hinge), Box::new(experiments::DigitsLoo)]
+    vec![
+        Box::new(experiments::SoftmaxLoo),
+        Box::new(experiments::Hinge),
+        Box::new(experiments::Mislabel),
+        Box::new(experiments::DigitsLoo),
+    ]
 }

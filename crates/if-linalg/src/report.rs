@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Backend, Block};
+use crate::{Backend, Block, Real};
 
 /// How the solve of one right-hand side ended.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,12 +14,15 @@ pub enum Termination {
     Converged,
     /// The iteration limit came first.
     MaxIterations,
-    /// A direction `p` with `p^T A p / p^T p = curvature <= 0` (up to rounding): the operator is
+    /// A direction `p` with `p^T A p / p^T p = curvature < 0`, clear of rounding: the operator is
     /// not positive definite, and the quadratic that is minimised has no minimum.
     NegativeCurvature {
         /// The Rayleigh quotient that was met.
         curvature: f64,
     },
+    /// A direction whose curvature cannot be told from zero in this arithmetic: the operator is
+    /// singular, or as good as singular.
+    Singular,
     /// A NaN or an infinity in the right-hand side or in a product.
     NonFinite,
     /// The iterates grew without bound.
@@ -31,6 +34,20 @@ pub enum Termination {
 }
 
 impl Termination {
+    /// How a solve ends that meets `curvature` (a Rayleigh quotient or an eigenvalue) where the largest is
+    /// about `largest`; `None` where it is positive.
+    pub(crate) fn of_curvature<T: Real>(curvature: f64, largest: f64) -> Option<Self> {
+        // Below rounding of the largest, zero, positive and negative cannot be told apart.
+        let rounding = T::EPSILON * largest.abs();
+        if curvature > rounding {
+            None
+        } else if curvature < -rounding {
+            Some(Self::NegativeCurvature { curvature })
+        } else {
+            Some(Self::Singular)
+        }
+    }
+
     /// What to do about it; `None` when all is well.
     pub fn remedy(self) -> Option<&'static str> {
         match self {
@@ -39,6 +56,7 @@ impl Termination {
             Self::NegativeCurvature { .. } => Some(
                 "raise --damping above the size of the negative curvature, or use --curvature gauss-newton",
             ),
+            Self::Singular => Some("raise --l2 or --damping"),
             Self::NonFinite => Some("look for NaN or overflow in the weights and the features"),
             Self::Diverged => Some("raise --damping"),
             Self::Stagnated => Some("use --precision f64 or raise --tolerance"),
@@ -55,6 +73,7 @@ impl fmt::Display for Termination {
             Self::NegativeCurvature { curvature } => {
                 write!(f, "stopped at negative curvature {curvature:.2e}")
             }
+            Self::Singular => f.write_str("met a singular matrix"),
             Self::NonFinite => f.write_str("met a number that is not finite"),
             Self::Diverged => f.write_str("diverged"),
             Self::Stagnated => f.write_str("stalled above the tolerance"),

@@ -14,7 +14,7 @@
 //! 2. One solve per query, none per training example, and no gradient of a training example is formed.
 //! 3. Queries go through in blocks of [`QUERY_BLOCK`], all of which share every pass over the data.
 
-use if_linalg::{Backend, Block, Observer, Prepared, Real, SolveReport};
+use if_linalg::{Backend, Block, Observer, Prepared, Real, Solution, SolveReport};
 use if_models::{EmpiricalRisk, Inputs, ModelError, Removal, Rows};
 
 use crate::{MethodError, ScoreRows, ScoreUnit, Scores};
@@ -79,21 +79,35 @@ impl<'a, B: Backend> Influence<'a, B> {
         observer: &dyn Observer,
         mut take: impl FnMut(ScoreRows<B::Elem>) -> Result<(), E>,
     ) -> Result<SolveReport, E> {
+        self.each_block(queries, "scoring queries", observer, |first, _, solution| {
+            let scores = self.against_train(&solution.x);
+            take(ScoreRows { first, scores: &scores, report: &solution.report })
+        })
+    }
+
+    /// Solves for the gradients of `inputs`, a block at a time, and hands each block to `take`: the
+    /// position of its first example, the gradients, the solutions. Returns all certificates.
+    fn each_block<E: From<MethodError>>(
+        &self,
+        inputs: &Inputs<B>,
+        stage: &str,
+        observer: &dyn Observer,
+        mut take: impl FnMut(usize, &Block<B>, &Solution<B>) -> Result<(), E>,
+    ) -> Result<SolveReport, E> {
         let mut whole: Option<SolveReport> = None;
-        for first in (0..queries.len()).step_by(QUERY_BLOCK) {
-            let rows = Rows::Range(first, QUERY_BLOCK.min(queries.len() - first));
-            let gradients = self.risk.network().example_gradients(queries, self.theta, rows);
+        for first in (0..inputs.len()).step_by(QUERY_BLOCK) {
+            let rows = Rows::Range(first, QUERY_BLOCK.min(inputs.len() - first));
+            let gradients = self.risk.network().example_gradients(inputs, self.theta, rows);
             let solution = self.solver.solve(&gradients, observer);
             if observer.cancelled() {
                 return Err(MethodError::Cancelled.into());
             }
-            let scores = self.against_train(&solution.x);
-            take(ScoreRows { first, scores: &scores, report: &solution.report })?;
+            take(first, &gradients, &solution)?;
             match &mut whole {
                 None => whole = Some(solution.report),
                 Some(report) => report.columns.extend(solution.report.columns),
             }
-            observer.progress("scoring queries", first + rows.len(), queries.len());
+            observer.progress(stage, first + rows.len(), inputs.len());
         }
         Ok(whole.expect("a data set is never empty"))
     }
@@ -121,25 +135,18 @@ impl<'a, B: Backend> Influence<'a, B> {
     /// # Errors
     /// [`MethodError::Cancelled`] where the observer asks to stop.
     pub fn self_influence(&self, observer: &dyn Observer) -> Result<(Vec<f64>, SolveReport), MethodError> {
-        let (network, train) = (self.risk.network(), self.risk.inputs());
-        let mut values = Vec::with_capacity(train.len());
-        let mut whole: Option<SolveReport> = None;
-        for first in (0..train.len()).step_by(QUERY_BLOCK) {
-            let rows = Rows::Range(first, QUERY_BLOCK.min(train.len() - first));
-            let gradients = network.example_gradients(train, self.theta, rows);
-            let solution = self.solver.solve(&gradients, observer);
-            if observer.cancelled() {
-                return Err(MethodError::Cancelled);
-            }
-            let data = solution.x.dots(&gradients);
-            values.extend(data.iter().zip(self.penalty_share(&solution.x)).map(|(d, p)| d + p));
-            match &mut whole {
-                None => whole = Some(solution.report),
-                Some(report) => report.columns.extend(solution.report.columns),
-            }
-            observer.progress("self-influence", first + rows.len(), train.len());
-        }
-        Ok((values, whole.expect("a data set is never empty")))
+        let mut values = Vec::with_capacity(self.risk.n());
+        let report = self.each_block::<MethodError>(
+            self.risk.inputs(),
+            "self-influence",
+            observer,
+            |_, gradients, solution| {
+                let data = solution.x.dots(gradients);
+                values.extend(data.iter().zip(self.penalty_share(&solution.x)).map(|(d, p)| d + p));
+                Ok(())
+            },
+        )?;
+        Ok((values, report))
     }
 
     /// Leverage of every training example, `w_i l''_i j_i^T (H + ...)^-1 j_i` with `j_i` the gradient of
@@ -163,7 +170,12 @@ impl<'a, B: Backend> Influence<'a, B> {
         Ok(each
             .map(|(((z, y), weight), own)| {
                 let [_, first, second] = network.loss().scalar(*z, y);
-                if second == 0.0 { 0.0 } else { weight * second * own / (first * first) }
+                // Fitted so confidently that the derivatives underflow: nothing goes with this example.
+                if second == 0.0 || first * first == 0.0 {
+                    0.0
+                } else {
+                    weight * second * own / (first * first)
+                }
             })
             .collect())
     }

@@ -14,25 +14,25 @@ pub struct Ranked {
 /// The strongest proponents and opponents of one query.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extremes {
-    /// Highest scores, highest first; ties by position.
+    /// Highest scores above 0, highest first; ties by position.
     pub proponents: Vec<Ranked>,
-    /// Lowest scores, lowest first; ties by position.
+    /// Lowest scores below 0, lowest first; ties by position.
     pub opponents: Vec<Ranked>,
 }
 
 impl Extremes {
-    /// The `count` highest and lowest of `scores` (fewer where there are fewer). Scores that are NaN,
-    /// such as those of a failed solve, rank nowhere.
+    /// The `count` highest positive and lowest negative of `scores` (fewer where there are fewer). Scores
+    /// that are NaN, such as those of a failed solve, rank nowhere.
     pub fn of<T: Real>(scores: &[T], count: usize) -> Self {
-        let all: Vec<Ranked> = scores
-            .iter()
-            .enumerate()
-            .map(|(example, score)| Ranked { example, score: score.to_f64() })
-            .filter(|ranked| !ranked.score.is_nan())
-            .collect();
+        let all = || {
+            let ranked = |(example, score): (usize, &T)| Ranked { example, score: score.to_f64() };
+            scores.iter().enumerate().map(ranked)
+        };
+        let (helpful, harmful) =
+            (all().filter(|r| r.score > 0.0).collect(), all().filter(|r| r.score < 0.0).collect());
         Self {
-            proponents: first(all.clone(), count, |a, b| b.score.total_cmp(&a.score)),
-            opponents: first(all, count, |a, b| a.score.total_cmp(&b.score)),
+            proponents: first(helpful, count, |a, b| b.score.total_cmp(&a.score)),
+            opponents: first(harmful, count, |a, b| a.score.total_cmp(&b.score)),
         }
     }
 }
@@ -71,12 +71,15 @@ mod tests {
     fn extremes_are_sorted_and_stable() {
         let found = Extremes::of(&[1.0, f64::NAN, 3.0, -2.0, 3.0, 0.0], 2);
         assert_eq!(found.proponents.iter().map(|r| r.example).collect::<Vec<_>>(), [2, 4]);
-        assert_eq!(
-            found.opponents.iter().map(|r| (r.example, r.score)).collect::<Vec<_>>(),
-            [(3, -2.0), (5, 0.0)]
-        );
+        assert_eq!(found.opponents.iter().map(|r| (r.example, r.score)).collect::<Vec<_>>(), [(3, -2.0)]);
         assert_eq!(Extremes::of(&[1.0f32, 2.0], 9).proponents.len(), 2);
         assert!(Extremes::of(&[1.0], 0).opponents.is_empty());
+    }
+
+    #[test]
+    fn nobody_is_ranked_on_the_wrong_side() {
+        let found = Extremes::of(&[1.0, 2.0, 0.0], 3);
+        assert_eq!((found.proponents.len(), found.opponents.len()), (2, 0));
     }
 
     #[test]

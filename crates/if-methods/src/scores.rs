@@ -14,8 +14,6 @@ pub enum ScoreUnit {
         /// removed: `1/n`, or `1/(n - 1)` where removal renormalises.
         factor: f64,
     },
-    /// A plain inner product of gradients.
-    InnerProduct,
 }
 
 /// Scores of some consecutive queries against all training examples.
@@ -60,10 +58,7 @@ impl<T: Real> Scores<T> {
 
     /// Predicted change of the loss of query `q` when example `i` is removed.
     pub fn loss_change(&self, q: usize, i: usize) -> f64 {
-        let factor = match self.unit {
-            ScoreUnit::LossChangeOnRemoval { factor } => factor,
-            ScoreUnit::InnerProduct => 1.0,
-        };
+        let ScoreUnit::LossChangeOnRemoval { factor } = self.unit;
         factor * self.row(q)[i].to_f64()
     }
 }

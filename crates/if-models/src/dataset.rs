@@ -124,12 +124,15 @@ impl Dataset {
                 "a binary loss takes one output, the model has {outputs}"
             )));
         }
+        // {0, 1} and {-1, +1} are two encodings; a set that holds both 0 and -1 is in neither.
+        let signed = self.labels.contains(&-1.0);
         let by_class = loss == Loss::CrossEntropy || (loss == Loss::Squared && outputs > 1);
         let target = |(example, &label): (usize, &f64)| {
             let (converted, expected) = if loss.is_binary() {
                 let sign = if label == 1.0 { 1.0 } else { -1.0 };
-                let known = label == 0.0 || label.abs() == 1.0;
-                (known.then_some(sign), "0 or 1, or -1 or +1".to_owned())
+                let known = label.abs() == 1.0 || (label == 0.0 && !signed);
+                let expected = if signed { "-1 or +1, like the others" } else { "0 or 1, or -1 or +1" };
+                (known.then_some(sign), expected.to_owned())
             } else if by_class {
                 let class = label >= 0.0 && label < outputs as f64 && label.fract() == 0.0;
                 (class.then_some(label), format!("a class from 0 to {}", outputs - 1))

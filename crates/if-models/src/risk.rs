@@ -91,13 +91,19 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
     /// All examples at weight `1/n`.
     ///
     /// # Errors
-    /// Settings out of range, see [`RiskSettings::validate`].
+    /// Settings out of range, see [`RiskSettings::validate`], or a single example with renormalised
+    /// removal, which leaves nothing to renormalise.
     pub fn new(
         network: &'a Network<B>,
         inputs: &'a Inputs<B>,
         settings: RiskSettings,
     ) -> Result<Self, ModelError> {
         let settings = settings.validate()?;
+        if settings.removal == Removal::Renormalised && inputs.len() < 2 {
+            return Err(ModelError::Unsupported(
+                "renormalised removal needs at least 2 training examples, found 1".into(),
+            ));
+        }
         Ok(Self::weighted(network, inputs, settings, Vec::new()))
     }
 

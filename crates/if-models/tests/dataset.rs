@@ -27,6 +27,8 @@ fn labels_become_targets() {
             assert_eq!(refused(&[1.0, 0.0, label], loss, 1), expected);
         }
     }
+    let mixed = refused(&[1.0, 0.0, -1.0], Loss::Logistic, 1);
+    assert_eq!(mixed, "example 1 has label 0, expected -1 or +1, like the others");
     for loss in [Loss::CrossEntropy, Loss::Squared] {
         assert_eq!(labelled(&[0.0, 2.0, 1.0]).targets(loss, 3).unwrap(), [0.0, 2.0, 1.0]);
         for label in [3.0, -1.0, 0.5, f64::NAN] {

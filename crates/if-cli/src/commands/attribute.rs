@@ -17,14 +17,18 @@ use crate::job::{Problem, Settings};
 use crate::model::Kind;
 use crate::output::{Report, document, seconds};
 use crate::session::{Session, report_flags};
-use crate::source::Data;
+use crate::source::{Data, keep_inputs};
 
 /// What a score means, for who finds the file.
 const SIGN: &str = "positive = proponent: removing the training example raises the loss of the query";
 
+/// How the numbers of the file become changes of a loss.
+const FORMULA: &str = "score = g_q^T (H + (l2 + damping) I)^-1 g_i; predicted change of the query's loss when the example is removed = factor * score";
+
 /// Runs the command.
 pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
     let certificates = certificates_path(&args.scores)?;
+    keep_inputs(&[&args.scores, &certificates], &[&args.model.train, &args.query], &[&args.weights])?;
     let kind = Kind::new(&args.model)?;
     let precision = args.precision.unwrap_or(kind.default_precision());
     let settings = Settings::new(&args.objective, &args.solve, precision, SolverName::Cg)?;
@@ -78,8 +82,9 @@ impl Job<'_> {
             Failure::output(DataError::Io { path: self.certificates.into(), action: "write", source })
         };
         certificates.write_all(text.as_bytes()).map_err(full)?;
-        scores.finish().map_err(Failure::output)?;
+        // Scores never stand without their certificates.
         certificates.finish().map_err(Failure::output)?;
+        scores.finish().map_err(Failure::output)?;
         let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
         let elapsed = start.elapsed().as_secs_f64();
         json["seconds"] = json!(elapsed);
@@ -103,6 +108,7 @@ impl Job<'_> {
         scores["dtype"] = json!(T::DESCR);
         scores["shape"] = json!(shape);
         scores["sign"] = json!(SIGN);
+        scores["formula"] = json!(FORMULA);
         json!({
             "scores": scores,
             "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),

@@ -16,7 +16,7 @@ use crate::job::{Problem, Settings, risk_settings};
 use crate::model::{Kind, Prediction};
 use crate::output::{Report, Table, short};
 use crate::session::{Optimality, Session, report_flags};
-use crate::source::Data;
+use crate::source::{Data, keep_inputs};
 
 /// Up to so many parameters a factorisation is cheaper than one solve for each training example.
 const CHOLESKY_UP_TO: usize = 10_000;
@@ -25,6 +25,8 @@ const CHECKED: [f64; 4] = [0.05, 0.1, 0.2, 0.3];
 
 /// Runs the command.
 pub fn run(args: &AuditArgs, console: &Console) -> Result<Report, Failure> {
+    let outputs: Vec<&Path> = args.output.as_deref().into_iter().collect();
+    keep_inputs(&outputs, &[&args.model.train], args.weights.weights.as_deref().as_slice())?;
     let kind = Kind::new(&args.model)?;
     let precision = args.precision.unwrap_or(kind.default_precision());
     let mut train = Data::load(&args.model.train, args.model.label.as_deref())?;

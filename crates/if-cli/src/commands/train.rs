@@ -16,7 +16,7 @@ use crate::job::risk_settings;
 use crate::model::{Kind, Model};
 use crate::output::{Report, seconds, short};
 use crate::session::predictions;
-use crate::source::Data;
+use crate::source::{Data, keep_inputs};
 
 /// Runs the command.
 pub fn run(args: &TrainArgs, console: &Console) -> Result<Report, Failure> {
@@ -29,6 +29,8 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<Report, Failure> {
     if args.init.is_none() && matches!(kind, Kind::Network(_)) {
         return Err(Failure::input("a network is trained from weights that you give with --init"));
     }
+    let sources: Vec<_> = std::iter::once(&args.model.train).chain(&args.test).collect();
+    keep_inputs(&[&args.out], &sources, &[])?;
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     let test = args.test.as_ref().map(|source| Data::load_like(source, label, &train)).transpose()?;

@@ -18,7 +18,8 @@ use crate::output::{Report, Table, short, signed};
 use crate::session::{Optimality, Session, report_flags};
 use crate::source::Data;
 
-/// Retraining goes so far that what is left is small beside the effect of one example in a million.
+/// Retraining goes so far that what is left is small beside the effect of an ordinary example among a
+/// million; an example that is fitted to the last digit may matter less, and is then named.
 const GRADIENT_NORM: f64 = 1e-10;
 /// The same for the hinge, as a distance.
 const DISTANCE: f64 = 1e-7;
@@ -96,6 +97,18 @@ impl Job<'_> {
                 self.trainer.tolerance
             ));
         }
+        // The hinge really does not move where the example is no support vector.
+        let idle = match self.problem.model.kind {
+            Kind::Svm { .. } => 0,
+            _ => fits.iter().filter(|fit| fit.iterations == 0).count(),
+        };
+        if idle > 0 {
+            console.warn(&format!(
+                "{idle} of {} retrainings took no step: without the example the gradient norm is still below {:.0e}, so their actual changes read 0; raise --l2",
+                fits.len(),
+                self.trainer.tolerance
+            ));
+        }
         let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
         let (first, corrected) = agreements(&pairs);
         let json = json!({
@@ -105,12 +118,13 @@ impl Job<'_> {
             "summary": report.summary(),
             "retrainings": fits.len(),
             "retrainings_not_converged": stopped,
+            "retrainings_without_step": idle,
             "agreement": first,
             "agreement_over_one_minus_leverage": corrected,
             "pairs": pairs.iter().map(|pair| self.entry(pair)).collect::<Vec<_>>(),
         });
         let text = self.text(&pairs, fits.len(), first, corrected);
-        Ok(Report { text, json, flagged: flagged || stopped > 0 })
+        Ok(Report { text, json, flagged: flagged || stopped + idle > 0 })
     }
 
     /// The strongest examples of every query, with the predicted changes.

@@ -45,6 +45,22 @@ fn write_weights(folder: &Folder, tensors: &[(&str, &[usize])]) {
     write_tensors(&folder.path("W.safetensors"), &tensors).unwrap();
 }
 
+/// An output must not cost an input: weights, queries and training examples stay as they were.
+#[test]
+fn output_that_is_an_input() {
+    let folder = good();
+    let weights = folder.bytes("W.safetensors");
+    folder.write("W.npy", &weights);
+    let refused = folder.run(
+        "attribute --model softmax --weights W.npy --train T.npz --query Q.npz --l2 0.05 --scores W.npy",
+    );
+    check(&refused, &["W.npy", "apart from the inputs"]);
+    assert_eq!(folder.bytes("W.npy"), weights);
+    let data = folder.bytes("T.npz");
+    check(&folder.run("train --model softmax --train T.npz --l2 0.1 --out T.npz"), &["T.npz"]);
+    assert_eq!(folder.bytes("T.npz"), data);
+}
+
 #[test]
 fn truncated_npz() {
     let folder = good();
@@ -141,10 +157,12 @@ fn settings_out_of_range() {
     for (setting, expected) in [
         ("--damping -0.1", "--damping: expected a number of at least 0, found \"-0.1\""),
         ("--damping nan", "--damping"),
-        ("--tolerance 0", "--tolerance: expected a number above 0, found \"0\""),
+        ("--tolerance 0", "--tolerance: expected a fraction between 0 and 1, found \"0\""),
+        ("--tolerance 2", "--tolerance: expected a fraction between 0 and 1, found \"2\""),
         ("--max-iterations 0", "--max-iterations: expected a whole number above 0"),
         ("--memory-budget lots", "--memory-budget: expected bytes"),
         ("--threads 0", "--threads"),
+        ("--threads 100000", "--threads: expected a whole number from 1 to 1024"),
         ("--solver lissa", "--solver"),
         ("--family sum --removal renormalised", "family sum has no renormalised removal"),
         ("--temperature 0.1", "--temperature belongs to --model svm"),
@@ -169,6 +187,7 @@ fn outputs_that_cannot_be_written() {
     let before = folder.names();
     check(&run("nowhere/OUT.npy"), &["nowhere/OUT.npy", "cannot create"]);
     check(&run("folder.npy"), &["folder.npy", "a folder"]);
+    check(&run("OUT.npy/"), &["OUT.npy/", "the name of a file"]);
     check(&run("OUT.txt"), &["OUT.txt", "ends in .npy"]);
     let train = folder.run("train --model softmax --train T.npz --l2 0.1 --out nowhere/W.safetensors");
     check(&train, &["nowhere/W.safetensors"]);
@@ -207,6 +226,51 @@ fn classes_of_a_query_table_are_those_of_the_training_table() {
     folder.write("q.csv", rows(&["horse"]).as_bytes());
     let outcome = folder.run("explain --model softmax --train t.csv --query q.csv --l2 0.1");
     check(&outcome, &["q.csv: expected the classes of t.csv (cat, cow, dog), found \"horse\""]);
+}
+
+/// Classes by name have no row of their own in weights of another size.
+#[test]
+fn weights_for_another_number_of_named_classes() {
+    let folder = good();
+    folder.write("n.csv", b"a,b,c,d,class\n1,2,3,4,cat\n4,3,2,2,zebra\n");
+    let outcome = folder.run(
+        "attribute --model softmax --weights W.safetensors --train n.csv --query n.csv --l2 0.1 --scores OUT.npy",
+    );
+    check(&outcome, &["W.safetensors: fc.weight has 3 rows", "2 classes of n.csv (cat, zebra)"]);
+}
+
+#[test]
+fn a_table_without_a_header() {
+    let folder = good();
+    folder.write("c.csv", b"1,2,0\n3,4,1\n3,5,1\n");
+    check(&folder.run("data show c.csv"), &["c.csv: line 1", "is the header missing?"]);
+}
+
+#[test]
+fn features_that_overflow() {
+    let folder = good();
+    write_data(&folder, "T.npz", ArrayD::from_elem(vec![6, 4], 1e300), vec![0, 1, 2, 0, 1, 2]);
+    assert_refused(&folder, "", &["T.npz: the gradient of the objective is not finite"]);
+}
+
+#[test]
+fn nothing_stays_when_the_only_example_goes() {
+    let folder = good();
+    let outcome = folder.run(
+        "attribute --model softmax --weights W.safetensors --train T.npz[0] --query Q.npz --l2 0.1 --removal renormalised --scores OUT.npy",
+    );
+    check(&outcome, &["renormalised removal needs at least 2 training examples"]);
+}
+
+/// Softmax without l2 is singular: adding a constant to all outputs changes nothing.
+#[test]
+fn a_singular_system_is_called_singular() {
+    let folder = good();
+    let outcome = folder.run(
+        "attribute --model softmax --weights W.safetensors --train T.npz --query Q.npz --l2 0 --solver cholesky --scores OUT.npy",
+    );
+    assert_eq!(outcome.code, 3, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("singular") && outcome.stderr.contains("raise --l2 or --damping"));
 }
 
 #[test]

@@ -115,6 +115,16 @@ fn verify_retrains_an_svm_on_the_hinge() {
     assert!(document["agreement"]["pearson"].as_f64().unwrap() > 0.5, "{}", document["agreement"]);
 }
 
+/// Separable, with almost no l2: what an example does is below what training can see.
+#[test]
+fn retraining_that_took_no_step_is_flagged() {
+    let folder = Folder::new();
+    folder.write("s.csv", b"a,y\n-3,0\n-2,0\n2,1\n3,1\n");
+    let outcome = folder.run("verify --model logistic --train s.csv --query s.csv[0] --l2 1e-12");
+    assert_eq!(outcome.code, 3, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("took no step"), "{}", outcome.stderr);
+}
+
 #[test]
 fn data_lists_shows_and_checks() {
     let folder = Folder::new();

@@ -113,8 +113,8 @@ impl Study<'_> {
         let times = measured.error(other, |_| &self.ordinary) / right;
         let gate = Gate::AtMost(Targets::LEAVE_ONE_OUT.relative_error);
         outcome.metrics.push(Metric::new(format!("{prefix}relative error"), right).gate(gate));
-        let name_of_factor = format!("{prefix}factor on it, other formula");
-        outcome.metrics.push(Metric::new(name_of_factor, times).gate(Gate::Above(1.0)));
+        let times_name = format!("{prefix}error of the other formula ÷ own");
+        outcome.metrics.push(Metric::new(times_name, times).gate(Gate::Above(1.0)));
 
         let title = format!("Predicted against actual change, {name} removal");
         let caption = format!(

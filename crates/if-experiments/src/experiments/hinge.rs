@@ -20,8 +20,8 @@ use if_models::{Dataset, EmpiricalRisk, Family, Fit, HingeSvm, Removal, RiskSett
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    F64, FACTORED, Pictured, Problem, Removals, influence, load, pairs_plot, predict, predicted, strongest,
-    union,
+    F64, FACTORED, Pictured, Problem, Removals, agreement_row, influence, load, pairs_plot, predict,
+    predicted, strongest, union,
 };
 use crate::{Context, Experiment, Figure, Outcome};
 
@@ -74,7 +74,7 @@ impl Experiment for Hinge {
         let mut outcome = Outcome { seeds: vec![SVM.seed], metrics: study.judge(), ..Outcome::default() };
         let ids: Vec<usize> = points.iter().map(|&row| test.ids()[row]).collect();
         outcome.plots = study.plots(ids[0]);
-        outcome.tables.push(study.table(&ids, &losses));
+        outcome.tables = vec![study.sizes(), study.table(&ids, &losses)];
         let everyone: Vec<usize> = (0..train.len()).collect();
         outcome.pictures = Pictured {
             name: "query",
@@ -182,11 +182,6 @@ impl Study {
                 .gate(Gate::AtLeast(0.2))
                 .reported_as("0.950 − 0.632 (authors’ notebook)"),
         );
-        for (t, found) in TEMPERATURES.iter().zip(&found) {
-            metrics.push(Metric::new(format!("Spearman, t = {t}"), found.spearman));
-            metrics.push(Metric::new(format!("slope through the origin, t = {t}"), found.slope));
-            metrics.push(Metric::new(format!("relative error, t = {t}"), found.relative_error));
-        }
         metrics
     }
 
@@ -199,6 +194,19 @@ impl Study {
             pairs_plot(&format!("t{temperature}"), (&title, caption), (&guess, &actual))
         };
         TEMPERATURES.iter().enumerate().map(plot).collect()
+    }
+
+    /// Size as well as order, for the query of lowest margin.
+    fn sizes(&self) -> Table {
+        let row = |t: usize| {
+            let head = std::iter::once(format!("t = {}", TEMPERATURES[t]));
+            head.chain(agreement_row(&self.agreement(t, 0))).collect()
+        };
+        Table {
+            title: "Order and size by temperature".into(),
+            columns: ["temperature", "R", "Spearman", "slope", "relative error"].map(String::from).to_vec(),
+            rows: (0..TEMPERATURES.len()).map(row).collect(),
+        }
     }
 
     fn table(&self, ids: &[usize], losses: &[f64]) -> Table {

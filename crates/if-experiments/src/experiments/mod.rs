@@ -2,8 +2,10 @@
 
 mod digits_loo;
 mod hinge;
+mod mislabel;
 mod softmax_loo;
 
 pub use digits_loo::DigitsLoo;
 pub use hinge::Hinge;
+pub use mislabel::Mislabel;
 pub use softmax_loo::SoftmaxLoo;

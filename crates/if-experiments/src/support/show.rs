@@ -154,7 +154,11 @@ mod tests {
         assert_eq!(names, ["q-proponents", "q-opponents"]);
         let opponents = &figures[1].svg;
         assert!(opponents.contains("test example 20") && opponents.contains("predicted 4"));
-        assert!(opponents.find("train 20").unwrap() < opponents.find("train 10").unwrap());
-        assert!(opponents.contains("+0.5000") && opponents.contains("−0.2500"));
+        assert!(opponents.contains("train 20") && opponents.contains("−0.2500"));
+        let proponents = &figures[0].svg;
+        assert!(proponents.contains("train 10") && proponents.contains("+0.5000"));
+        // Who helps is no opponent, and who does nothing is neither.
+        assert!(!opponents.contains("train 10") && !proponents.contains("train 20"));
+        assert!(!opponents.contains("train 30") && !proponents.contains("train 30"));
     }
 }

@@ -8,7 +8,8 @@
 //! 2. The recursive residual only *proposes* convergence. The true one, `b - A x`, is recomputed,
 //!    and where it is still above the tolerance the column restarts from it (in `f32` the recursive
 //!    residual can be ten times too small). A restart that no longer helps ends as `Stagnated`.
-//! 3. `p.Ap <= 0` (up to rounding) ends a column as `NegativeCurvature`, with the last iterate.
+//! 3. `p.Ap <= 0` ends a column as `NegativeCurvature`, or as `Singular` where rounding cannot tell
+//!    the curvature from zero, with the last iterate.
 
 use super::{Prepared, Solver, true_residuals};
 use crate::lanczos::tridiagonal_extremes;
@@ -263,8 +264,7 @@ impl Column {
             return Some(Termination::NonFinite);
         }
         self.largest = self.largest.max(curvature);
-        // Below rounding of the largest curvature seen, zero and negative cannot be told apart.
-        (curvature <= B::Elem::EPSILON * self.largest).then_some(Termination::NegativeCurvature { curvature })
+        Termination::of_curvature::<B::Elem>(curvature, self.largest)
     }
 
     /// CG is Lanczos: `T_jj = 1/alpha_j + beta_{j-1}/alpha_{j-1}`, `T_j,j+1 = sqrt(beta_j)/alpha_j`.

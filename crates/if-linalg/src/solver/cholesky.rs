@@ -30,8 +30,11 @@ impl<B: Backend> Solver<B> for Cholesky {
         }
         let dense = operator.to_dense();
         let factor = if dense.is_finite() {
-            dense.cholesky().map_err(|_| Termination::NegativeCurvature {
-                curvature: lanczos_extremes(operator, 60, 0)[0],
+            dense.cholesky().map_err(|_| {
+                let [lowest, highest] = lanczos_extremes(operator, 60, 0);
+                // A pivot failed: what is not clearly negative is singular.
+                Termination::of_curvature::<B::Elem>(lowest, operator.dim() as f64 * highest)
+                    .unwrap_or(Termination::Singular)
             })
         } else {
             Err(Termination::NonFinite)
