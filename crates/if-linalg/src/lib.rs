@@ -18,6 +18,7 @@ mod real;
 mod report;
 mod solver;
 pub mod testing;
+mod window;
 
 pub use activation::Activation;
 pub use backend::{Backend, Cpu, View, ViewMut};
@@ -34,3 +35,4 @@ pub use operator::{
 pub use real::Real;
 pub use report::{ColumnReport, Solution, SolveReport, Termination};
 pub use solver::{Cg, Cholesky, Prepared, Solver};
+pub use window::Window;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use if_linalg::{Activation, Backend, Loss};
+use if_linalg::{Activation, Backend, Loss, Window};
 use serde::{Deserialize, Serialize};
 
 use crate::ModelError;
-use crate::layer::{Dense, Elementwise, Layer};
+use crate::layer::{Conv2d, Dense, Elementwise, Layer, Pool2d, Pooling};
 use crate::network::Network;
 
 /// Input shape, loss and layers in order. In TOML:
@@ -46,8 +46,50 @@ pub enum LayerSpec {
         #[serde(default = "yes")]
         bias: bool,
     },
+    /// Convolution of an image `(c, h, w)`.
+    Conv2d {
+        /// Name of its tensors.
+        name: String,
+        /// Planes of the output.
+        out: usize,
+        /// Side of the square window.
+        kernel: usize,
+        /// Steps between windows.
+        #[serde(default = "one")]
+        stride: usize,
+        /// Rows and columns of zeros beyond each edge.
+        #[serde(default)]
+        padding: usize,
+        /// Whether it has a bias.
+        #[serde(default = "yes")]
+        bias: bool,
+    },
+    /// Maximum under a window.
+    MaxPool {
+        /// Side of the square window.
+        size: usize,
+        /// Steps between windows; by default `size`.
+        stride: Option<usize>,
+        /// Rows and columns beyond each edge.
+        #[serde(default)]
+        padding: usize,
+    },
+    /// Mean under a window.
+    AvgPool {
+        /// Side of the square window.
+        size: usize,
+        /// Steps between windows; by default `size`.
+        stride: Option<usize>,
+        /// Rows and columns of zeros beyond each edge.
+        #[serde(default)]
+        padding: usize,
+    },
+    /// Mean of every plane: `(c, h, w)` to `(c, 1, 1)`.
+    GlobalAvgPool,
     /// From `(c, h, w)` to `c h w` numbers; nothing moves.
     Flatten,
+    /// Nothing, at inference.
+    Dropout,
     /// `max(0, x)`.
     Relu,
     /// `x` above 0, else `slope x`.
@@ -81,6 +123,10 @@ pub enum Approximation {
     None,
     /// By the form with tanh.
     Tanh,
+}
+
+fn one() -> usize {
+    1
 }
 
 fn hundredth() -> f64 {
@@ -126,6 +172,28 @@ impl LayerSpec {
                 *shape = vec![shape.iter().product()];
                 return Ok(None);
             }
+            Self::Dropout => return Ok(None),
+            Self::Conv2d { name, out, kernel, stride, padding, bias } => {
+                let window = window(&format!("conv2d {name:?}"), shape, *kernel, *stride, *padding)?;
+                if *out == 0 {
+                    return Err(format!("conv2d {name:?} has no outputs"));
+                }
+                shape[0] = *out;
+                return Ok(Some(Arc::new(Conv2d::new(name, window, *out, *bias))));
+            }
+            Self::MaxPool { size, stride, padding } => {
+                return pool(Pooling::Max, "max_pool", shape, (*size, *stride, *padding));
+            }
+            Self::AvgPool { size, stride, padding } => {
+                return pool(Pooling::Mean, "avg_pool", shape, (*size, *stride, *padding));
+            }
+            Self::GlobalAvgPool => {
+                let image = image("global_avg_pool", shape)?;
+                let kernel = [image[1], image[2]];
+                let window = Window { channels: image[0], image: kernel, kernel, stride: 1, padding: 0 };
+                *shape = vec![image[0], 1, 1];
+                return Ok(Some(Arc::new(Pool2d::new(Pooling::Mean, window))));
+            }
             Self::Dense { name, out, bias } => {
                 let [inputs] = shape[..] else {
                     return Err(format!("dense {name:?} takes a flat input, found shape {shape:?}"));
@@ -150,4 +218,40 @@ impl LayerSpec {
         };
         Ok(Some(Arc::new(Elementwise::new(activation, shape.iter().product()))))
     }
+}
+
+fn image(layer: &str, shape: &[usize]) -> Result<[usize; 3], String> {
+    shape
+        .try_into()
+        .map_err(|_| format!("{layer} takes an image (channels, height, width), found shape {shape:?}"))
+}
+
+/// The window over images of `shape`, whose height and width become the numbers of windows.
+fn window(
+    layer: &str,
+    shape: &mut [usize],
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+) -> Result<Window, String> {
+    let [channels, height, width] = image(layer, shape)?;
+    let window = Window { channels, image: [height, width], kernel: [kernel; 2], stride, padding };
+    let steps = window.steps().ok_or_else(|| {
+        format!("{layer}: no window of side {kernel} with stride {stride} fits {height} x {width} with padding {padding}")
+    })?;
+    shape[1..].copy_from_slice(&steps);
+    Ok(window)
+}
+
+fn pool<B: Backend>(
+    pooling: Pooling,
+    layer: &str,
+    shape: &mut [usize],
+    (size, stride, padding): (usize, Option<usize>, usize),
+) -> Result<Option<Arc<dyn Layer<B>>>, String> {
+    if 2 * padding > size {
+        return Err(format!("{layer}: padding {padding} is more than half of the window's side {size}"));
+    }
+    let window = window(layer, shape, size, stride.unwrap_or(size), padding)?;
+    Ok(Some(Arc::new(Pool2d::new(pooling, window))))
 }

@@ -5,8 +5,10 @@ mod common;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::{Double, cpu};
-use if_linalg::{Activation, Backend, Segment, View, ViewMut};
-use if_models::layer::{Delta, Dense, Direction, Elementwise, Layer, Primal, Scratch};
+use if_linalg::{Activation, Backend, Segment, View, ViewMut, Window};
+use if_models::layer::{
+    Conv2d, Delta, Dense, Direction, Elementwise, Layer, Pool2d, Pooling, Primal, Scratch,
+};
 use if_models::testing::{LayerCheck, check_layer};
 use proptest::prelude::*;
 
@@ -33,6 +35,67 @@ proptest! {
         let layer = Dense::new("fc", inputs, outputs, bias);
         check_layer(&cpu(), &layer, LayerCheck { inputs, rows, directions, seed });
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() })]
+
+    /// Odd sizes, strides that leave a rest, windows as large as the image, padding beyond the image.
+    #[test]
+    fn conv2d_of_any_shape(
+        channels in 1usize..4, height in 1usize..8, width in 1usize..8, kernel in (1usize..5, 1usize..5),
+        stride in 1usize..4, padding in 0usize..3, outputs in 1usize..4, bias: bool,
+        rows in 1usize..4, directions in 1usize..4, seed in 0u64..1000,
+    ) {
+        let window = Window { channels, image: [height, width], kernel: kernel.into(), stride, padding };
+        prop_assume!(window.steps().is_some());
+        let sizes = LayerCheck { inputs: window.inputs(), rows, directions, seed };
+        check_layer(&cpu(), &Conv2d::new("conv", window, outputs, bias), sizes);
+    }
+
+    #[test]
+    fn pools_of_any_shape(
+        channels in 1usize..4, height in 1usize..8, width in 1usize..8, kernel in (1usize..5, 1usize..5),
+        stride in 1usize..4, padding in 0usize..3, rows in 1usize..4, directions in 1usize..4,
+        seed in 0u64..1000,
+    ) {
+        let window = Window { channels, image: [height, width], kernel: kernel.into(), stride, padding };
+        prop_assume!(window.steps().is_some() && 2 * padding <= kernel.0.min(kernel.1));
+        let sizes = LayerCheck { inputs: window.inputs(), rows, directions, seed };
+        for pooling in [Pooling::Max, Pooling::Mean] {
+            check_layer(&cpu(), &Pool2d::new(pooling, window), sizes);
+        }
+    }
+}
+
+/// Against the definition, sum by sum, and the first of equal maxima.
+#[test]
+fn windows_by_hand() {
+    let forward = |layer: &dyn Layer<Double>, w: &[f64], x: &[f64]| {
+        let mut y = vec![0.0; layer.width()];
+        let segment = layer.segment();
+        let w_buffer = w.to_vec();
+        let w = segment.as_ref().map(|s| View::new(&w_buffer, 0, s.rows, s.cols));
+        let x = x.to_vec();
+        let target = ViewMut::new(&mut y, 0, 1, layer.width());
+        layer.forward(&mut Scratch::new(&cpu()), w, View::new(&x, 0, 1, x.len()), target);
+        y
+    };
+    let window = Window { channels: 1, image: [3, 3], kernel: [2, 2], stride: 2, padding: 1 };
+    let x: Vec<f64> = (1..=9).map(f64::from).collect();
+    // Windows see (0 0 0 1), (0 0 2 3), (0 4 0 7), (5 6 8 9).
+    let conv = Conv2d::new("conv", window, 1, true);
+    assert_eq!(forward(&conv, &[1.0, 10.0, 100.0, 1000.0, 0.5], &x), [1000.5, 3200.5, 7040.5, 9865.5]);
+    let max = Pool2d::new(Pooling::Max, window);
+    assert_eq!(forward(&max, &[], &x), [1.0, 3.0, 7.0, 9.0]);
+    let mean = Pool2d::new(Pooling::Mean, window);
+    assert_eq!(forward(&mean, &[], &x), [0.25, 1.25, 2.75, 7.0]);
+    // All equal: the gradient goes to the first.
+    let window = Window { channels: 1, image: [2, 2], kernel: [2, 2], stride: 2, padding: 0 };
+    let (equal, dy, mut dx) = (vec![3.0; 4], vec![1.0], vec![9.0; 4]);
+    let (x, dy) = (View::<Double>::new(&equal, 0, 1, 4), View::new(&dy, 0, 1, 1));
+    cpu().max_pool_scatter(&window, x, dy, ViewMut::new(&mut dx, 0, 1, 4));
+    assert_eq!(dx, [1.0, 0.0, 0.0, 0.0]);
 }
 
 #[test]

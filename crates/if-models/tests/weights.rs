@@ -81,6 +81,19 @@ fn descriptions_are_checked_layer_by_layer() {
     assert_eq!(error(spec(&[4], vec![dense("0", 0)])), "layer 0: dense \"0\" has no outputs");
     assert!(error(spec(&[4], vec![LayerSpec::Flatten])).contains("found none"));
     assert!(error(spec(&[4, 0], vec![dense("0", 5)])).contains("found [4, 0]"));
+    let image = |layers| error(spec(&[1, 5, 5], layers));
+    let conv =
+        |kernel| LayerSpec::Conv2d { name: "c".into(), out: 2, kernel, stride: 1, padding: 0, bias: true };
+    assert_eq!(
+        image(vec![conv(6)]),
+        "layer 0: conv2d \"c\": no window of side 6 with stride 1 fits 5 x 5 with padding 0"
+    );
+    assert_eq!(
+        image(vec![conv(3), LayerSpec::Flatten, conv(1)]),
+        "layer 2: conv2d \"c\" takes an image (channels, height, width), found shape [18]"
+    );
+    let pool = LayerSpec::MaxPool { size: 2, stride: None, padding: 2 };
+    assert_eq!(image(vec![pool]), "layer 0: max_pool: padding 2 is more than half of the window's side 2");
     let slope = LayerSpec::LeakyRelu { slope: f64::NAN };
     assert_eq!(error(spec(&[4], vec![slope])), "layer 0: leaky_relu takes a finite slope, found NaN");
 }

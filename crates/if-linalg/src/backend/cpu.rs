@@ -4,9 +4,10 @@ use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
+use super::cpu_window;
 use super::gemm::{Operand, product};
 use super::{Backend, View, ViewMut};
-use crate::{Activation, Loss, Real};
+use crate::{Activation, Loss, Real, Window};
 
 /// The processor, computing in `T` (`f32` or `f64`).
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,14 +27,14 @@ const CHUNK: usize = 8192;
 const PARALLEL_FROM: usize = 4 * CHUNK;
 
 impl<T: Real> View<'_, Cpu<T>> {
-    fn row(&self, i: usize) -> &[T] {
+    pub(super) fn row(&self, i: usize) -> &[T] {
         debug_assert_eq!(self.col_stride, 1);
         &self.buffer[self.offset + i * self.row_stride..][..self.cols]
     }
 }
 
 impl<T: Real> ViewMut<'_, Cpu<T>> {
-    fn row(&mut self, i: usize) -> &mut [T] {
+    pub(super) fn row(&mut self, i: usize) -> &mut [T] {
         &mut self.buffer[self.offset + i * self.row_stride..][..self.cols]
     }
 
@@ -248,6 +249,40 @@ impl<T: Real> Backend for Cpu<T> {
                     *out = *first * *rdy + *second * *rx;
                 }
             }
+        }
+    }
+
+    fn im2col(&self, window: &Window, x: View<Self>, out: ViewMut<Self>) {
+        cpu_window::im2col(window, x.row(0), &mut out.buffer[out.offset..], out.row_stride);
+    }
+
+    fn col2im(&self, window: &Window, cols: View<Self>, mut image: ViewMut<Self>) {
+        cpu_window::col2im(window, &cols.buffer[cols.offset..], cols.row_stride, image.row(0));
+    }
+
+    fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>) {
+        cpu_window::max_pool_gather(window, x, rx, out);
+    }
+
+    fn max_pool_scatter(&self, window: &Window, x: View<Self>, dy: View<Self>, out: ViewMut<Self>) {
+        cpu_window::max_pool_scatter(window, x, dy, out);
+    }
+
+    fn avg_pool(&self, window: &Window, x: View<Self>, mut out: ViewMut<Self>) {
+        let share = T::from_f64(1.0 / (window.kernel[0] * window.kernel[1]) as f64);
+        for i in 0..x.rows {
+            let (x, out) = (x.row(i), out.row(i));
+            out.fill(T::ZERO);
+            cpu_window::under_windows(window, |output, input| out[output] += share * x[input]);
+        }
+    }
+
+    fn avg_pool_transpose(&self, window: &Window, dy: View<Self>, mut out: ViewMut<Self>) {
+        let share = T::from_f64(1.0 / (window.kernel[0] * window.kernel[1]) as f64);
+        for i in 0..dy.rows {
+            let (dy, out) = (dy.row(i), out.row(i));
+            out.fill(T::ZERO);
+            cpu_window::under_windows(window, |output, input| out[input] += share * dy[output]);
         }
     }
 

@@ -1,13 +1,14 @@
 //! What a device must be able to do.
 
 mod cpu;
+mod cpu_window;
 pub(crate) mod gemm;
 mod view;
 
 pub use cpu::Cpu;
 pub use view::{View, ViewMut};
 
-use crate::{Activation, Loss, Real};
+use crate::{Activation, Loss, Real, Window};
 
 /// A device and its arithmetic: memory, about twenty kernels, and how independent tasks are run.
 ///
@@ -97,6 +98,21 @@ pub trait Backend: Clone + Send + Sync + 'static {
         deltas: [View<Self>; 3],
         out: ViewMut<Self>,
     );
+
+    /// Patches of one image: `out[(c, u, v)][w]` is what lies under offset `(u, v)` of window `w` in
+    /// plane `c` of `x` (one row), 0 in the padding. `out` is `patch x positions`.
+    fn im2col(&self, window: &Window, x: View<Self>, out: ViewMut<Self>);
+    /// Adds patches to the image (one row) they belong to: the transpose of [`im2col`](Self::im2col).
+    fn col2im(&self, window: &Window, cols: View<Self>, image: ViewMut<Self>);
+    /// `out_i = rx_i` at the maximum (the first where several are equal) under every window of row
+    /// `i mod x.rows` of `x`; padding is below everything. With `rx = x` this is max pooling.
+    fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>);
+    /// The transpose of [`max_pool_gather`](Self::max_pool_gather); overwrites `out`.
+    fn max_pool_scatter(&self, window: &Window, x: View<Self>, dy: View<Self>, out: ViewMut<Self>);
+    /// Mean over every window of every row of `x`; padding counts as zeros.
+    fn avg_pool(&self, window: &Window, x: View<Self>, out: ViewMut<Self>);
+    /// The transpose of [`avg_pool`](Self::avg_pool); overwrites `out`.
+    fn avg_pool_transpose(&self, window: &Window, dy: View<Self>, out: ViewMut<Self>);
 
     /// Loss of every row of `z`: `value` (one column), `delta = dl/dz`, and what
     /// [`loss_hessian`](Self::loss_hessian) needs of the second derivative: the probabilities for

@@ -51,6 +51,12 @@ impl<'a, B: Backend> View<'a, B> {
         }
     }
 
+    /// Row `i` alone, read as a contiguous `rows x cols` matrix.
+    pub fn row_as(self, i: usize, rows: usize, cols: usize) -> Self {
+        debug_assert!(i < self.rows && rows * cols <= self.cols && self.col_stride == 1);
+        Self::new(self.buffer, self.offset + i * self.row_stride, rows, cols)
+    }
+
     /// Rows `start..start + rows`.
     pub fn row_range(self, start: usize, rows: usize) -> Self {
         debug_assert!(start + rows <= self.rows);
@@ -95,6 +101,13 @@ impl<'a, B: Backend> ViewMut<'a, B> {
         debug_assert!(start + rows <= self.rows && cols <= self.cols);
         let offset = self.offset + start * self.row_stride;
         ViewMut { buffer: &mut *self.buffer, offset, rows, cols, row_stride: self.row_stride }
+    }
+
+    /// Row `i` alone, as a contiguous `rows x cols` matrix.
+    pub fn row_as(&mut self, i: usize, rows: usize, cols: usize) -> ViewMut<'_, B> {
+        debug_assert!(i < self.rows && rows * cols <= self.cols);
+        let offset = self.offset + i * self.row_stride;
+        ViewMut::new(&mut *self.buffer, offset, rows, cols)
     }
 
     /// The same window, borrowed for a shorter time.

@@ -1,10 +1,14 @@
 //! Layers: four handwritten products each, side by side in one file.
 
+mod conv2d;
 mod dense;
 mod elementwise;
+mod pool;
 
+pub use conv2d::Conv2d;
 pub use dense::Dense;
 pub use elementwise::Elementwise;
+pub use pool::{Pool2d, Pooling};
 
 use if_linalg::{Backend, Segment, View, ViewMut};
 

@@ -1,4 +1,4 @@
-//! An MLP with tanh against values computed independently (`data/README.md`), every field to 1e-9.
+//! Networks with tanh against values computed independently (`data/README.md`), every field to 1e-9.
 
 use if_linalg::{Block, Cholesky, Cpu, LinearOperator, Loss, Solver};
 use if_models::{
@@ -10,10 +10,12 @@ use ndarray::ArrayD;
 
 const TOLERANCE: f64 = 1e-9;
 
-fn network() -> Network<Cpu<f64>> {
-    let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
-    let layers = vec![dense("0", 12), LayerSpec::Tanh, dense("2", 8), LayerSpec::Tanh, dense("4", 4)];
-    ModelSpec { input: vec![10], loss: Loss::CrossEntropy, layers }.build(&Cpu::new()).unwrap()
+fn dense(name: &str, out: usize) -> LayerSpec {
+    LayerSpec::Dense { name: name.into(), out, bias: true }
+}
+
+fn build(input: &[usize], layers: Vec<LayerSpec>) -> Network<Cpu<f64>> {
+    ModelSpec { input: input.to_vec(), loss: Loss::CrossEntropy, layers }.build(&Cpu::new()).unwrap()
 }
 
 /// Golden vectors of parameters (tensor after tensor, as PyTorch flattens them) in the network's order.
@@ -42,9 +44,36 @@ fn check(name: &str, found: &[f64], expected: &[f64]) {
 }
 
 #[test]
-fn every_product_is_the_golden_one() {
-    let golden = Golden::read("tiny_mlp_tanh.npz");
-    let network = network();
+fn mlp() {
+    let layers = vec![dense("0", 12), LayerSpec::Tanh, dense("2", 8), LayerSpec::Tanh, dense("4", 4)];
+    check_all(&Golden::read("tiny_mlp_tanh.npz"), build(&[10], layers));
+}
+
+#[test]
+fn cnn() {
+    let conv = |name: &str, out| LayerSpec::Conv2d {
+        name: name.into(),
+        out,
+        kernel: 3,
+        stride: 1,
+        padding: 1,
+        bias: true,
+    };
+    let pool = LayerSpec::MaxPool { size: 2, stride: None, padding: 0 };
+    let layers = vec![
+        conv("0", 3),
+        LayerSpec::Tanh,
+        pool.clone(),
+        conv("3", 4),
+        LayerSpec::Tanh,
+        pool,
+        LayerSpec::Flatten,
+        dense("7", 5),
+    ];
+    check_all(&Golden::read("tiny_cnn_tanh.npz"), build(&[1, 8, 8], layers));
+}
+
+fn check_all(golden: &Golden, network: Network<Cpu<f64>>) {
     let in_order = |name: &str| vectors(&network, &golden.values(name)).to_f64();
     let theta = vectors(&network, &golden.values("theta"));
     let x = ArrayD::from_shape_vec(golden.array("X").shape().to_vec(), golden.values("X")).unwrap();

@@ -1,0 +1,287 @@
+//! The two-dimensional convolution (cross-correlation, as PyTorch's), by patches.
+//!
+//! With the bias folded in, `W~ = [W b]` is `out x (K + 1)`, `K = channels kh kw`; `P~` is the image's
+//! `K x L` matrix of patches ([`Window`]) with a row of ones below, `L` positions; an output is `out x L`:
+//!
+//! ```text
+//! forward      Y   = W~ P~
+//! R-forward    RY  = V~ P~ + W RP             RP = patches of Rx
+//! backward     dP  = W^T dY                   dx = dP added where the patches came from;  dW~ = dY P~^T
+//! R-backward   RdP = W^T RdY + V^T dY         RdW~ = RdY P~^T + dY [RP^T 0]
+//! ```
+//!
+//! One example at a time: its patches stay in the cache while all directions use them. The gradient of
+//! one example, `dY P~^T`, costs as much as one direction of a score without it, so scores form it.
+
+use if_linalg::{Backend, Segment, View, ViewMut, Window};
+
+use super::{Delta, Direction, Layer, Primal, Scratch};
+
+/// `out` planes from a window that slides over all planes of the input.
+#[derive(Clone, Debug)]
+pub struct Conv2d {
+    name: String,
+    window: Window,
+    outputs: usize,
+    bias: bool,
+}
+
+/// Examples whose gradients are formed together for scoring. A constant, so that memory is bounded.
+const GRADIENTS: usize = 16;
+
+impl Conv2d {
+    /// `outputs` planes from images that `window` describes.
+    ///
+    /// # Panics
+    /// Where no window fits the image.
+    pub fn new(name: impl Into<String>, window: Window, outputs: usize, bias: bool) -> Self {
+        assert!(window.steps().is_some(), "{window:?} does not fit its image");
+        Self { name: name.into(), window, outputs, bias }
+    }
+
+    /// Columns of the parameter matrix.
+    fn cols(&self) -> usize {
+        self.window.patch() + usize::from(self.bias)
+    }
+
+    /// Numbers of a matrix of patches, the row of ones included.
+    fn patches_len(&self) -> usize {
+        self.cols() * self.window.positions()
+    }
+
+    /// A buffer for patches, its row of ones (if there is a bias) already filled.
+    fn patches<B: Backend>(&self, scratch: &mut Scratch<B>) -> B::Buffer {
+        let mut patches = scratch.take(self.patches_len());
+        if self.bias {
+            let positions = self.window.positions();
+            let start = self.window.patch() * positions;
+            scratch.backend().fill(1.0, ViewMut::new(&mut patches, start, 1, positions));
+        }
+        patches
+    }
+
+    /// Fills all but the row of ones with the patches of row `i` of `x`.
+    fn fill<B: Backend>(&self, backend: &B, x: View<B>, i: usize, patches: &mut B::Buffer) {
+        let image = x.row_range(i, 1).col_range(0, self.window.inputs());
+        let target = ViewMut::new(patches, 0, self.window.patch(), self.window.positions());
+        backend.im2col(&self.window, image, target);
+    }
+
+    /// `P~`, or `P` without the row of ones.
+    fn view<'a, B: Backend>(&self, patches: &'a B::Buffer, rows: usize) -> View<'a, B> {
+        View::new(patches, 0, rows, self.window.positions())
+    }
+
+    /// Row `i` of an output or its gradient, `out x L`.
+    fn planes<'a, B: Backend>(&self, y: View<'a, B>, i: usize) -> View<'a, B> {
+        y.row_as(i, self.outputs, self.window.positions())
+    }
+
+    /// The weights without the bias.
+    fn weights<'a, B: Backend>(&self, w: View<'a, B>) -> View<'a, B> {
+        w.col_range(0, self.window.patch())
+    }
+
+    /// Calls `take` with the gradients of a group of examples (one a row) and the first of them.
+    fn each_gradients<B: Backend>(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        mut take: impl FnMut(&mut Scratch<B>, usize, View<B>),
+    ) {
+        let (backend, p) = (scratch.backend(), self.outputs * self.cols());
+        let mut gradients = scratch.take(GRADIENTS * p);
+        let mut patches = self.patches(scratch);
+        for first in (0..dy.rows).step_by(GRADIENTS) {
+            let count = GRADIENTS.min(dy.rows - first);
+            for i in 0..count {
+                self.fill(&backend, at.x, first + i, &mut patches);
+                let target = ViewMut::new(&mut gradients, i * p, self.outputs, self.cols());
+                let patches = self.view(&patches, self.cols());
+                backend.gemm(1.0, self.planes(dy, first + i), patches.t(), 0.0, target);
+            }
+            take(scratch, first, View::new(&gradients, 0, count, p));
+        }
+        scratch.give(patches);
+        scratch.give(gradients);
+    }
+}
+
+impl<B: Backend> Layer<B> for Conv2d {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn segment(&self) -> Option<Segment> {
+        Some(Segment { name: self.name.clone(), rows: self.outputs, cols: self.cols() })
+    }
+
+    fn has_bias(&self) -> bool {
+        self.bias
+    }
+
+    fn weight_shape(&self) -> Vec<usize> {
+        let [height, width] = self.window.kernel;
+        vec![self.outputs, self.window.channels, height, width]
+    }
+
+    fn width(&self) -> usize {
+        self.outputs * self.window.positions()
+    }
+
+    fn forward(&self, scratch: &mut Scratch<B>, w: Option<View<B>>, x: View<B>, mut y: ViewMut<B>) {
+        let (backend, w) = (scratch.backend(), w.expect("a convolution has parameters"));
+        let mut patches = self.patches(scratch);
+        for i in 0..x.rows {
+            self.fill(&backend, x, i, &mut patches);
+            let target = y.row_as(i, self.outputs, self.window.positions());
+            backend.gemm(1.0, w, self.view(&patches, self.cols()), 0.0, target);
+        }
+        scratch.give(patches);
+    }
+
+    fn jvp(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        v: Option<View<B>>,
+        rx: Option<View<B>>,
+        mut ry: ViewMut<B>,
+    ) {
+        let (backend, rows) = (scratch.backend(), at.x.rows);
+        let w = self.weights(at.w.expect("a convolution has parameters"));
+        let mut patches = self.patches(scratch);
+        let mut tangents = scratch.take(self.patches_len());
+        for i in 0..rows {
+            self.fill(&backend, at.x, i, &mut patches);
+            for j in 0..ry.rows / rows {
+                let row = j * rows + i;
+                let mut beta = 0.0;
+                if let Some(v) = v {
+                    let v = v.row_range(j * self.outputs, self.outputs);
+                    let target = ry.row_as(row, self.outputs, self.window.positions());
+                    backend.gemm(1.0, v, self.view(&patches, self.cols()), 0.0, target);
+                    beta = 1.0;
+                }
+                let target = ry.row_as(row, self.outputs, self.window.positions());
+                if let Some(rx) = rx {
+                    self.fill(&backend, rx, row, &mut tangents);
+                    backend.gemm(1.0, w, self.view(&tangents, self.window.patch()), beta, target);
+                } else if v.is_none() {
+                    backend.fill(0.0, target);
+                }
+            }
+        }
+        scratch.give(patches);
+        scratch.give(tangents);
+    }
+
+    fn backward(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        mut dx: Option<ViewMut<B>>,
+        mut dw: Option<ViewMut<B>>,
+    ) {
+        let (backend, rows) = (scratch.backend(), at.x.rows);
+        let w = self.weights(at.w.expect("a convolution has parameters"));
+        let mut patches = self.patches(scratch);
+        let mut cols = scratch.take(self.patches_len());
+        for i in 0..rows {
+            if dw.is_some() {
+                self.fill(&backend, at.x, i, &mut patches);
+            }
+            for j in 0..dy.rows / rows {
+                let row = j * rows + i;
+                let dy = self.planes(dy, row);
+                if let Some(dw) = &mut dw {
+                    let target = dw.part(j * self.outputs, self.outputs, self.cols());
+                    backend.gemm(1.0, dy, self.view(&patches, self.cols()).t(), 1.0, target);
+                }
+                if let Some(dx) = &mut dx {
+                    let (patch, positions) = (self.window.patch(), self.window.positions());
+                    backend.gemm(1.0, w.t(), dy, 0.0, ViewMut::new(&mut cols, 0, patch, positions));
+                    let mut image = dx.part(row, 1, self.window.inputs());
+                    backend.fill(0.0, image.reborrow());
+                    backend.col2im(&self.window, self.view(&cols, patch), image);
+                }
+            }
+        }
+        scratch.give(patches);
+        scratch.give(cols);
+    }
+
+    fn r_backward(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        direction: Direction<B>,
+        delta: Delta<B>,
+        mut rdx: Option<ViewMut<B>>,
+        mut dw: Option<ViewMut<B>>,
+    ) {
+        let (backend, rows) = (scratch.backend(), at.x.rows);
+        let (patch, positions) = (self.window.patch(), self.window.positions());
+        let w = self.weights(at.w.expect("a convolution has parameters"));
+        let mut patches = self.patches(scratch);
+        let mut tangents = scratch.take(self.patches_len());
+        for i in 0..rows {
+            if dw.is_some() {
+                self.fill(&backend, at.x, i, &mut patches);
+            }
+            let dy = self.planes(delta.dy, i);
+            for j in 0..delta.rdy.rows / rows {
+                let row = j * rows + i;
+                let rdy = self.planes(delta.rdy, row);
+                if let Some(dw) = &mut dw {
+                    let mut target = dw.part(j * self.outputs, self.outputs, self.cols());
+                    let primal = self.view(&patches, self.cols());
+                    backend.gemm(1.0, rdy, primal.t(), 1.0, target.reborrow());
+                    if let Some(rx) = direction.rx {
+                        self.fill(&backend, rx, row, &mut tangents);
+                        let target = target.part(0, self.outputs, patch);
+                        backend.gemm(1.0, dy, self.view(&tangents, patch).t(), 1.0, target);
+                    }
+                }
+                if let Some(rdx) = &mut rdx {
+                    // The tangents' buffer is free again.
+                    backend.gemm(1.0, w.t(), rdy, 0.0, ViewMut::new(&mut tangents, 0, patch, positions));
+                    if let Some(v) = direction.v {
+                        let v = self.weights(v.row_range(j * self.outputs, self.outputs));
+                        backend.gemm(1.0, v.t(), dy, 1.0, ViewMut::new(&mut tangents, 0, patch, positions));
+                    }
+                    let mut image = rdx.part(row, 1, self.window.inputs());
+                    backend.fill(0.0, image.reborrow());
+                    backend.col2im(&self.window, self.view(&tangents, patch), image);
+                }
+            }
+        }
+        scratch.give(patches);
+        scratch.give(tangents);
+    }
+
+    fn example_gradients(&self, at: Primal<B>, dy: View<B>, backend: &B, mut out: ViewMut<B>) {
+        self.each_gradients(&mut Scratch::new(backend), at, dy, |_, first, gradients| {
+            backend.copy(gradients, out.part(first, gradients.rows, gradients.cols));
+        });
+    }
+
+    fn scores(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, v: View<B>, mut out: ViewMut<B>) {
+        let backend = scratch.backend();
+        // The directions as rows: `k x (out (K + 1))`.
+        let p = self.outputs * self.cols();
+        let v = View::new(v.buffer, v.offset, v.rows / self.outputs, p);
+        self.each_gradients(scratch, at, dy, |_, first, gradients| {
+            backend.gemm(1.0, gradients, v.t(), 1.0, out.part(first, gradients.rows, v.rows));
+        });
+    }
+
+    fn squared_norms(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, mut out: ViewMut<B>) {
+        let backend = scratch.backend();
+        self.each_gradients(scratch, at, dy, |_, first, gradients| {
+            backend.row_dots(gradients, gradients, 1.0, out.part(first, gradients.rows, 1));
+        });
+    }
+}
