@@ -91,6 +91,7 @@ fn check_all(golden: &Golden, network: Network<Cpu<f64>>) {
 
     let v = vectors(&network, &golden.values("V"));
     check("jvp_logits", &network.output_tangents(&inputs, &theta, &v), &golden.values("jvp_logits"));
+    check("mixed_x", &network.mixed_products(&inputs, &theta, &v), &golden.values("mixed_x"));
     for (curvature, name) in [(Curvature::Hessian, "HV"), (Curvature::GaussNewton, "GGNV")] {
         let mut product = Block::zeros(network.backend(), network.layout(), v.k());
         risk.operator(&theta, curvature, 0.0, usize::MAX).apply(&v, &mut product);

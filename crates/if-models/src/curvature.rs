@@ -95,7 +95,7 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
             match self.curvature {
                 Curvature::Hessian => {
                     let deltas = (dz, rdz_view);
-                    network.r_backward(scratch, at, (v, &tangents), deltas, (&mut *sum, first));
+                    network.r_backward(scratch, at, (v, &tangents), deltas, Some((&mut *sum, first)));
                 }
                 Curvature::GaussNewton => {
                     network.backward(scratch, at, rdz_view, false, |scratch, s, layer, at, dy| {

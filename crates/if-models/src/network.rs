@@ -267,19 +267,21 @@ impl<B: Backend> Network<B> {
         None
     }
 
-    /// The R-backward pass: adds to `out`, from vector `out_start` on, the derivative of the gradient
+    /// The R-backward pass: adds to `sums.0`, from vector `sums.1` on, the derivative of the gradient
     /// along the directions `v`, whose tangents are those of [`jvp`](Self::jvp). `dz` is the output gradient and
-    /// `rdz` its derivative, both with the examples' weights already in.
+    /// `rdz` its derivative, both with the examples' weights already in. Without `sums` it goes on to the
+    /// input instead and returns the derivative of the gradient there, `(k rows) x inputs`.
     pub fn r_backward(
         &self,
         scratch: &mut Scratch<B>,
         point: Point<B>,
         (v, tangents): (Directions<B>, &[B::Buffer]),
         (dz, rdz): (View<B>, View<B>),
-        (out, out_start): (&mut Block<B>, usize),
-    ) {
+        mut sums: Option<(&mut Block<B>, usize)>,
+    ) -> Option<B::Buffer> {
         let rows = point.tape.rows;
-        let first = self.first_with_parameters();
+        let to_input = sums.is_none();
+        let first = if to_input { 0 } else { self.first_with_parameters() };
         let mut owned: Option<[B::Buffer; 2]> = None;
         for l in (first..self.layers.len()).rev() {
             let layer = &*self.layers[l];
@@ -294,8 +296,11 @@ impl<B: Backend> Network<B> {
                 v: self.segments[l].map(|s| v.block.stacked(s, v.start, v.k)),
                 rx: self.tangent_into(l, tangents, rdz.rows),
             };
-            let dw = self.segments[l].map(|s| out.stacked_mut(s, out_start, v.k));
-            if l == first {
+            let dw = match (&mut sums, self.segments[l]) {
+                (Some((out, start)), Some(s)) => Some(out.stacked_mut(s, *start, v.k)),
+                _ => None,
+            };
+            if l == first && !to_input {
                 layer.r_backward(scratch, at, direction, Delta { dy, rdy }, None, dw);
                 break;
             }
@@ -309,7 +314,13 @@ impl<B: Backend> Network<B> {
                 old.into_iter().for_each(|buffer| scratch.give(buffer));
             }
         }
-        owned.into_iter().flatten().for_each(|buffer| scratch.give(buffer));
+        let [dx, rdx] = owned?;
+        scratch.give(dx);
+        if to_input {
+            return Some(rdx);
+        }
+        scratch.give(rdx);
+        None
     }
 
     /// Below this layer nothing depends on parameters.

@@ -41,17 +41,7 @@ impl<B: Backend> Network<B> {
             let last = tangents.last().expect("a network has layers");
             (at.tape.rows, self.host(View::new(last, 0, k * at.tape.rows, outputs)))
         });
-        let mut all = vec![0.0; k * n * outputs];
-        let mut start = 0;
-        for (rows, part) in blocks {
-            for j in 0..k {
-                let target = (j * n + start) * outputs;
-                all[target..target + rows * outputs]
-                    .copy_from_slice(&part[j * rows * outputs..][..rows * outputs]);
-            }
-            start += rows;
-        }
-        all
+        direction_major(blocks, k, n, outputs)
     }
 
     /// Norm of the loss gradient of every example (length `n`), without forming gradients.
@@ -108,9 +98,41 @@ impl<B: Backend> Network<B> {
         blocks.concat()
     }
 
+    /// `d/dx <grad_theta l_i, v_j>`, how a change of the input changes a score: `k x n x inputs`,
+    /// row-major. The R-backward pass carried on to the input (Koh & Liang 2017, section 2.2).
+    pub fn mixed_products(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Block<B>) -> Vec<f64> {
+        let (n, width, k) = (inputs.len(), self.inputs(), v.k());
+        let blocks = self.map_blocks(inputs, theta, |scratch, at| {
+            let (rows, outputs) = (at.tape.rows, self.outputs());
+            let v = Directions { block: v, start: 0, k };
+            let tangents = self.jvp(scratch, at, v);
+            let mut rdz = scratch.take(k * rows * outputs);
+            let rz = View::new(&tangents[tangents.len() - 1], 0, k * rows, outputs);
+            self.loss_hessian(at.tape, rz, ViewMut::new(&mut rdz, 0, k * rows, outputs));
+            let deltas = (self.delta(at.tape), View::new(&rdz, 0, k * rows, outputs));
+            let rdx = self.r_backward(scratch, at, (v, &tangents), deltas, None);
+            (rows, self.host(View::new(&rdx.expect("asked for"), 0, k * rows, width)))
+        });
+        direction_major(blocks, k, n, width)
+    }
+
     fn host(&self, x: View<B>) -> Vec<f64> {
         self.backend().download(x).into_iter().map(Real::to_f64).collect()
     }
+}
+
+/// Row blocks of `k` directions (`k x rows x width` each) as one `k x n x width` array.
+fn direction_major(blocks: Vec<(usize, Vec<f64>)>, k: usize, n: usize, width: usize) -> Vec<f64> {
+    let mut all = vec![0.0; k * n * width];
+    let mut start = 0;
+    for (rows, part) in blocks {
+        for j in 0..k {
+            let target = (j * n + start) * width;
+            all[target..target + rows * width].copy_from_slice(&part[j * rows * width..][..rows * width]);
+        }
+        start += rows;
+    }
+    all
 }
 
 /// Parts of a sum over examples that are added up apart. A constant: it fixes the order of
