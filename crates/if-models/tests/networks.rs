@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::{Square, Tanh, cpu, dense_network, random_data, random_theta};
 use if_models::layer::Dense;
 use if_models::testing::check_network;
-use if_models::{Dataset, HostArray, Loss, Network};
+use if_models::{Approximation, Dataset, HostArray, LayerSpec, Loss, ModelSpec, Network};
 use ndarray::ArrayD;
 use proptest::prelude::*;
 
@@ -101,6 +101,43 @@ fn bytes_and_other_shapes() {
     let data = Dataset::new(x, vec![0.0, 1.0, 1.0, 0.0, 1.0, 0.0]).unwrap();
     let network = Network::linear(&cpu(), 4, 1, true, Loss::Logistic);
     check_network(&network, &data, &random_theta(&network, 9));
+}
+
+/// Convolutions, pools and activations together, as a description builds them.
+#[test]
+fn small_networks_of_every_kind() {
+    let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
+    let conv = |name: &str, out, padding| LayerSpec::Conv2d {
+        name: name.into(),
+        out,
+        kernel: 2,
+        stride: 1,
+        padding,
+        bias: true,
+    };
+    let max = LayerSpec::MaxPool { size: 2, stride: Some(1), padding: 0 };
+    let mean = LayerSpec::AvgPool { size: 2, stride: None, padding: 1 };
+    let gelu = LayerSpec::Gelu { approximate: Approximation::None };
+    let lists = [
+        vec![dense("0", 4), LayerSpec::Softplus, dense("2", 3)],
+        vec![dense("0", 4), LayerSpec::Relu, dense("2", 3), LayerSpec::Selu, dense("4", 3)],
+        vec![dense("0", 5), gelu, LayerSpec::Dropout, dense("2", 3)],
+    ];
+    for layers in lists {
+        let spec = ModelSpec { input: vec![3], loss: Loss::CrossEntropy, layers };
+        let network = spec.build(&cpu()).unwrap();
+        check_network(&network, &random_data(9, 3, Loss::CrossEntropy, 3, 5), &random_theta(&network, 9));
+    }
+    let lists = [
+        vec![conv("0", 2, 1), LayerSpec::Tanh, max, LayerSpec::Flatten, dense("4", 2)],
+        vec![mean, conv("1", 2, 1), LayerSpec::Sigmoid, conv("3", 2, 0), LayerSpec::GlobalAvgPool],
+    ];
+    for mut layers in lists {
+        layers.push(LayerSpec::Flatten);
+        let spec = ModelSpec { input: vec![1, 3, 3], loss: Loss::CrossEntropy, layers };
+        let network = spec.build(&cpu()).unwrap();
+        check_network(&network, &random_data(7, 9, Loss::CrossEntropy, 2, 5), &random_theta(&network, 9));
+    }
 }
 
 proptest! {

@@ -170,6 +170,8 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
         let features = host_features(self.data);
         let width = self.network.inputs();
         let gradients = self.network.input_gradients(&self.inputs, self.theta);
+        let v = self.vectors(2, 8);
+        let mixed = self.network.mixed_products(&self.inputs, self.theta, &v);
         for feature in 0..width {
             let losses = |h| {
                 let mut moved = features.clone();
@@ -180,6 +182,15 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
             };
             let column: Vec<f64> = gradients.chunks(width).map(|row| row[feature]).collect();
             close(&column, &difference(losses), DIFFERENCE, "input gradients against differences of losses");
+            let scores = |h| {
+                let mut moved = features.clone();
+                moved.chunks_mut(width).for_each(|row| row[feature] += h);
+                let data = with_features(self.data, moved);
+                let inputs = Inputs::new(self.network, &data, usize::MAX).expect("same shape");
+                self.network.scores(&inputs, self.theta, &v)
+            };
+            let column: Vec<f64> = mixed.chunks(width).map(|row| row[feature]).collect();
+            close(&column, &difference(scores), DIFFERENCE, "mixed products against differences of scores");
         }
     }
 
@@ -332,6 +343,7 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
         all.extend(network.gradient_norms(inputs, theta));
         all.extend(network.scores(inputs, theta, &v));
         all.extend(network.input_gradients(inputs, theta));
+        all.extend(network.mixed_products(inputs, theta, &v));
         let last = [self.n() - 1, 0, 1];
         all.extend(network.example_gradients(inputs, theta, Rows::Range(1, 3)).to_f64());
         all.extend(network.example_gradients(inputs, theta, Rows::Indices(&last)).to_f64());
