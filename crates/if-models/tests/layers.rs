@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use common::{Double, cpu};
 use if_linalg::{Activation, Backend, Segment, View, ViewMut, Window};
 use if_models::layer::{
-    Conv2d, Delta, Dense, Direction, Elementwise, Layer, Pool2d, Pooling, Primal, Scratch,
+    BatchNorm, Conv2d, Delta, Dense, Direction, Elementwise, Layer, Pool2d, Pooling, Primal, Scratch,
 };
 use if_models::testing::{LayerCheck, check_layer};
 use proptest::prelude::*;
@@ -51,6 +51,17 @@ proptest! {
         prop_assume!(window.steps().is_some());
         let sizes = LayerCheck { inputs: window.inputs(), rows, directions, seed };
         check_layer(&cpu(), &Conv2d::new("conv", window, outputs, bias), sizes);
+    }
+
+    #[test]
+    fn batch_norm_of_any_shape(
+        planes in 1usize..5, positions in 1usize..6, rows in 1usize..5, directions in 1usize..4,
+        seed in 0u64..1000,
+    ) {
+        let mean = if_linalg::testing::random(planes, seed);
+        let variance = if_linalg::testing::random(planes, seed + 1).iter().map(|v| 0.1 + v * v).collect();
+        let layer = BatchNorm::new("bn", positions, mean, variance, 1e-5);
+        check_layer(&cpu(), &layer, LayerCheck { inputs: planes * positions, rows, directions, seed });
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Layers: four handwritten products each, side by side in one file.
 
+mod batch_norm;
 mod conv2d;
 mod dense;
 mod elementwise;
 mod pool;
 
+pub use batch_norm::BatchNorm;
 pub use conv2d::Conv2d;
 pub use dense::Dense;
 pub use elementwise::Elementwise;
@@ -81,6 +83,10 @@ pub trait Layer<B: Backend>: Send + Sync {
     fn weight_shape(&self) -> Vec<usize> {
         let segment = self.segment().map(|s| vec![s.rows, s.cols - usize::from(self.has_bias())]);
         segment.unwrap_or_default()
+    }
+    /// Constants that a `state_dict()` holds beside the parameters, as `NAME.KEY`: running statistics.
+    fn statistics(&self) -> Vec<(&'static str, &[f64])> {
+        Vec::new()
     }
     /// Numbers an example has after this layer.
     fn width(&self) -> usize;
