@@ -126,7 +126,8 @@ impl Model {
     pub fn network<T: Real>(&self) -> Result<Network<Cpu<T>>, ModelError> {
         let cpu = Cpu::new();
         match &self.kind {
-            Kind::Network(spec) => spec.build(&cpu),
+            // Running statistics are part of the network.
+            Kind::Network(spec) => Ok(spec.load(&cpu, &self.tensors)?.0),
             kind => Ok(Network::linear(&cpu, self.inputs, self.outputs, self.bias, kind.loss())),
         }
     }

@@ -1,5 +1,6 @@
 //! Functions and their derivatives.
 
+mod assembly;
 mod chord;
 mod curvature;
 mod dataset;

@@ -16,6 +16,9 @@ pub struct Network<B: Backend> {
     layers: Vec<Arc<dyn Layer<B>>>,
     /// Segment of each layer's parameters.
     segments: Vec<Option<usize>>,
+    /// For each layer the earlier activation that is added to its output: 0 is the input, `l + 1` the
+    /// output of layer `l`.
+    skips: Vec<Option<usize>>,
     layout: Arc<Layout>,
     loss: Loss,
 }
@@ -26,6 +29,7 @@ impl<B: Backend> Clone for Network<B> {
             backend: self.backend.clone(),
             layers: self.layers.clone(),
             segments: self.segments.clone(),
+            skips: self.skips.clone(),
             layout: self.layout.clone(),
             ..*self
         }
@@ -90,7 +94,20 @@ impl<B: Backend> Network<B> {
             }));
         }
         let layout = Layout::new(parameters);
-        Self { backend: backend.clone(), inputs, layers, segments, layout, loss }
+        let skips = vec![None; layers.len()];
+        Self { backend: backend.clone(), inputs, layers, segments, skips, layout, loss }
+    }
+
+    /// The same network with an earlier activation added to the output of layer `layer`, which is a
+    /// [`ResidualSum`](crate::layer::ResidualSum): `source` 0 is the input, `l + 1` the output of layer `l`.
+    ///
+    /// # Panics
+    /// Where the two differ in width, or `source` comes after `layer`.
+    pub fn with_skip(mut self, layer: usize, source: usize) -> Self {
+        assert!(source <= layer, "a skip leads forward");
+        assert_eq!(self.width_into(source), self.layers[layer].width(), "widths of a residual sum differ");
+        self.skips[layer] = Some(source);
+        self
     }
 
     /// One dense layer `fc`: softmax, logistic or linear regression, or a linear SVM, as the loss says.
@@ -167,6 +184,10 @@ impl<B: Backend> Network<B> {
             let mut buffer = scratch.take(rows * (width + 1));
             let x = self.input_of(l, &tape, batch);
             layer.forward(scratch, self.weights(l, theta), x, activation_mut(&mut buffer, rows, width));
+            if let Some(source) = self.skips[l] {
+                let source = self.input_of(source, &tape, batch).col_range(0, width);
+                add(backend, source, activation_mut(&mut buffer, rows, width));
+            }
             let ones = ViewMut { buffer: &mut buffer, offset: width, rows, cols: 1, row_stride: width + 1 };
             backend.fill(1.0, ones);
             tape.outputs.push(buffer);
@@ -225,6 +246,10 @@ impl<B: Backend> Network<B> {
             let direction = self.segments[l].map(|s| v.block.stacked(s, v.start, k));
             let at = self.primal(l, point);
             layer.jvp(scratch, at, direction, rx, ViewMut::new(&mut buffer, 0, k * rows, width));
+            let skipped = self.skips[l].and_then(|source| self.tangent_into(source, &tangents, k * rows));
+            if let Some(source) = skipped {
+                add(&self.backend, source, ViewMut::new(&mut buffer, 0, k * rows, width));
+            }
             tangents.push(buffer);
         }
         tangents
@@ -243,10 +268,12 @@ impl<B: Backend> Network<B> {
     ) -> Option<B::Buffer> {
         let first = if to_input { 0 } else { self.first_with_parameters() };
         let mut owned: Option<B::Buffer> = None;
+        let mut skipped = Skipped::new(self);
         for l in (0..self.layers.len()).rev() {
             let layer = &*self.layers[l];
             let at = self.primal(l, point);
             let dy = owned.as_ref().map_or(dz, |d| View::new(d, 0, dz.rows, layer.width()));
+            skipped.keep(scratch, l, dy);
             if let Some(s) = self.segments[l] {
                 visit(scratch, s, layer, at, dy);
             }
@@ -256,6 +283,7 @@ impl<B: Backend> Network<B> {
             let width = self.width_into(l);
             let mut dx = scratch.take(dz.rows * width);
             layer.backward(scratch, at, dy, Some(ViewMut::new(&mut dx, 0, dz.rows, width)), None);
+            skipped.add_to(scratch, l, ViewMut::new(&mut dx, 0, dz.rows, width));
             if let Some(old) = owned.replace(dx) {
                 scratch.give(old);
             }
@@ -283,6 +311,7 @@ impl<B: Backend> Network<B> {
         let to_input = sums.is_none();
         let first = if to_input { 0 } else { self.first_with_parameters() };
         let mut owned: Option<[B::Buffer; 2]> = None;
+        let (mut skipped, mut r_skipped) = (Skipped::new(self), Skipped::new(self));
         for l in (first..self.layers.len()).rev() {
             let layer = &*self.layers[l];
             let at = self.primal(l, point);
@@ -292,6 +321,8 @@ impl<B: Backend> Network<B> {
                     (View::new(d, 0, rows, layer.width()), View::new(rd, 0, rdz.rows, layer.width()))
                 }
             };
+            skipped.keep(scratch, l, dy);
+            r_skipped.keep(scratch, l, rdy);
             let direction = Direction {
                 v: self.segments[l].map(|s| v.block.stacked(s, v.start, v.k)),
                 rx: self.tangent_into(l, tangents, rdz.rows),
@@ -310,6 +341,8 @@ impl<B: Backend> Network<B> {
             layer.backward(scratch, at, dy, Some(ViewMut::new(&mut dx, 0, rows, width)), None);
             let target = Some(ViewMut::new(&mut rdx, 0, rdz.rows, width));
             layer.r_backward(scratch, at, direction, Delta { dy, rdy }, target, dw);
+            skipped.add_to(scratch, l, ViewMut::new(&mut dx, 0, rows, width));
+            r_skipped.add_to(scratch, l, ViewMut::new(&mut rdx, 0, rdz.rows, width));
             if let Some(old) = owned.replace([dx, rdx]) {
                 old.into_iter().for_each(|buffer| scratch.give(buffer));
             }
@@ -355,6 +388,47 @@ impl<B: Backend> Network<B> {
     fn tangent_into<'t>(&self, l: usize, tangents: &'t [B::Buffer], rows: usize) -> Option<View<'t, B>> {
         (l > self.first_with_parameters()).then(|| View::new(&tangents[l - 1], 0, rows, self.width_into(l)))
     }
+}
+
+/// Output gradients on their way around residual blocks: for each activation what is to be added to its
+/// gradient.
+struct Skipped<'n, B: Backend> {
+    network: &'n Network<B>,
+    pending: Vec<Option<B::Buffer>>,
+}
+
+impl<'n, B: Backend> Skipped<'n, B> {
+    fn new(network: &'n Network<B>) -> Self {
+        Self { network, pending: (0..=network.layers.len()).map(|_| None).collect() }
+    }
+
+    /// Takes the gradient of layer `l`'s output to where the layer's skip comes from.
+    fn keep(&mut self, scratch: &mut Scratch<B>, l: usize, dy: View<B>) {
+        let Some(source) = self.network.skips[l] else { return };
+        let backend = &self.network.backend;
+        match &mut self.pending[source] {
+            Some(sum) => add(backend, dy, ViewMut::new(sum, 0, dy.rows, dy.cols)),
+            slot => {
+                let mut copy = scratch.take(dy.rows * dy.cols);
+                backend.copy(dy, ViewMut::new(&mut copy, 0, dy.rows, dy.cols));
+                *slot = Some(copy);
+            }
+        }
+    }
+
+    /// Adds what was kept for the input of layer `l` to its gradient.
+    fn add_to(&mut self, scratch: &mut Scratch<B>, l: usize, dx: ViewMut<B>) {
+        if let Some(sum) = self.pending[l].take() {
+            add(&self.network.backend, View::new(&sum, 0, dx.rows, dx.cols), dx);
+            scratch.give(sum);
+        }
+    }
+}
+
+/// `y += x`.
+fn add<B: Backend>(backend: &B, x: View<B>, y: ViewMut<B>) {
+    let ones = vec![1.0; x.rows];
+    backend.row_axpby(&ones, x, &ones, y);
 }
 
 /// The first `width` columns of an activation.

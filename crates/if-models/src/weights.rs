@@ -30,11 +30,14 @@ impl<B: Backend> Network<B> {
     /// The parameters that `tensors` hold, one vector.
     ///
     /// # Errors
-    /// A tensor that is missing, one too many, one of another shape, or one that is not finite.
+    /// A tensor that is missing, one too many, one of another shape, or one that is not finite; running
+    /// statistics other than the network's own (see [`ModelSpec::load`](crate::ModelSpec::load)).
     pub fn parameters(&self, tensors: &Tensors) -> Result<Block<B>, ModelError> {
         let expected = self.tensors();
         let known: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
-        let extra = tensors.keys().find(|name| !known.contains(name.as_str()) && !name.ends_with(IGNORED));
+        let statistics = self.statistics();
+        let is_known = |name: &str| known.contains(name) || statistics.contains_key(name);
+        let extra = tensors.keys().find(|name| !is_known(name) && !name.ends_with(IGNORED));
         if let Some(name) = extra {
             let known = known.into_iter().collect::<Vec<_>>().join(", ");
             return Err(ModelError::ExtraTensor { name: name.clone(), known });
@@ -43,6 +46,13 @@ impl<B: Backend> Network<B> {
             .iter()
             .map(|(name, shape)| Ok((name.as_str(), checked(tensors, name, shape)?)))
             .collect::<Result<_, ModelError>>()?;
+        for (name, built_with) in &statistics {
+            if checked(tensors, name, &[built_with.len()])? != *built_with {
+                return Err(ModelError::Spec(format!(
+                    "tensor {name} differs from the statistics that the network was built with"
+                )));
+            }
+        }
         let mut theta = Vec::with_capacity(self.layout().dim());
         for layer in self.parameter_layers() {
             let segment = layer.segment().expect("a layer with parameters");
@@ -78,11 +88,28 @@ impl<B: Backend> Network<B> {
                 insert("bias", vec![segment.rows], bias);
             }
         }
+        for (name, values) in self.statistics() {
+            tensors
+                .insert(name, ArrayD::from_shape_vec(vec![values.len()], values.to_vec()).expect("one axis"));
+        }
         tensors
+    }
+
+    /// Constants that belong to the state beside the parameters, by tensor name.
+    fn statistics(&self) -> BTreeMap<String, &[f64]> {
+        self.parameter_layers()
+            .flat_map(|layer| {
+                layer
+                    .statistics()
+                    .into_iter()
+                    .map(|(key, values)| (format!("{}.{key}", layer.name()), values))
+            })
+            .collect()
     }
 }
 
-fn checked(tensors: &Tensors, name: &str, shape: &[usize]) -> Result<Vec<f64>, ModelError> {
+/// The tensor `name`, if it is there, of this shape, and finite.
+pub(crate) fn checked(tensors: &Tensors, name: &str, shape: &[usize]) -> Result<Vec<f64>, ModelError> {
     let tensor = tensors.get(name).ok_or_else(|| ModelError::MissingTensor {
         name: name.to_owned(),
         expected: shape.to_vec(),

@@ -140,6 +140,29 @@ fn small_networks_of_every_kind() {
     }
 }
 
+/// Skips from the input, around several layers, inside one another, and through batch normalisation.
+#[test]
+fn residual_networks() {
+    let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
+    let block = |layers| LayerSpec::Residual { layers };
+    let norm = |name: &str| LayerSpec::BatchNorm { name: name.into(), eps: 1e-5 };
+    let lists = [
+        vec![block(vec![dense("a", 3), LayerSpec::Tanh]), dense("z", 3)],
+        vec![
+            dense("a", 4),
+            block(vec![norm("n"), LayerSpec::Tanh, block(vec![dense("b", 4), LayerSpec::Softplus])]),
+            block(vec![LayerSpec::Sigmoid]),
+            dense("z", 3),
+        ],
+        vec![block(vec![LayerSpec::Tanh]), dense("a", 3), norm("n"), block(vec![dense("z", 3)])],
+    ];
+    for layers in lists {
+        let spec = ModelSpec { input: vec![3], loss: Loss::CrossEntropy, layers };
+        let network = spec.build(&cpu()).unwrap();
+        check_network(&network, &random_data(9, 3, Loss::CrossEntropy, 3, 5), &random_theta(&network, 9));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
 

@@ -82,18 +82,64 @@ fn descriptions_are_checked_layer_by_layer() {
     assert!(error(spec(&[4], vec![LayerSpec::Flatten])).contains("found none"));
     assert!(error(spec(&[4, 0], vec![dense("0", 5)])).contains("found [4, 0]"));
     let image = |layers| error(spec(&[1, 5, 5], layers));
-    let conv =
-        |kernel| LayerSpec::Conv2d { name: "c".into(), out: 2, kernel, stride: 1, padding: 0, bias: true };
+    let conv = |name: &str, kernel| LayerSpec::Conv2d {
+        name: name.into(),
+        out: 2,
+        kernel,
+        stride: 1,
+        padding: 0,
+        bias: true,
+    };
     assert_eq!(
-        image(vec![conv(6)]),
+        image(vec![conv("c", 6)]),
         "layer 0: conv2d \"c\": no window of side 6 with stride 1 fits 5 x 5 with padding 0"
     );
     assert_eq!(
-        image(vec![conv(3), LayerSpec::Flatten, conv(1)]),
-        "layer 2: conv2d \"c\" takes an image (channels, height, width), found shape [18]"
+        image(vec![conv("c", 3), LayerSpec::Flatten, conv("d", 1)]),
+        "layer 2: conv2d \"d\" takes an image (channels, height, width), found shape [18]"
     );
     let pool = LayerSpec::MaxPool { size: 2, stride: None, padding: 2 };
     assert_eq!(image(vec![pool]), "layer 0: max_pool: padding 2 is more than half of the window's side 2");
     let slope = LayerSpec::LeakyRelu { slope: f64::NAN };
     assert_eq!(error(spec(&[4], vec![slope])), "layer 0: leaky_relu takes a finite slope, found NaN");
+}
+
+#[test]
+fn running_statistics_are_part_of_the_state() {
+    let norm = LayerSpec::BatchNorm { name: "bn".into(), eps: 1e-5 };
+    let spec = ModelSpec { input: vec![2], loss: Loss::CrossEntropy, layers: vec![norm] };
+    let state = Tensors::from([
+        ("bn.weight".into(), tensor(&[2], &[1.0, 2.0])),
+        ("bn.bias".into(), tensor(&[2], &[3.0, 4.0])),
+        ("bn.running_mean".into(), tensor(&[2], &[5.0, 6.0])),
+        ("bn.running_var".into(), tensor(&[2], &[7.0, 8.0])),
+    ]);
+    let (network, theta) = spec.load(&Cpu::<f64>::new(), &state).unwrap();
+    assert_eq!(theta.to_f64(), [1.0, 3.0, 2.0, 4.0]);
+    assert_eq!(network.state(&theta), state);
+    let untrained = spec.build(&Cpu::<f64>::new()).unwrap().parameters(&state).err().unwrap().to_string();
+    assert_eq!(
+        untrained,
+        "tensor bn.running_mean differs from the statistics that the network was built with"
+    );
+    let mut missing = state.clone();
+    missing.remove("bn.running_var");
+    let error = spec.load(&Cpu::<f64>::new(), &missing).err().unwrap().to_string();
+    assert!(error.starts_with("tensor bn.running_var of shape [2] is missing"), "{error}");
+}
+
+#[test]
+fn residual_blocks_keep_their_shape_and_names_are_unique() {
+    let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
+    let error = |layers| {
+        let spec = ModelSpec { input: vec![4], loss: Loss::CrossEntropy, layers };
+        spec.build(&Cpu::<f64>::new()).err().unwrap().to_string()
+    };
+    assert_eq!(
+        error(vec![LayerSpec::Residual { layers: vec![dense("0", 3)] }]),
+        "layer 0: the layers of a residual block keep their input's shape, found from [4] to [3] in 1 layers"
+    );
+    let inside = vec![dense("0", 4), dense("1", 0)];
+    assert_eq!(error(vec![LayerSpec::Residual { layers: inside }]), "layer 0.1: dense \"1\" has no outputs");
+    assert_eq!(error(vec![dense("0", 3), dense("0", 3)]), "layer 1: the name \"0\" is taken");
 }

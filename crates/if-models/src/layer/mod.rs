@@ -5,12 +5,14 @@ mod conv2d;
 mod dense;
 mod elementwise;
 mod pool;
+mod sum;
 
 pub use batch_norm::BatchNorm;
 pub use conv2d::Conv2d;
 pub use dense::Dense;
 pub use elementwise::Elementwise;
 pub use pool::{Pool2d, Pooling};
+pub use sum::ResidualSum;
 
 use if_linalg::{Backend, Segment, View, ViewMut};
 

@@ -1,0 +1,182 @@
+//! From the description of a network to its layers, shape by shape.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use if_linalg::{Activation, Backend, Window};
+
+use crate::ModelError;
+use crate::layer::{BatchNorm, Conv2d, Dense, Elementwise, Layer, Pool2d, Pooling, ResidualSum};
+use crate::spec::{Approximation, LayerSpec};
+use crate::weights::{Tensors, checked};
+
+/// What has been built so far.
+pub(crate) struct Assembly<'a, B: Backend> {
+    /// Shape of what comes out of the last layer.
+    shape: Vec<usize>,
+    /// Where running statistics are taken from.
+    tensors: Option<&'a Tensors>,
+    names: BTreeSet<String>,
+    /// The layers.
+    pub layers: Vec<Arc<dyn Layer<B>>>,
+    /// For residual sums the layer and the activation that is added, as `Network::with_skip` takes them.
+    pub skips: Vec<(usize, usize)>,
+}
+
+impl<'a, B: Backend> Assembly<'a, B> {
+    /// Nothing yet, for inputs of `shape`.
+    pub fn new(shape: Vec<usize>, tensors: Option<&'a Tensors>) -> Self {
+        Self { shape, tensors, names: BTreeSet::new(), layers: Vec::new(), skips: Vec::new() }
+    }
+
+    /// Adds layers; errors begin with `place` and the position.
+    pub fn add_all(&mut self, specs: &[LayerSpec], place: &str) -> Result<(), ModelError> {
+        specs.iter().enumerate().try_for_each(|(position, spec)| {
+            let place = format!("{place}{position}");
+            if let LayerSpec::Residual { layers } = spec {
+                return self.add_residual(layers, &place);
+            }
+            let refused = |reason| ModelError::Spec(format!("{place}: {reason}"));
+            if let LayerSpec::BatchNorm { name, eps } = spec {
+                self.claim(name).map_err(refused)?;
+                return self.add_batch_norm(name, *eps);
+            }
+            let layer = self.layer(spec).map_err(refused)?;
+            self.layers.extend(layer);
+            Ok(())
+        })
+    }
+
+    fn add_residual(&mut self, specs: &[LayerSpec], place: &str) -> Result<(), ModelError> {
+        let (shape, source) = (self.shape.clone(), self.layers.len());
+        self.add_all(specs, &format!("{place}."))?;
+        if self.shape != shape || self.layers.len() == source {
+            let found =
+                format!("from {shape:?} to {:?} in {} layers", self.shape, self.layers.len() - source);
+            return Err(ModelError::Spec(format!(
+                "{place}: the layers of a residual block keep their input's shape, found {found}"
+            )));
+        }
+        self.skips.push((self.layers.len(), source));
+        self.layers.push(Arc::new(ResidualSum::new(shape.iter().product())));
+        Ok(())
+    }
+
+    fn add_batch_norm(&mut self, name: &str, eps: f64) -> Result<(), ModelError> {
+        let planes = self.shape[0];
+        let statistic = |key: &str, new: f64| match self.tensors {
+            Some(tensors) => checked(tensors, &format!("{name}.{key}"), &[planes]),
+            None => Ok(vec![new; planes]),
+        };
+        let (mean, variance) = (statistic("running_mean", 0.0)?, statistic("running_var", 1.0)?);
+        if let Some(plane) = variance.iter().position(|variance| variance + eps <= 0.0) {
+            return Err(ModelError::Spec(format!(
+                "{name}.running_var: expected variances of at least 0, found {} at position {plane}",
+                variance[plane]
+            )));
+        }
+        let positions = self.shape[1..].iter().product();
+        self.layers.push(Arc::new(BatchNorm::new(name, positions, mean, variance, eps)));
+        Ok(())
+    }
+
+    /// Tensors are found by name, so two layers cannot share one.
+    fn claim(&mut self, name: &str) -> Result<(), String> {
+        if self.names.insert(name.to_owned()) { Ok(()) } else { Err(format!("the name {name:?} is taken")) }
+    }
+
+    /// A layer with the settings of `spec`; `None` where nothing is computed.
+    fn layer(&mut self, spec: &LayerSpec) -> Result<Option<Arc<dyn Layer<B>>>, String> {
+        let layer: Arc<dyn Layer<B>> = match spec {
+            LayerSpec::Flatten => {
+                self.shape = vec![self.shape.iter().product()];
+                return Ok(None);
+            }
+            LayerSpec::Dropout => return Ok(None),
+            LayerSpec::Dense { name, out, bias } => {
+                self.claim(name)?;
+                let [inputs] = self.shape[..] else {
+                    return Err(format!("dense {name:?} takes a flat input, found shape {:?}", self.shape));
+                };
+                at_least_one(*out, "dense", name)?;
+                self.shape = vec![*out];
+                Arc::new(Dense::new(name, inputs, *out, *bias))
+            }
+            LayerSpec::Conv2d { name, out, kernel, stride, padding, bias } => {
+                self.claim(name)?;
+                let window = self.slide(&format!("conv2d {name:?}"), *kernel, *stride, *padding)?;
+                at_least_one(*out, "conv2d", name)?;
+                self.shape[0] = *out;
+                Arc::new(Conv2d::new(name, window, *out, *bias))
+            }
+            LayerSpec::MaxPool { size, stride, padding } => {
+                self.pool(Pooling::Max, "max_pool", *size, *stride, *padding)?
+            }
+            LayerSpec::AvgPool { size, stride, padding } => {
+                self.pool(Pooling::Mean, "avg_pool", *size, *stride, *padding)?
+            }
+            LayerSpec::GlobalAvgPool => {
+                let [channels, height, width] = self.image("global_avg_pool")?;
+                let image = [height, width];
+                self.shape = vec![channels, 1, 1];
+                let window = Window { channels, image, kernel: image, stride: 1, padding: 0 };
+                Arc::new(Pool2d::new(Pooling::Mean, window))
+            }
+            other => Arc::new(Elementwise::new(activation(other)?, self.shape.iter().product())),
+        };
+        Ok(Some(layer))
+    }
+
+    fn image(&self, layer: &str) -> Result<[usize; 3], String> {
+        self.shape.as_slice().try_into().map_err(|_| {
+            format!("{layer} takes an image (channels, height, width), found shape {:?}", self.shape)
+        })
+    }
+
+    /// The window over the current images, whose height and width become the numbers of windows.
+    fn slide(&mut self, layer: &str, kernel: usize, stride: usize, padding: usize) -> Result<Window, String> {
+        let [channels, height, width] = self.image(layer)?;
+        let window = Window { channels, image: [height, width], kernel: [kernel; 2], stride, padding };
+        let steps = window.steps().ok_or_else(|| {
+            format!("{layer}: no window of side {kernel} with stride {stride} fits {height} x {width} with padding {padding}")
+        })?;
+        self.shape[1..].copy_from_slice(&steps);
+        Ok(window)
+    }
+
+    fn pool(
+        &mut self,
+        pooling: Pooling,
+        layer: &str,
+        size: usize,
+        stride: Option<usize>,
+        padding: usize,
+    ) -> Result<Arc<dyn Layer<B>>, String> {
+        if 2 * padding > size {
+            return Err(format!("{layer}: padding {padding} is more than half of the window's side {size}"));
+        }
+        let window = self.slide(layer, size, stride.unwrap_or(size), padding)?;
+        Ok(Arc::new(Pool2d::new(pooling, window)))
+    }
+}
+
+fn at_least_one(out: usize, layer: &str, name: &str) -> Result<(), String> {
+    if out > 0 { Ok(()) } else { Err(format!("{layer} {name:?} has no outputs")) }
+}
+
+fn activation(spec: &LayerSpec) -> Result<Activation, String> {
+    Ok(match spec {
+        LayerSpec::Relu => Activation::Relu,
+        LayerSpec::LeakyRelu { slope } if !slope.is_finite() => {
+            return Err(format!("leaky_relu takes a finite slope, found {slope}"));
+        }
+        LayerSpec::LeakyRelu { slope } => Activation::LeakyRelu { slope: *slope },
+        LayerSpec::Tanh => Activation::Tanh,
+        LayerSpec::Sigmoid => Activation::Sigmoid,
+        LayerSpec::Softplus => Activation::Softplus,
+        LayerSpec::Gelu { approximate: Approximation::None } => Activation::Gelu,
+        LayerSpec::Gelu { approximate: Approximation::Tanh } => Activation::GeluTanh,
+        LayerSpec::Selu => Activation::Selu,
+        other => unreachable!("{other:?} is no activation"),
+    })
+}
