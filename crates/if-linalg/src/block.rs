@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Backend, Real, View, ViewMut};
+use crate::{Adam, Backend, Real, View, ViewMut};
 
 /// One matrix of parameters, such as a layer's weight with the bias as last column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,6 +242,19 @@ impl<B: Backend> Block<B> {
             let offset = self.k * self.layout.start(s) + i * len;
             backend.fill(value, ViewMut::new(&mut self.buffer, offset, 1, len));
         }
+    }
+
+    /// One step of Adam on all vectors, see [`Backend::adam_update`].
+    pub fn adam_update(adam: &Adam, gradient: &Self, mean: &mut Self, square: &mut Self, theta: &mut Self) {
+        let backend = theta.backend.clone();
+        let len = B::len(&theta.buffer);
+        backend.adam_update(
+            adam,
+            View::new(&gradient.buffer, 0, 1, len),
+            ViewMut::new(&mut mean.buffer, 0, 1, len),
+            ViewMut::new(&mut square.buffer, 0, 1, len),
+            ViewMut::new(&mut theta.buffer, 0, 1, len),
+        );
     }
 
     /// One step of conjugate gradients on every vector, see [`Backend::cg_update`]; returns the

@@ -21,7 +21,7 @@ pub mod testing;
 mod window;
 
 pub use activation::Activation;
-pub use backend::{Backend, Cpu, View, ViewMut};
+pub use backend::{Adam, Backend, Cpu, View, ViewMut};
 pub use block::{Block, Layout, Segment};
 pub use dense::{CholeskyFactor, NotPositiveDefinite, SymmetricMatrix};
 pub use error::LinalgError;

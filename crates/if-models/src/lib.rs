@@ -15,6 +15,7 @@ mod risk;
 mod spec;
 mod svm;
 pub mod testing;
+mod train;
 mod weights;
 
 pub use chord::Chord;
@@ -29,4 +30,5 @@ pub use newton::{Fit, FitReport, NewtonCg};
 pub use risk::{EmpiricalRisk, Family, Removal, RiskSettings};
 pub use spec::{Approximation, LayerSpec, ModelSpec};
 pub use svm::HingeSvm;
+pub use train::{Optimizer, Schedule, StepReport, TrainState, Training};
 pub use weights::Tensors;

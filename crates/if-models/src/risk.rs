@@ -87,6 +87,9 @@ pub struct EmpiricalRisk<'a, B: Backend> {
     removed: Vec<usize>,
 }
 
+/// Examples of a minibatch in one task. A constant: it fixes the order of summation.
+const BATCH_PART: usize = 64;
+
 impl<'a, B: Backend> EmpiricalRisk<'a, B> {
     /// All examples at weight `1/n`.
     ///
@@ -203,6 +206,33 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
         let mut penalty = Block::zeros(theta.backend(), theta.layout(), 1);
         self.add_l2(theta, &mut penalty);
         data + 0.5 * penalty.dots(theta)[0]
+    }
+
+    /// Losses of the examples `batch`, and `(1/b) sum grad l_i + l2 theta` over them: what a step of
+    /// minibatch training goes along. Removed examples count like the others.
+    pub fn batch_gradient(&self, theta: &Block<B>, batch: &[usize]) -> (Vec<f64>, Block<B>) {
+        let (network, backend) = (self.network, self.inputs.backend());
+        let parts = backend.map(batch.len().div_ceil(BATCH_PART), |part| {
+            let rows = Rows::Indices(&batch[part * BATCH_PART..batch.len().min((part + 1) * BATCH_PART)]);
+            let mut scratch = Scratch::new(backend);
+            let examples = self.inputs.batch(rows);
+            let tape = network.forward(&mut scratch, theta, &examples);
+            let at = Point { theta, batch: &examples, tape: &tape };
+            let mut sum = Block::zeros(backend, network.layout(), 1);
+            network.backward(&mut scratch, at, network.delta(&tape), false, |scratch, s, layer, at, dy| {
+                layer.backward(scratch, at, dy, None, Some(sum.stacked_mut(s, 0, 1)));
+            });
+            let losses = backend.download(network.losses(&tape)).into_iter().map(Real::to_f64);
+            (losses.collect::<Vec<f64>>(), sum)
+        });
+        let mut gradient = Block::zeros(backend, network.layout(), 1);
+        let mut losses = Vec::with_capacity(batch.len());
+        for (some, sum) in parts {
+            losses.extend(some);
+            gradient.axpby(1.0 / batch.len() as f64, &sum, 1.0);
+        }
+        self.add_l2(theta, &mut gradient);
+        (losses, gradient)
     }
 
     /// `sum_i w_i grad l_i`.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::cpu_window;
 use super::gemm::{Operand, product};
-use super::{Backend, View, ViewMut};
+use super::{Adam, Backend, View, ViewMut};
 use crate::{Activation, Loss, Real, Window};
 
 /// The processor, computing in `T` (`f32` or `f64`).
@@ -172,6 +172,23 @@ impl<T: Real> Backend for Cpu<T> {
             rows.collect::<Vec<_>>().into_par_iter().for_each(step);
         } else {
             rows.for_each(step);
+        }
+    }
+
+    fn adam_update(
+        &self,
+        adam: &Adam,
+        g: View<Self>,
+        mut m: ViewMut<Self>,
+        mut v: ViewMut<Self>,
+        mut theta: ViewMut<Self>,
+    ) {
+        let [b1, b2, rate, epsilon] = [adam.beta1, adam.beta2, adam.rate, adam.epsilon].map(T::from_f64);
+        let moments = m.row(0).iter_mut().zip(v.row(0));
+        for ((theta, g), (m, v)) in theta.row(0).iter_mut().zip(g.row(0)).zip(moments) {
+            *m = b1 * *m + (T::ONE - b1) * *g;
+            *v = b2 * *v + (T::ONE - b2) * *g * *g;
+            *theta -= rate * *m / (v.sqrt() + epsilon);
         }
     }
 

@@ -10,6 +10,19 @@ pub use view::{View, ViewMut};
 
 use crate::{Activation, Loss, Real, Window};
 
+/// Coefficients of one step of Adam, corrections for the first steps already in `rate` and `epsilon`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adam {
+    /// Decay of the mean.
+    pub beta1: f64,
+    /// Decay of the mean square.
+    pub beta2: f64,
+    /// Step length.
+    pub rate: f64,
+    /// Added to the root of the mean square.
+    pub epsilon: f64,
+}
+
 /// A device and its arithmetic: memory, about twenty kernels, and how independent tasks are run.
 ///
 /// A layer, solver or method is written once against this trait and runs wherever it is
@@ -73,6 +86,17 @@ pub trait Backend: Clone + Send + Sync + 'static {
         x: ViewMut<Self>,
         r: ViewMut<Self>,
         out: &mut [f64],
+    );
+
+    /// One step of [`Adam`] on one row: `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
+    /// `theta -= rate m / (sqrt(v) + epsilon)`.
+    fn adam_update(
+        &self,
+        adam: &Adam,
+        g: View<Self>,
+        m: ViewMut<Self>,
+        v: ViewMut<Self>,
+        theta: ViewMut<Self>,
     );
 
     /// Row `i` of `y` is multiplied by `weights[i mod weights.rows]` (`weights` is one column;

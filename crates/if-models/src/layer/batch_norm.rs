@@ -146,6 +146,10 @@ impl<B: Backend> Layer<B> for BatchNorm {
         vec![self.planes()]
     }
 
+    fn initial(&self) -> Option<Vec<f64>> {
+        Some([1.0, 0.0].repeat(self.planes()))
+    }
+
     fn statistics(&self) -> Vec<(&'static str, &[f64])> {
         vec![("running_mean", &self.mean), ("running_var", &self.variance)]
     }

@@ -90,6 +90,10 @@ pub trait Layer<B: Backend>: Send + Sync {
     fn statistics(&self) -> Vec<(&'static str, &[f64])> {
         Vec::new()
     }
+    /// Parameters to begin training with, where they are not the usual random ones.
+    fn initial(&self) -> Option<Vec<f64>> {
+        None
+    }
     /// Numbers an example has after this layer.
     fn width(&self) -> usize;
     /// Whether this is `y = x~ W~^T` and nothing else, as [`Dense`]: a network of one such layer is a
