@@ -76,6 +76,19 @@ pub enum ModelName {
     Svm,
     /// A network described in a file.
     File(PathBuf),
+    /// Dense layers of these widths with relu between them, for the data at hand.
+    Mlp(Vec<usize>),
+    /// 3x3 convolutions of these planes, each with relu and max pooling, and a dense layer.
+    Cnn(Vec<usize>),
+}
+
+/// `256,128`.
+fn sizes(text: &str) -> Result<Vec<usize>, String> {
+    let size = |part: &str| part.parse().ok().filter(|size| *size > 0);
+    text.split(',')
+        .map(size)
+        .collect::<Option<_>>()
+        .ok_or(format!("expected sizes such as 256,128, found {text:?}"))
 }
 
 impl FromStr for ModelName {
@@ -87,7 +100,14 @@ impl FromStr for ModelName {
             "logistic" => Ok(Self::Logistic),
             "svm" => Ok(Self::Svm),
             _ if text.ends_with(".toml") => Ok(Self::File(text.into())),
-            _ => Err("expected softmax, logistic, svm or a FILE.toml".into()),
+            _ => match text.split_once(':') {
+                Some(("mlp", widths)) => sizes(widths).map(Self::Mlp),
+                Some(("cnn", planes)) => sizes(planes).map(Self::Cnn),
+                _ => {
+                    Err("expected softmax, logistic, svm, FILE.toml, or to train mlp:256,128 or cnn:16,32"
+                        .into())
+                }
+            },
         }
     }
 }
@@ -230,9 +250,92 @@ pub struct TrainArgs {
     /// Start from these parameters
     #[arg(long, value_name = "W.safetensors")]
     pub init: Option<PathBuf>,
-    /// Where the parameters go
+    /// Where the parameters go; a network is described in W.toml beside them
     #[arg(long, value_name = "W.safetensors")]
     pub out: PathBuf,
+    /// Networks only.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+}
+
+/// Minibatch training.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Networks")]
+pub struct NetworkArgs {
+    /// Passes over the examples
+    #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
+    pub epochs: usize,
+    /// Examples in a step
+    #[arg(long, value_name = "N", default_value = "128", value_parser = count)]
+    pub batch: usize,
+    /// How a gradient becomes a step
+    #[arg(long, value_enum, value_name = "OPTIMIZER", default_value = "adam")]
+    pub optimizer: OptimizerName,
+    /// Largest learning rate [default: adam 1e-3; sgd 0.05]
+    #[arg(long, value_name = "RATE", value_parser = positive, allow_negative_numbers = true)]
+    pub learning_rate: Option<f64>,
+    /// Of sgd [default: 0.9]
+    #[arg(long, value_name = "M", value_parser = non_negative, allow_negative_numbers = true)]
+    pub momentum: Option<f64>,
+    /// What becomes of the learning rate
+    #[arg(long, value_enum, value_name = "SCHEDULE", default_value = "cosine")]
+    pub schedule: ScheduleName,
+    /// Epochs between the changes of --schedule step
+    #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
+    pub step_epochs: usize,
+    /// Factor of each change of --schedule step
+    #[arg(long, value_name = "F", default_value = "0.1", value_parser = positive)]
+    pub step_factor: f64,
+    /// Of initial parameters and the order of the examples
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub seed: u64,
+    /// Arithmetic, and the type of the weights
+    #[arg(long, value_enum, value_name = "PRECISION", default_value = "f32")]
+    pub precision: Precision,
+    /// Folder for checkpoints and the manifest that replays the run
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// Go on with the run in --run from its last checkpoint
+    #[arg(long)]
+    pub resume: bool,
+    /// Steps between checkpoints [default: an epoch]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub checkpoint_every: Option<usize>,
+}
+
+impl NetworkArgs {
+    /// An option without default that was given: it would be passed over where no network is trained.
+    pub fn given(&self) -> Option<&'static str> {
+        [
+            (self.learning_rate.is_some(), "--learning-rate"),
+            (self.momentum.is_some(), "--momentum"),
+            (self.run.is_some(), "--run"),
+            (self.resume, "--resume"),
+            (self.checkpoint_every.is_some(), "--checkpoint-every"),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.then_some(name))
+    }
+}
+
+/// `--optimizer`.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum OptimizerName {
+    /// Kingma and Ba 2015
+    Adam,
+    /// Stochastic gradient descent with momentum
+    Sgd,
+}
+
+/// `--schedule`.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum ScheduleName {
+    /// The same for all steps
+    Constant,
+    /// Half a cosine down to 0
+    Cosine,
+    /// Multiplied by --step-factor every --step-epochs
+    Step,
 }
 
 /// `influence attribute`.

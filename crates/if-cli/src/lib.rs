@@ -12,6 +12,7 @@ mod model;
 mod output;
 mod parse;
 mod picture;
+mod run_dir;
 mod session;
 mod source;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use if_linalg::{Block, Cpu, Real, sigmoid};
-use if_models::{Loss, ModelError, ModelSpec, Network, Tensors};
+use if_models::{LayerSpec, Loss, ModelError, ModelSpec, Network, Tensors};
 
 use crate::args::{ModelArgs, ModelName, Precision};
 use crate::error::Failure;
@@ -37,6 +37,10 @@ impl Kind {
             ModelName::Logistic => Ok(Self::Linear(Loss::Logistic)),
             ModelName::Svm => Ok(Self::Svm { temperature: args.temperature.unwrap_or(TEMPERATURE) }),
             ModelName::File(path) => read_spec(path).map(Self::Network),
+            ModelName::Mlp(_) | ModelName::Cnn(_) => {
+                Err(Failure::input("mlp and cnn name networks to be trained")
+                    .hint("influence train writes W.toml beside the weights: give that as --model"))
+            }
         }
     }
 
@@ -58,6 +62,55 @@ impl Kind {
     pub fn outputs_for(&self, train: &Data) -> Result<usize, Failure> {
         if self.loss() == Loss::CrossEntropy { train.class_count() } else { Ok(1) }
     }
+}
+
+/// The network that `influence train` is to train: from a file, or by sizes for the examples `train`;
+/// `None` for a linear model.
+pub fn network_spec(args: &ModelArgs, train: &Data) -> Result<Option<ModelSpec>, Failure> {
+    let dense = |position: usize, out| LayerSpec::Dense { name: position.to_string(), out, bias: true };
+    let shape = &train.set.features().shape()[1..];
+    // Layers are numbered as torch's Sequential numbers them.
+    let mut layers = Vec::new();
+    let input = match &args.model {
+        ModelName::File(path) => return read_spec(path).map(Some),
+        ModelName::Mlp(widths) => {
+            layers.push(LayerSpec::Flatten);
+            for width in widths {
+                layers.push(dense(layers.len(), *width));
+                layers.push(LayerSpec::Relu);
+            }
+            shape.to_vec()
+        }
+        ModelName::Cnn(planes) => {
+            for out in planes {
+                layers.push(LayerSpec::Conv2d {
+                    name: layers.len().to_string(),
+                    out: *out,
+                    kernel: 3,
+                    stride: 1,
+                    padding: 1,
+                    bias: true,
+                });
+                layers.push(LayerSpec::Relu);
+                layers.push(LayerSpec::MaxPool { size: 2, stride: None, padding: 0 });
+            }
+            layers.push(LayerSpec::Flatten);
+            match *shape {
+                [height, width] => vec![1, height, width],
+                [channels, height, width] => vec![channels, height, width],
+                _ => {
+                    let found = format!("examples of shape {shape:?}");
+                    return Err(Failure::input(format!(
+                        "{}: cnn takes pictures, found {found}",
+                        train.source
+                    )));
+                }
+            }
+        }
+        _ => return Ok(None),
+    };
+    layers.push(dense(layers.len(), train.class_count()?));
+    Ok(Some(ModelSpec { input, loss: Loss::CrossEntropy, layers }))
 }
 
 fn read_spec(path: &Path) -> Result<ModelSpec, Failure> {

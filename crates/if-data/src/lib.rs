@@ -26,7 +26,9 @@ pub use idx::read_idx;
 pub use load::{LoadOptions, load};
 pub use npy::{NpyWriter, read_npy, write_npy};
 pub use npz::{read_npz, read_npz_array, write_npz};
-pub use registry::{DatasetInfo, Location, RemoteFile, SplitInfo, Texts, datasets, load_texts};
+pub use registry::{
+    DatasetInfo, Location, RemoteFile, SplitInfo, Texts, checksum, datasets, load_texts, sha256_of,
+};
 pub use source::{Origin, Rows, Source};
 pub use tensors::{read_tensors, write_tensors};
 

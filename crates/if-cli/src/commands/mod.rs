@@ -5,6 +5,7 @@ mod audit;
 mod data;
 mod explain;
 mod train;
+mod train_network;
 mod verify;
 
 use crate::args::{Command, ModelName};
@@ -31,5 +32,11 @@ fn model_name(name: &ModelName) -> String {
         ModelName::Logistic => "logistic".into(),
         ModelName::Svm => "svm".into(),
         ModelName::File(path) => path.display().to_string(),
+        ModelName::Mlp(widths) => format!("mlp:{}", join(widths)),
+        ModelName::Cnn(planes) => format!("cnn:{}", join(planes)),
     }
+}
+
+fn join(numbers: &[usize]) -> String {
+    numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }

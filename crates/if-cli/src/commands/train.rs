@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use if_data::{Array, Source};
-use if_models::{FitReport, Inputs};
+use if_linalg::{Block, Cpu, Real};
+use if_models::{FitReport, Inputs, Network};
 use serde_json::json;
 
-use super::model_name;
+use super::{model_name, train_network};
 use crate::args::{RemovalName, TrainArgs};
 use crate::console::Console;
 use crate::error::Failure;
 use crate::fit::{Trained, Trainer, optimality_name, shortfall};
 use crate::job::risk_settings;
-use crate::model::{Kind, Model};
+use crate::model::{Kind, Model, network_spec};
 use crate::output::{Report, seconds, short};
 use crate::session::predictions;
 use crate::source::{Data, keep_inputs};
@@ -21,19 +22,24 @@ use crate::source::{Data, keep_inputs};
 /// Runs the command.
 pub fn run(args: &TrainArgs, console: &Console) -> Result<Report, Failure> {
     let start = Instant::now();
-    let kind = Kind::new(&args.model)?;
     let settings = risk_settings(&args.objective, RemovalName::Fixed)?;
-    if args.init.is_some() && matches!(kind, Kind::Svm { .. }) {
-        return Err(Failure::input("--init does not apply to svm: it is trained in the dual"));
-    }
-    if args.init.is_none() && matches!(kind, Kind::Network(_)) {
-        return Err(Failure::input("a network is trained from weights that you give with --init"));
-    }
     let sources: Vec<_> = std::iter::once(&args.model.train).chain(&args.test).collect();
     keep_inputs(&[&args.out], &sources, &[])?;
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     let test = args.test.as_ref().map(|source| Data::load_like(source, label, &train)).transpose()?;
+    if let Some(spec) = network_spec(&args.model, &train)? {
+        return train_network::run(args, &spec, settings, (&train, test.as_ref()), console);
+    }
+    if let Some(option) = args.network.given() {
+        return Err(Failure::input(format!(
+            "{option} belongs to networks, this model is trained to its optimum"
+        )));
+    }
+    let kind = Kind::new(&args.model)?;
+    if args.init.is_some() && matches!(kind, Kind::Svm { .. }) {
+        return Err(Failure::input("--init does not apply to svm: it is trained in the dual"));
+    }
     let init = args.init.as_ref().map(|path| Model::read(&kind, path, &train)).transpose()?;
     let writable = if_data::AtomicFile::create(&args.out)?;
     let trainer = Trainer::new(&kind, args.gradient_norm);
@@ -85,11 +91,19 @@ fn text(
     lines.iter().map(|(name, value)| format!("{name:<width$}  {value}\n")).collect()
 }
 
-/// Share of the examples whose label is predicted.
 fn accuracy(model: &Model, data: &Data) -> Result<f64, Failure> {
     let (network, theta) = model.build::<f64>()?;
-    let inputs = Inputs::new(&network, &data.set, 0).map_err(|error| data.failure(error))?;
-    let outputs = network.example_outputs(&inputs, &theta);
+    accuracy_of(&network, &theta, data)
+}
+
+/// Share of the examples whose label is predicted.
+pub fn accuracy_of<T: Real>(
+    network: &Network<Cpu<T>>,
+    theta: &Block<Cpu<T>>,
+    data: &Data,
+) -> Result<f64, Failure> {
+    let inputs = Inputs::new(network, &data.set, 0).map_err(|error| data.failure(error))?;
+    let outputs = network.example_outputs(&inputs, theta);
     let found = predictions(network.loss(), &outputs, network.outputs(), data.set.labels());
     let right = found.iter().zip(data.set.labels()).filter(|(p, label)| same(p.label, **label)).count();
     Ok(right as f64 / data.set.len() as f64)

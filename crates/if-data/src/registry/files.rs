@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use if_linalg::HostArray;
 use sha2::{Digest, Sha256};
 
 use super::info::{DatasetInfo, RemoteFile};
-use crate::{DataError, LoadOptions};
+use crate::{DataError, Element, LoadOptions};
 
 /// Where a dataset is.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,11 +72,41 @@ impl DatasetInfo {
 }
 
 /// The sha256 of a file, in lowercase hexadecimal digits.
-pub(super) fn sha256_of(path: &Path) -> Result<String, DataError> {
+///
+/// # Errors
+/// If it cannot be read.
+pub fn sha256_of(path: &Path) -> Result<String, DataError> {
     let mut file = File::open(path).map_err(DataError::io(path, "open"))?;
     let mut hash = Hash::new();
     copy(&mut file, &mut hash).map_err(DataError::io(path, "read"))?;
     Ok(hash.hex())
+}
+
+/// The sha256 of stored features (type, shape and values) and labels, in lowercase hexadecimal digits: the
+/// same examples have the same, wherever they were loaded from.
+pub fn checksum(features: &HostArray, labels: &[f64]) -> String {
+    fn add<T: Element>(hash: &mut Hash, values: impl Iterator<Item = T>) {
+        let mut bytes = Vec::with_capacity(1 << 16);
+        for value in values {
+            value.encode(&mut bytes);
+            if bytes.len() >= (1 << 16) - 8 {
+                hash.0.update(&bytes);
+                bytes.clear();
+            }
+        }
+        hash.0.update(&bytes);
+    }
+    let mut hash = Hash::new();
+    for length in features.shape() {
+        hash.0.update((*length as u64).to_le_bytes());
+    }
+    match features {
+        HostArray::U8(a) => add(&mut hash, a.iter().copied()),
+        HostArray::F32(a) => add(&mut hash, a.iter().copied()),
+        HostArray::F64(a) => add(&mut hash, a.iter().copied()),
+    }
+    add(&mut hash, labels.iter().copied());
+    hash.hex()
 }
 
 /// A running sha256 that can be written to.

@@ -15,7 +15,7 @@ use crate::{DataError, Examples, LoadOptions};
 pub use fetch::{FetchOptions, fetch};
 
 pub use enron::{Texts, load_texts};
-pub use files::Location;
+pub use files::{Location, checksum, sha256_of};
 pub use info::{DatasetInfo, RemoteFile, SplitInfo, datasets};
 
 use info::Kind;

@@ -1,0 +1,219 @@
+//! A run directory: the manifest that replays a training run, and its checkpoints.
+//!
+//! A checkpoint is two files, `step-N.safetensors` (the parameters, loadable as weights) and
+//! `step-N.optimizer.safetensors` (what the optimiser remembers). The manifest `run.json` names them with
+//! their sha256 once both are on the disk, so that a run killed at any moment goes on from the last
+//! checkpoint that is whole.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use if_data::{Array, AtomicFile, DataError, read_tensors, sha256_of, write_tensors};
+use if_linalg::{Block, Cpu, Real};
+use if_models::{Network, RiskSettings, TrainState, Training};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Failure;
+
+const SCHEMA: u32 = 1;
+const MANIFEST: &str = "run.json";
+
+/// Everything that the bits of a run depend on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunConfig {
+    /// Of this file.
+    pub schema: u32,
+    /// The network, as `model.toml` holds it.
+    pub model: if_models::ModelSpec,
+    /// The objective.
+    pub objective: RiskSettings,
+    /// Optimiser, rates, epochs, batch and seed: with `examples` they say which example was in which step.
+    pub training: Training,
+    /// Arithmetic.
+    pub precision: String,
+    /// Where the training examples came from.
+    pub train: String,
+    /// Their number.
+    pub examples: usize,
+    /// Of their features and labels.
+    pub data_sha256: String,
+    /// Parameters that training began with, where they were given.
+    pub init_sha256: Option<String>,
+}
+
+/// A point that a run can be resumed from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Checkpoint {
+    step: usize,
+    /// Of the step that led here; TracIn weighs the checkpoint with it.
+    learning_rate: f64,
+    weights: String,
+    weights_sha256: String,
+    optimizer: Option<String>,
+    optimizer_sha256: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    config: RunConfig,
+    checkpoints: Vec<Checkpoint>,
+}
+
+/// An open run directory.
+pub struct RunDir {
+    folder: PathBuf,
+    manifest: Manifest,
+}
+
+impl RunDir {
+    /// Starts a run in `folder`, or with `resume` opens the one that is there.
+    ///
+    /// # Errors
+    /// A run that is there already, none to resume, or one with another configuration.
+    pub fn open(folder: &Path, config: RunConfig, resume: bool) -> Result<Self, Failure> {
+        let path = folder.join(MANIFEST);
+        if !resume {
+            if path.exists() {
+                return Err(Failure::input(format!("{}: a run is there already", folder.display()))
+                    .hint("go on with it with --resume, or name another --run"));
+            }
+            fs::create_dir_all(folder)
+                .map_err(|e| Failure::input(format!("{}: cannot create: {e}", folder.display())))?;
+            let run =
+                Self { folder: folder.to_owned(), manifest: Manifest { config, checkpoints: Vec::new() } };
+            run.write_manifest()?;
+            return Ok(run);
+        }
+        let text = fs::read_to_string(&path)
+            .map_err(|e| Failure::input(format!("{}: cannot resume: {e}", path.display())))?;
+        let manifest: Manifest = serde_json::from_str(&text)
+            .map_err(|e| Failure::input(format!("{}: expected a manifest, found: {e}", path.display())))?;
+        if let Some(field) = difference(&manifest.config, &config) {
+            return Err(Failure::input(format!(
+                "{}: {field}: a run is resumed with the settings it was started with",
+                path.display()
+            )));
+        }
+        Ok(Self { folder: folder.to_owned(), manifest })
+    }
+
+    /// The state at the last checkpoint, if there is one.
+    ///
+    /// # Errors
+    /// A file that is missing, changed, or not that of the network.
+    pub fn last<T: Real>(&self, network: &Network<Cpu<T>>) -> Result<Option<TrainState<Cpu<T>>>, Failure> {
+        let Some(checkpoint) = self.manifest.checkpoints.last() else { return Ok(None) };
+        let tensors = self.verified(&checkpoint.weights, &checkpoint.weights_sha256)?;
+        let theta = self.block(network, &checkpoint.weights, &tensors, "")?;
+        let mut memory = Vec::new();
+        if let (Some(name), Some(sha256)) = (&checkpoint.optimizer, &checkpoint.optimizer_sha256) {
+            let tensors = self.verified(name, sha256)?;
+            for i in 0..self.manifest.config.training.optimizer.memories() {
+                memory.push(self.block(network, name, &tensors, &format!("{i}."))?);
+            }
+        }
+        Ok(Some(TrainState { step: checkpoint.step, theta, memory }))
+    }
+
+    /// Adds a checkpoint.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn save<T: Real>(
+        &mut self,
+        network: &Network<Cpu<T>>,
+        state: &TrainState<Cpu<T>>,
+        learning_rate: f64,
+    ) -> Result<(), Failure> {
+        let weights = format!("step-{:08}.safetensors", state.step);
+        let weights_sha256 = self.write(&weights, &tensors(network, &state.theta, ""))?;
+        let (mut optimizer, mut optimizer_sha256) = (None, None);
+        if !state.memory.is_empty() {
+            let name = format!("step-{:08}.optimizer.safetensors", state.step);
+            let parts = state.memory.iter().enumerate();
+            let all = parts.flat_map(|(i, block)| tensors(network, block, &format!("{i}."))).collect();
+            optimizer_sha256 = Some(self.write(&name, &all)?);
+            optimizer = Some(name);
+        }
+        let step = state.step;
+        let checkpoint =
+            Checkpoint { step, learning_rate, weights, weights_sha256, optimizer, optimizer_sha256 };
+        self.manifest.checkpoints.push(checkpoint);
+        self.write_manifest()
+    }
+
+    fn write(&self, name: &str, tensors: &BTreeMap<String, Array>) -> Result<String, Failure> {
+        let path = self.folder.join(name);
+        write_tensors(&path, tensors).and_then(|()| sha256_of(&path)).map_err(Failure::output)
+    }
+
+    fn write_manifest(&self) -> Result<(), Failure> {
+        let path = self.folder.join(MANIFEST);
+        let text = serde_json::to_string_pretty(&self.manifest).unwrap_or_default() + "\n";
+        let mut file = AtomicFile::create(&path)?;
+        file.write_all(text.as_bytes()).map_err(|source| {
+            Failure::output(DataError::Io { path: path.clone(), action: "write", source })
+        })?;
+        file.finish().map_err(Failure::output)
+    }
+
+    fn verified(&self, name: &str, sha256: &str) -> Result<BTreeMap<String, Array>, Failure> {
+        let path = self.folder.join(name);
+        let found = sha256_of(&path)?;
+        if found != sha256 {
+            return Err(Failure::input(format!(
+                "{}: expected sha256 {sha256}, found {found}",
+                path.display()
+            )));
+        }
+        Ok(read_tensors(&path)?)
+    }
+
+    /// The tensors whose names begin with `prefix`, as a vector of parameters.
+    fn block<T: Real>(
+        &self,
+        network: &Network<Cpu<T>>,
+        name: &str,
+        tensors: &BTreeMap<String, Array>,
+        prefix: &str,
+    ) -> Result<Block<Cpu<T>>, Failure> {
+        let own = tensors.iter().filter_map(|(name, array)| Some((name.strip_prefix(prefix)?, array)));
+        let own = own.map(|(name, array)| (name.to_owned(), array.to_f64())).collect();
+        network
+            .parameters(&own)
+            .map_err(|e| Failure::input(format!("{}: {e}", self.folder.join(name).display())))
+    }
+}
+
+/// A vector of parameters as tensors of its own type, names with a prefix.
+pub fn tensors<T: Real>(
+    network: &Network<Cpu<T>>,
+    theta: &Block<Cpu<T>>,
+    prefix: &str,
+) -> BTreeMap<String, Array> {
+    let array = |values: ndarray::ArrayD<f64>| match T::NAME {
+        // Exact: the numbers were single before they were widened.
+        "f32" => Array::F32(values.mapv(|value| value as f32)),
+        _ => Array::F64(values),
+    };
+    network
+        .state(theta)
+        .into_iter()
+        .map(|(name, values)| (format!("{prefix}{name}"), array(values)))
+        .collect()
+}
+
+/// The first field in which two configurations differ, with both values.
+fn difference(there: &RunConfig, here: &RunConfig) -> Option<String> {
+    let (there, here) = (serde_json::to_value(there).ok()?, serde_json::to_value(here).ok()?);
+    let fields = there.as_object()?.iter();
+    let (name, value) = fields.into_iter().find(|(name, value)| here.get(*name) != Some(*value))?;
+    Some(format!("expected {name} {value}, found {}", here.get(name).unwrap_or(&serde_json::Value::Null)))
+}
+
+/// For a new run.
+pub fn schema() -> u32 {
+    SCHEMA
+}
