@@ -34,6 +34,11 @@ const SELU_LAMBDA: f64 = 1.0507009873554805;
 const SELU_ALPHA: f64 = 1.6732632423543772;
 
 impl Activation {
+    /// Whether `f''` is zero wherever it exists.
+    pub fn is_piecewise_linear(self) -> bool {
+        matches!(self, Self::Relu | Self::LeakyRelu { .. })
+    }
+
     /// `f(z)`, `f'(z)`, `f''(z)`.
     pub fn scalar(self, z: f64) -> [f64; 3] {
         match self {

@@ -8,9 +8,9 @@ use if_linalg::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::inputs::Rows;
+use crate::inputs::{Batch, Rows};
 use crate::layer::Scratch;
-use crate::network::{Directions, Point, Tape};
+use crate::tape::{Deltas, Directions, Point, Tape};
 use crate::passes::Plan;
 use crate::risk::EmpiricalRisk;
 
@@ -33,12 +33,16 @@ pub struct CurvatureOperator<'r, 'a, B: Backend> {
     theta: &'r Block<B>,
     curvature: Curvature,
     damping: f64,
-    /// Forward passes of all row blocks, where they fit.
-    tapes: Option<Vec<Tape<B>>>,
+    /// The passes over all row blocks, where they fit.
+    kept: Option<Vec<Passes<B>>>,
 }
 
-/// Directions are handled in groups that fill a product of about this many columns.
-const GROUP_WIDTH: usize = 256;
+/// What all directions share of a row block.
+struct Passes<B: Backend> {
+    tape: Tape<B>,
+    /// Output gradients with the examples' weights in; Gauss-Newton needs none.
+    deltas: Option<Deltas<B>>,
+}
 
 impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
     pub(crate) fn new(
@@ -49,67 +53,86 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
         cache: usize,
     ) -> Self {
         let (network, inputs) = (risk.network(), risk.inputs());
-        let fits = inputs.len().saturating_mul(network.tape_bytes()) <= cache;
-        let tapes = fits.then(|| {
-            network.backend().map(inputs.blocks(), |b| {
-                let batch = inputs.batch(inputs.block(b));
-                network.forward(&mut Scratch::new(network.backend()), theta, &batch)
-            })
+        let mut operator = Self { risk, theta, curvature, damping, kept: None };
+        if inputs.len().saturating_mul(network.passes_bytes()) <= cache {
+            operator.kept = Some(network.backend().map(inputs.blocks(), |b| {
+                let rows = inputs.block(b);
+                operator.passes(&mut Scratch::new(network.backend()), &inputs.batch(rows), rows)
+            }));
+        }
+        operator
+    }
+
+    /// Forward, and for the Hessian backward.
+    fn passes(&self, scratch: &mut Scratch<B>, batch: &Batch<B>, rows: Rows) -> Passes<B> {
+        let network = self.risk.network();
+        let tape = network.forward(scratch, self.theta, batch);
+        let deltas = (self.curvature == Curvature::Hessian).then(|| {
+            let weighted = self.risk.weighted_delta(scratch, &tape, rows);
+            let dz = View::new(&weighted, 0, tape.rows, network.outputs());
+            let deltas = network.deltas(scratch, Point::new(self.theta, batch, &tape), dz, false);
+            scratch.give(weighted);
+            deltas
         });
-        Self { risk, theta, curvature, damping, tapes }
+        Passes { tape, deltas }
     }
 
-    /// Directions in one group.
-    fn group(&self) -> usize {
-        let widest = self.risk.network().layers().iter().map(|l| l.width()).max().unwrap_or(1);
-        (GROUP_WIDTH / widest).max(1)
-    }
-
-    /// Adds the products of the examples `rows` with the vectors `start..start + len` of `x`.
+    /// Adds the products of the examples `rows` with the vectors `start..start + sum.k()` of `x`.
     fn add_rows(
         &self,
         scratch: &mut Scratch<B>,
         rows: Rows,
-        kept: Option<&Tape<B>>,
+        kept: Option<&Passes<B>>,
         (x, start): (&Block<B>, usize),
         sum: &mut Block<B>,
     ) {
-        let (network, theta) = (self.risk.network(), self.theta);
+        let network = self.risk.network();
         let batch = self.risk.inputs().batch(rows);
-        let fresh = kept.is_none().then(|| network.forward(scratch, theta, &batch));
-        let tape = kept.or(fresh.as_ref()).expect("one of the two");
-        let at = Point { theta, batch: &batch, tape };
-        let delta = self.risk.weighted_delta(scratch, tape, rows);
-        let dz = View::new(&delta, 0, tape.rows, network.outputs());
-        let outputs = network.outputs();
-        for first in (0..sum.k()).step_by(self.group()) {
-            let k = self.group().min(sum.k() - first);
-            let v = Directions { block: x, start: start + first, k };
-            let tangents = network.jvp(scratch, at, v);
-            let stacked = k * tape.rows;
-            let mut rdz = scratch.take(stacked * outputs);
-            let rz = View::new(&tangents[tangents.len() - 1], 0, stacked, outputs);
-            network.loss_hessian(tape, rz, ViewMut::new(&mut rdz, 0, stacked, outputs));
-            self.risk.weigh(rows, ViewMut::new(&mut rdz, 0, stacked, outputs));
-            let rdz_view = View::new(&rdz, 0, stacked, outputs);
-            match self.curvature {
-                Curvature::Hessian => {
-                    let deltas = (dz, rdz_view);
-                    network.r_backward(scratch, at, (v, &tangents), deltas, Some((&mut *sum, first)));
-                }
-                Curvature::GaussNewton => {
-                    network.backward(scratch, at, rdz_view, false, |scratch, s, layer, at, dy| {
-                        layer.backward(scratch, at, dy, None, Some(sum.stacked_mut(s, first, k)));
-                    });
-                }
+        let fresh = kept.is_none().then(|| self.passes(scratch, &batch, rows));
+        let passes = kept.or(fresh.as_ref()).expect("one of the two");
+        let weights = self.risk.weights_of(rows);
+        let at = Point::new(self.theta, &batch, &passes.tape);
+        for (first, count) in network.parts(rows.len()) {
+            let weights = weights.view(rows.len(), 1).row_range(first, count);
+            for taken in (0..sum.k()).step_by(network.group()) {
+                let k = network.group().min(sum.k() - taken);
+                let v = Directions { block: x, start: start + taken, k };
+                let part = at.part(first, count);
+                self.add_part(scratch, part, passes.deltas.as_ref(), weights, v, (&mut *sum, taken));
             }
-            scratch.give(rdz);
-            tangents.into_iter().for_each(|buffer| scratch.give(buffer));
         }
-        scratch.give(delta);
-        if let Some(tape) = fresh {
+        if let Some(Passes { tape, deltas }) = fresh {
             network.release(scratch, tape);
+            deltas.into_iter().flat_map(|deltas| deltas.buffers).for_each(|buffer| scratch.give(buffer));
         }
+    }
+
+    /// Adds the products of the examples of `at`, whose weights are `weights`, with the directions `v`.
+    fn add_part(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Point<B>,
+        deltas: Option<&Deltas<B>>,
+        weights: View<B>,
+        v: Directions<B>,
+        sum: (&mut Block<B>, usize),
+    ) {
+        let network = self.risk.network();
+        let (stacked, outputs) = (v.k * at.rows, network.outputs());
+        let tangents = network.jvp(scratch, at, v);
+        let rz = View::new(&tangents[tangents.len() - 1], 0, stacked, outputs);
+        let mut rdz = scratch.take(stacked * outputs);
+        network.loss_hessian(at, rz, ViewMut::new(&mut rdz, 0, stacked, outputs));
+        self.backend().scale_rows(weights, ViewMut::new(&mut rdz, 0, stacked, outputs));
+        let dz = View::new(&rdz, 0, stacked, outputs);
+        match deltas {
+            Some(deltas) => {
+                network.r_backward(scratch, at, (v, &tangents), (deltas, dz), Some(sum));
+            }
+            None => network.add_gradients(scratch, at, dz, sum),
+        }
+        scratch.give(rdz);
+        tangents.into_iter().for_each(|buffer| scratch.give(buffer));
     }
 
     fn add_diagonal(&self, x: &Block<B>, y: &mut Block<B>) {
@@ -135,7 +158,7 @@ impl<B: Backend> LinearOperator<B> for CurvatureOperator<'_, '_, B> {
         Plan::new(inputs.blocks(), x.k()).sum(y, |task, sum| {
             let mut scratch = Scratch::new(self.backend());
             for b in task.blocks.clone() {
-                let kept = self.tapes.as_ref().map(|tapes| &tapes[b]);
+                let kept = self.kept.as_ref().map(|kept| &kept[b]);
                 self.add_rows(&mut scratch, inputs.block(b), kept, (x, task.vectors.0), sum);
             }
         });
@@ -234,8 +257,8 @@ impl<B: Backend> CurvatureOperator<'_, '_, B> {
         for b in 0..inputs.blocks() {
             let rows = inputs.block(b);
             let batch = inputs.batch(rows);
-            let fresh = self.tapes.is_none().then(|| network.forward(&mut scratch, self.theta, &batch));
-            let kept = self.tapes.as_ref().map(|tapes| &tapes[b]);
+            let fresh = self.kept.is_none().then(|| network.forward(&mut scratch, self.theta, &batch));
+            let kept = self.kept.as_ref().map(|kept| &kept[b].tape);
             let tape = kept.or(fresh.as_ref()).expect("one of the two");
             let h = self.loss_hessian_entries(tape, c, d);
             let mut weighted = scratch.take(tape.rows * width);

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use if_linalg::{Backend, Block, Layout, Loss, View, ViewMut};
 
-use crate::inputs::Batch;
+use crate::inputs::{Batch, ROW_BLOCK};
 use crate::layer::{Delta, Dense, Direction, Layer, Primal, Scratch};
+use crate::tape::{Deltas, Directions, Point, Tape};
 
 /// A feed-forward network and its loss. Linear models are networks of one dense layer.
 ///
@@ -21,6 +22,8 @@ pub struct Network<B: Backend> {
     skips: Vec<Option<usize>>,
     layout: Arc<Layout>,
     loss: Loss,
+    /// Examples that go through all layers together.
+    part: usize,
 }
 
 impl<B: Backend> Clone for Network<B> {
@@ -36,51 +39,13 @@ impl<B: Backend> Clone for Network<B> {
     }
 }
 
-/// The forward pass of one row block, kept for everything that follows it.
-pub struct Tape<B: Backend> {
-    /// Number of examples.
-    pub rows: usize,
-    /// Output of each layer, `rows x (width + 1)` with a last column of ones.
-    outputs: Vec<B::Buffer>,
-    /// Losses (`rows`), then `dl/dz` and what the loss's Hessian needs (`rows x outputs` each).
-    loss: [B::Buffer; 3],
-}
-
-/// Where derivatives are taken: parameters, some examples, and the network's pass over them.
-pub struct Point<'a, B: Backend> {
-    /// Parameters (`k = 1`).
-    pub theta: &'a Block<B>,
-    /// The examples.
-    pub batch: &'a Batch<'a, B>,
-    /// The forward pass of `batch` at `theta`.
-    pub tape: &'a Tape<B>,
-}
-
-impl<B: Backend> Clone for Point<'_, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B: Backend> Copy for Point<'_, B> {}
-
-/// Directions in parameter space: the vectors `start..start + k` of a block.
-pub struct Directions<'a, B: Backend> {
-    /// Holds the vectors.
-    pub block: &'a Block<B>,
-    /// The first of them.
-    pub start: usize,
-    /// Their number.
-    pub k: usize,
-}
-
-impl<B: Backend> Clone for Directions<'_, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B: Backend> Copy for Directions<'_, B> {}
+/// Columns that the directions of a group fill in a product.
+const COLUMNS: usize = 256;
+/// Tangents of the directions that go through a convolutional network together.
+const TANGENTS: usize = 1 << 18;
+/// Activations of the examples that go through a convolutional network together. A constant: it fixes the
+/// order of summation. With their tangents they fill a second-level cache.
+const PART: usize = 1 << 16;
 
 impl<B: Backend> Network<B> {
     /// The network `layers`, from `inputs` numbers per example.
@@ -95,7 +60,13 @@ impl<B: Backend> Network<B> {
         }
         let layout = Layout::new(parameters);
         let skips = vec![None; layers.len()];
-        Self { backend: backend.clone(), inputs, layers, segments, skips, layout, loss }
+        let by_example = layers.iter().any(|layer| layer.by_example());
+        let mut network =
+            Self { backend: backend.clone(), inputs, layers, segments, skips, layout, loss, part: ROW_BLOCK };
+        if by_example {
+            network.part = (PART / network.widths()).clamp(1, ROW_BLOCK);
+        }
+        network
     }
 
     /// The same network with an earlier activation added to the output of layer `layer`, which is a
@@ -157,7 +128,12 @@ impl<B: Backend> Network<B> {
 
     /// The layers with parameters, one for each segment.
     pub(crate) fn parameter_layers(&self) -> impl Iterator<Item = &dyn Layer<B>> {
-        self.layers.iter().filter(|layer| layer.segment().is_some()).map(|layer| &**layer)
+        self.with_parameters().map(|l| &*self.layers[l])
+    }
+
+    /// Positions of the layers with parameters, one for each segment.
+    pub(crate) fn with_parameters(&self) -> impl Iterator<Item = usize> {
+        (0..self.layers.len()).filter(|l| self.segments[*l].is_some())
     }
 
     /// Whether each segment's last column is a bias.
@@ -165,41 +141,64 @@ impl<B: Backend> Network<B> {
         self.parameter_layers().map(|layer| layer.has_bias()).collect()
     }
 
-    /// Bytes of a [`Tape`] for each example.
-    pub fn tape_bytes(&self) -> usize {
-        let activations: usize = self.layers.iter().map(|l| l.width() + 1).sum();
-        (activations + 2 * self.outputs() + 1) * size_of::<B::Elem>()
+    /// Bytes of a [`Tape`] and its [`Deltas`] for each example.
+    pub fn passes_bytes(&self) -> usize {
+        (2 * self.widths() + 2 * self.outputs() + 1) * size_of::<B::Elem>()
+    }
+
+    /// Numbers in all activations of an example, the ones included.
+    fn widths(&self) -> usize {
+        self.layers.iter().map(|layer| layer.width() + 1).sum()
+    }
+
+    /// Directions that go through all layers together: one after another where layers are wide, so that
+    /// tangents stay in the cache.
+    pub(crate) fn group(&self) -> usize {
+        let widest = self.layers.iter().map(|layer| layer.width()).max().unwrap_or(1);
+        let group = if self.part < ROW_BLOCK { TANGENTS / (self.part * self.widths()) } else { COLUMNS / widest };
+        group.max(1)
+    }
+
+    /// Cuts `rows` examples into parts (first, length) that are taken through all layers one after another,
+    /// so that what one layer leaves is still in the cache when the next one reads it.
+    pub(crate) fn parts(&self, rows: usize) -> impl Iterator<Item = (usize, usize)> {
+        let part = self.part;
+        (0..rows).step_by(part).map(move |first| (first, part.min(rows - first)))
     }
 
     /// Runs all layers and the loss on `batch`.
     pub fn forward(&self, scratch: &mut Scratch<B>, theta: &Block<B>, batch: &Batch<B>) -> Tape<B> {
-        let (rows, backend, outputs) = (batch.rows, &self.backend, self.outputs());
+        let (total, outputs) = (batch.rows, self.outputs());
+        let activations = self.layers.iter().map(|layer| scratch.take(total * (layer.width() + 1)));
         let mut tape = Tape {
-            rows,
-            outputs: Vec::with_capacity(self.layers.len()),
-            loss: [rows, rows * outputs, rows * outputs].map(|len| scratch.take(len)),
+            rows: total,
+            outputs: activations.collect(),
+            loss: [total, total * outputs, total * outputs].map(|len| scratch.take(len)),
         };
-        for (l, layer) in self.layers.iter().enumerate() {
-            let width = layer.width();
-            let mut buffer = scratch.take(rows * (width + 1));
-            let x = self.input_of(l, &tape, batch);
-            layer.forward(scratch, self.weights(l, theta), x, activation_mut(&mut buffer, rows, width));
-            if let Some(source) = self.skips[l] {
-                let source = self.input_of(source, &tape, batch).col_range(0, width);
-                add(backend, source, activation_mut(&mut buffer, rows, width));
+        for (first, rows) in self.parts(total) {
+            for (l, layer) in self.layers.iter().enumerate() {
+                let (before, rest) = tape.outputs.split_at_mut(l);
+                let (out, width) = (&mut rest[0], layer.width());
+                let x = self.input_of(l, before, batch).row_range(first, rows);
+                layer.forward(scratch, self.weights(l, theta), x, activation_mut(out, (first, rows), width));
+                if let Some(source) = self.skips[l] {
+                    let source = self.input_of(source, before, batch).row_range(first, rows);
+                    let target = activation_mut(out, (first, rows), width);
+                    add(&self.backend, source.col_range(0, width), target);
+                }
+                let offset = first * (width + 1) + width;
+                let ones = ViewMut { buffer: out, offset, rows, cols: 1, row_stride: width + 1 };
+                self.backend.fill(1.0, ones);
             }
-            let ones = ViewMut { buffer: &mut buffer, offset: width, rows, cols: 1, row_stride: width + 1 };
-            backend.fill(1.0, ones);
-            tape.outputs.push(buffer);
         }
         let [value, delta, curvature] = &mut tape.loss;
-        backend.loss(
+        self.backend.loss(
             self.loss,
-            activation(&tape.outputs[self.layers.len() - 1], rows, outputs),
+            activation(&tape.outputs[self.layers.len() - 1], total, outputs),
             batch.targets(),
-            ViewMut::new(value, 0, rows, 1),
-            ViewMut::new(delta, 0, rows, outputs),
-            ViewMut::new(curvature, 0, rows, outputs),
+            ViewMut::new(value, 0, total, 1),
+            ViewMut::new(delta, 0, total, outputs),
+            ViewMut::new(curvature, 0, total, outputs),
         );
         tape
     }
@@ -225,8 +224,8 @@ impl<B: Backend> Network<B> {
     }
 
     /// `out = (d2 l / dz2) rz` for `k` stacked directions (`(k rows) x outputs`).
-    pub fn loss_hessian(&self, tape: &Tape<B>, rz: View<B>, out: ViewMut<B>) {
-        let curvature = View::new(&tape.loss[2], 0, tape.rows, self.outputs());
+    pub fn loss_hessian(&self, point: Point<B>, rz: View<B>, out: ViewMut<B>) {
+        let curvature = point.rows_of(self.loss_curvature(point.tape));
         self.backend.loss_hessian(self.loss, curvature, rz, out);
     }
 
@@ -237,18 +236,18 @@ impl<B: Backend> Network<B> {
 
     /// Tangents of every layer's output along `v`; the last entry is `Rz`, each `(k rows) x width`.
     pub fn jvp(&self, scratch: &mut Scratch<B>, point: Point<B>, v: Directions<B>) -> Vec<B::Buffer> {
-        let (rows, k) = (point.tape.rows, v.k);
+        let stacked = v.k * point.rows;
         let mut tangents: Vec<B::Buffer> = Vec::with_capacity(self.layers.len());
         for (l, layer) in self.layers.iter().enumerate() {
             let width = layer.width();
-            let mut buffer = scratch.take(k * rows * width);
-            let rx = self.tangent_into(l, &tangents, k * rows);
-            let direction = self.segments[l].map(|s| v.block.stacked(s, v.start, k));
+            let mut buffer = scratch.take(stacked * width);
+            let rx = self.tangent_into(l, &tangents, stacked);
+            let direction = self.segments[l].map(|s| v.block.stacked(s, v.start, v.k));
             let at = self.primal(l, point);
-            layer.jvp(scratch, at, direction, rx, ViewMut::new(&mut buffer, 0, k * rows, width));
-            let skipped = self.skips[l].and_then(|source| self.tangent_into(source, &tangents, k * rows));
+            layer.jvp(scratch, at, direction, rx, ViewMut::new(&mut buffer, 0, stacked, width));
+            let skipped = self.skips[l].and_then(|source| self.tangent_into(source, &tangents, stacked));
             if let Some(source) = skipped {
-                add(&self.backend, source, ViewMut::new(&mut buffer, 0, k * rows, width));
+                add(&self.backend, source, ViewMut::new(&mut buffer, 0, stacked, width));
             }
             tangents.push(buffer);
         }
@@ -256,28 +255,26 @@ impl<B: Backend> Network<B> {
     }
 
     /// Back-propagates `dz` (`(k rows) x outputs`, `k` output gradients of the same examples) and
-    /// calls `visit(layer, primal, dy)` for every layer with parameters, last to first. Returns the
-    /// gradient with respect to the input where `to_input`.
-    pub fn backward(
+    /// calls `visit(l, primal, dy)` for every layer on the way, last to first, as far down as there are
+    /// parameters. Returns the gradient with respect to the input where `to_input`.
+    pub(crate) fn backward(
         &self,
         scratch: &mut Scratch<B>,
         point: Point<B>,
         dz: View<B>,
         to_input: bool,
-        mut visit: impl FnMut(&mut Scratch<B>, usize, &dyn Layer<B>, Primal<B>, View<B>),
+        mut visit: impl FnMut(&mut Scratch<B>, usize, Primal<B>, View<B>),
     ) -> Option<B::Buffer> {
-        let first = if to_input { 0 } else { self.first_with_parameters() };
+        let first = self.lowest(to_input);
         let mut owned: Option<B::Buffer> = None;
         let mut skipped = Skipped::new(self);
-        for l in (0..self.layers.len()).rev() {
+        for l in (first..self.layers.len()).rev() {
             let layer = &*self.layers[l];
             let at = self.primal(l, point);
             let dy = owned.as_ref().map_or(dz, |d| View::new(d, 0, dz.rows, layer.width()));
             skipped.keep(scratch, l, dy);
-            if let Some(s) = self.segments[l] {
-                visit(scratch, s, layer, at, dy);
-            }
-            if l < first || (l == first && !to_input) {
+            visit(scratch, l, at, dy);
+            if l == first && !to_input {
                 break;
             }
             let width = self.width_into(l);
@@ -295,34 +292,67 @@ impl<B: Backend> Network<B> {
         None
     }
 
+    /// Adds `(dz/dtheta)^T dz`, summed over the examples, to the vectors of `sum` from `start` on, for `k`
+    /// stacked output gradients (`(k rows) x outputs`).
+    pub fn add_gradients(
+        &self,
+        scratch: &mut Scratch<B>,
+        point: Point<B>,
+        dz: View<B>,
+        (sum, start): (&mut Block<B>, usize),
+    ) {
+        let k = dz.rows / point.rows;
+        self.backward(scratch, point, dz, false, |scratch, l, at, dy| {
+            if let Some(s) = self.segments[l] {
+                self.layers[l].backward(scratch, at, dy, None, Some(sum.stacked_mut(s, start, k)));
+            }
+        });
+    }
+
+    /// Back-propagates `dz` (`rows x outputs`) of a whole tape and keeps the gradient of every layer's
+    /// output: of all layers where `to_input`, else as far down as there are parameters.
+    pub fn deltas(&self, scratch: &mut Scratch<B>, point: Point<B>, dz: View<B>, to_input: bool) -> Deltas<B> {
+        let first = self.lowest(to_input);
+        let sizes = self.layers[first..].iter().map(|layer| point.tape.rows * layer.width());
+        let mut deltas = Deltas { first, buffers: sizes.map(|len| scratch.take(len)).collect() };
+        for (start, rows) in self.parts(point.tape.rows) {
+            let part = dz.row_range(start, rows);
+            self.backward(scratch, point.part(start, rows), part, to_input, |_, l, _, dy| {
+                let target = ViewMut::new(&mut deltas.buffers[l - first], start * dy.cols, rows, dy.cols);
+                self.backend.copy(dy, target);
+            });
+        }
+        deltas
+    }
+
+    /// What `deltas` hold of layer `l` at `point`, `rows x width`.
+    pub(crate) fn delta_of<'t>(&self, deltas: &'t Deltas<B>, l: usize, point: Point<'t, B>) -> View<'t, B> {
+        let width = self.layers[l].width();
+        View::new(&deltas.buffers[l - deltas.first], point.first * width, point.rows, width)
+    }
+
     /// The R-backward pass: adds to `sums.0`, from vector `sums.1` on, the derivative of the gradient
-    /// along the directions `v`, whose tangents are those of [`jvp`](Self::jvp). `dz` is the output gradient and
-    /// `rdz` its derivative, both with the examples' weights already in. Without `sums` it goes on to the
-    /// input instead and returns the derivative of the gradient there, `(k rows) x inputs`.
+    /// along the directions `v`, whose tangents are those of [`jvp`](Self::jvp). `deltas` are the output
+    /// gradients and `rdz` the derivative of the last of them, both with the examples' weights already in.
+    /// Without `sums` it goes on to the input instead and returns the derivative of the gradient there,
+    /// `(k rows) x inputs`.
     pub fn r_backward(
         &self,
         scratch: &mut Scratch<B>,
         point: Point<B>,
         (v, tangents): (Directions<B>, &[B::Buffer]),
-        (dz, rdz): (View<B>, View<B>),
+        (deltas, rdz): (&Deltas<B>, View<B>),
         mut sums: Option<(&mut Block<B>, usize)>,
     ) -> Option<B::Buffer> {
-        let rows = point.tape.rows;
         let to_input = sums.is_none();
-        let first = if to_input { 0 } else { self.first_with_parameters() };
-        let mut owned: Option<[B::Buffer; 2]> = None;
-        let (mut skipped, mut r_skipped) = (Skipped::new(self), Skipped::new(self));
+        let first = self.lowest(to_input);
+        let mut owned: Option<B::Buffer> = None;
+        let mut skipped = Skipped::new(self);
         for l in (first..self.layers.len()).rev() {
             let layer = &*self.layers[l];
             let at = self.primal(l, point);
-            let (dy, rdy) = match &owned {
-                None => (dz, rdz),
-                Some([d, rd]) => {
-                    (View::new(d, 0, rows, layer.width()), View::new(rd, 0, rdz.rows, layer.width()))
-                }
-            };
-            skipped.keep(scratch, l, dy);
-            r_skipped.keep(scratch, l, rdy);
+            let rdy = owned.as_ref().map_or(rdz, |rd| View::new(rd, 0, rdz.rows, layer.width()));
+            skipped.keep(scratch, l, rdy);
             let direction = Direction {
                 v: self.segments[l].map(|s| v.block.stacked(s, v.start, v.k)),
                 rx: self.tangent_into(l, tangents, rdz.rows),
@@ -331,29 +361,30 @@ impl<B: Backend> Network<B> {
                 (Some((out, start)), Some(s)) => Some(out.stacked_mut(s, *start, v.k)),
                 _ => None,
             };
+            let delta = Delta { dy: self.delta_of(deltas, l, point), rdy };
             if l == first && !to_input {
-                layer.r_backward(scratch, at, direction, Delta { dy, rdy }, None, dw);
+                layer.r_backward(scratch, at, direction, delta, None, dw);
                 break;
             }
             let width = self.width_into(l);
-            let mut dx = scratch.take(rows * width);
             let mut rdx = scratch.take(rdz.rows * width);
-            layer.backward(scratch, at, dy, Some(ViewMut::new(&mut dx, 0, rows, width)), None);
             let target = Some(ViewMut::new(&mut rdx, 0, rdz.rows, width));
-            layer.r_backward(scratch, at, direction, Delta { dy, rdy }, target, dw);
-            skipped.add_to(scratch, l, ViewMut::new(&mut dx, 0, rows, width));
-            r_skipped.add_to(scratch, l, ViewMut::new(&mut rdx, 0, rdz.rows, width));
-            if let Some(old) = owned.replace([dx, rdx]) {
-                old.into_iter().for_each(|buffer| scratch.give(buffer));
+            layer.r_backward(scratch, at, direction, delta, target, dw);
+            skipped.add_to(scratch, l, ViewMut::new(&mut rdx, 0, rdz.rows, width));
+            if let Some(old) = owned.replace(rdx) {
+                scratch.give(old);
             }
         }
-        let [dx, rdx] = owned?;
-        scratch.give(dx);
         if to_input {
-            return Some(rdx);
+            return owned;
         }
-        scratch.give(rdx);
+        owned.into_iter().for_each(|buffer| scratch.give(buffer));
         None
+    }
+
+    /// The layer that a backward pass ends at.
+    fn lowest(&self, to_input: bool) -> usize {
+        if to_input { 0 } else { self.first_with_parameters() }
     }
 
     /// Below this layer nothing depends on parameters.
@@ -369,19 +400,21 @@ impl<B: Backend> Network<B> {
         if l == 0 { self.inputs } else { self.layers[l - 1].width() }
     }
 
-    fn input_of<'t>(&self, l: usize, tape: &'t Tape<B>, batch: &'t Batch<B>) -> View<'t, B> {
+    /// What goes into layer `l`, for the whole batch, with its column of ones.
+    fn input_of<'t>(&self, l: usize, outputs: &'t [B::Buffer], batch: &'t Batch<B>) -> View<'t, B> {
         match l {
             0 => batch.x(),
-            _ => View::new(&tape.outputs[l - 1], 0, batch.rows, self.width_into(l) + 1),
+            _ => View::new(&outputs[l - 1], 0, batch.rows, self.width_into(l) + 1),
         }
     }
 
-    fn primal<'t>(&self, l: usize, at: Point<'t, B>) -> Primal<'t, B> {
-        let width = self.layers[l].width() + 1;
+    /// What layer `l` saw and gave at `point`.
+    pub(crate) fn primal<'t>(&self, l: usize, point: Point<'t, B>) -> Primal<'t, B> {
+        let y = View::new(&point.tape.outputs[l], 0, point.tape.rows, self.layers[l].width() + 1);
         Primal {
-            w: self.weights(l, at.theta),
-            x: self.input_of(l, at.tape, at.batch),
-            y: View::new(&at.tape.outputs[l], 0, at.tape.rows, width),
+            w: self.weights(l, point.theta),
+            x: point.rows_of(self.input_of(l, &point.tape.outputs, point.batch)),
+            y: point.rows_of(y),
         }
     }
 
@@ -436,6 +469,11 @@ fn activation<B: Backend>(buffer: &B::Buffer, rows: usize, width: usize) -> View
     View::new(buffer, 0, rows, width).with_stride(width + 1)
 }
 
-fn activation_mut<B: Backend>(buffer: &mut B::Buffer, rows: usize, width: usize) -> ViewMut<'_, B> {
-    ViewMut::new(buffer, 0, rows, width).with_stride(width + 1)
+/// The same of the rows `first..first + rows`, writable.
+fn activation_mut<B: Backend>(
+    buffer: &mut B::Buffer,
+    (first, rows): (usize, usize),
+    width: usize,
+) -> ViewMut<'_, B> {
+    ViewMut::new(buffer, first * (width + 1), rows, width).with_stride(width + 1)
 }

@@ -4,7 +4,8 @@ use if_linalg::{Backend, Block, Real, View, ViewMut};
 
 use crate::inputs::{Inputs, Rows};
 use crate::layer::Scratch;
-use crate::network::{Directions, Network, Point};
+use crate::network::Network;
+use crate::tape::{Directions, Point};
 
 impl<B: Backend> Network<B> {
     /// `f` on every row block of `inputs`, results in order.
@@ -18,7 +19,7 @@ impl<B: Backend> Network<B> {
             let mut scratch = Scratch::new(self.backend());
             let batch = inputs.batch(inputs.block(b));
             let tape = self.forward(&mut scratch, theta, &batch);
-            f(&mut scratch, Point { theta, batch: &batch, tape: &tape })
+            f(&mut scratch, Point::new(theta, &batch, &tape))
         })
     }
 
@@ -36,22 +37,29 @@ impl<B: Backend> Network<B> {
     /// `(dz/dtheta) v_j` of every example: `k x n x outputs`, row-major.
     pub fn output_tangents(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Block<B>) -> Vec<f64> {
         let (n, outputs, k) = (inputs.len(), self.outputs(), v.k());
+        let v = Directions { block: v, start: 0, k };
         let blocks = self.map_blocks(inputs, theta, |scratch, at| {
-            let tangents = self.jvp(scratch, at, Directions { block: v, start: 0, k });
-            let last = tangents.last().expect("a network has layers");
-            (at.tape.rows, self.host(View::new(last, 0, k * at.tape.rows, outputs)))
+            self.map_parts(at, |part| {
+                let tangents = self.jvp(scratch, part, v);
+                let last = self.host(View::new(&tangents[tangents.len() - 1], 0, k * part.rows, outputs));
+                tangents.into_iter().for_each(|buffer| scratch.give(buffer));
+                (part.rows, last)
+            })
         });
-        direction_major(blocks, k, n, outputs)
+        direction_major(blocks.into_iter().flatten(), k, n, outputs)
     }
 
     /// Norm of the loss gradient of every example (length `n`), without forming gradients.
     pub fn gradient_norms(&self, inputs: &Inputs<B>, theta: &Block<B>) -> Vec<f64> {
         let squares = self.map_blocks(inputs, theta, |scratch, at| {
-            let mut sums = self.backend().zeros(at.tape.rows);
-            self.backward(scratch, at, self.delta(at.tape), false, |scratch, _, layer, primal, dy| {
-                layer.squared_norms(scratch, primal, dy, ViewMut::new(&mut sums, 0, dy.rows, 1));
-            });
-            self.host(View::new(&sums, 0, at.tape.rows, 1))
+            let mut sums = self.backend().zeros(at.rows);
+            let deltas = self.deltas(scratch, at, self.delta(at.tape), false);
+            for l in self.with_parameters() {
+                let dy = self.delta_of(&deltas, l, at);
+                let target = ViewMut::new(&mut sums, 0, at.rows, 1);
+                self.layers()[l].squared_norms(scratch, self.primal(l, at), dy, target);
+            }
+            self.host(View::new(&sums, 0, at.rows, 1))
         });
         squares.concat().into_iter().map(f64::sqrt).collect()
     }
@@ -62,10 +70,13 @@ impl<B: Backend> Network<B> {
         let mut scratch = Scratch::new(self.backend());
         let batch = inputs.batch(rows);
         let tape = self.forward(&mut scratch, theta, &batch);
-        let (backend, at) = (self.backend(), Point { theta, batch: &batch, tape: &tape });
-        self.backward(&mut scratch, at, self.delta(&tape), false, |_, s, layer, at, dy| {
-            layer.example_gradients(at, dy, backend, gradients.segment_mut(s));
-        });
+        let at = Point::new(theta, &batch, &tape);
+        let deltas = self.deltas(&mut scratch, at, self.delta(&tape), false);
+        for (s, l) in self.with_parameters().enumerate() {
+            let dy = self.delta_of(&deltas, l, at);
+            let target = gradients.segment_mut(s);
+            self.layers()[l].example_gradients(self.primal(l, at), dy, self.backend(), target);
+        }
         gradients
     }
 
@@ -74,12 +85,14 @@ impl<B: Backend> Network<B> {
     pub fn scores(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Block<B>) -> Vec<B::Elem> {
         let (n, k) = (inputs.len(), v.k());
         let blocks = self.map_blocks(inputs, theta, |scratch, at| {
-            let mut sums = self.backend().zeros(at.tape.rows * k);
-            self.backward(scratch, at, self.delta(at.tape), false, |scratch, s, layer, primal, dy| {
-                let target = ViewMut::new(&mut sums, 0, dy.rows, k);
-                layer.scores(scratch, primal, dy, v.stacked(s, 0, k), target);
-            });
-            self.backend().download(View::new(&sums, 0, at.tape.rows, k))
+            let mut sums = self.backend().zeros(at.rows * k);
+            let deltas = self.deltas(scratch, at, self.delta(at.tape), false);
+            for (s, l) in self.with_parameters().enumerate() {
+                let dy = self.delta_of(&deltas, l, at);
+                let target = ViewMut::new(&mut sums, 0, at.rows, k);
+                self.layers()[l].scores(scratch, self.primal(l, at), dy, v.stacked(s, 0, k), target);
+            }
+            self.backend().download(View::new(&sums, 0, at.rows, k))
         });
         let mut all = vec![B::Elem::ZERO; k * n];
         for (i, row) in blocks.iter().flat_map(|block| block.chunks_exact(k)).enumerate() {
@@ -92,10 +105,13 @@ impl<B: Backend> Network<B> {
     pub fn input_gradients(&self, inputs: &Inputs<B>, theta: &Block<B>) -> Vec<f64> {
         let width = self.inputs();
         let blocks = self.map_blocks(inputs, theta, |scratch, at| {
-            let dx = self.backward(scratch, at, self.delta(at.tape), true, |_, _, _, _, _| {});
-            self.host(View::new(&dx.expect("asked for"), 0, at.tape.rows, width))
+            self.map_parts(at, |part| {
+                let dz = part.rows_of(self.delta(part.tape));
+                let dx = self.backward(scratch, part, dz, true, |_, _, _, _| {});
+                self.host(View::new(&dx.expect("asked for"), 0, part.rows, width))
+            })
         });
-        blocks.concat()
+        blocks.into_iter().flatten().flatten().collect()
     }
 
     /// `d/dx <grad_theta l_i, v_j>`, how a change of the input changes a score: `k x n x inputs`,
@@ -103,17 +119,26 @@ impl<B: Backend> Network<B> {
     pub fn mixed_products(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Block<B>) -> Vec<f64> {
         let (n, width, k) = (inputs.len(), self.inputs(), v.k());
         let blocks = self.map_blocks(inputs, theta, |scratch, at| {
-            let (rows, outputs) = (at.tape.rows, self.outputs());
+            let outputs = self.outputs();
             let v = Directions { block: v, start: 0, k };
-            let tangents = self.jvp(scratch, at, v);
-            let mut rdz = scratch.take(k * rows * outputs);
-            let rz = View::new(&tangents[tangents.len() - 1], 0, k * rows, outputs);
-            self.loss_hessian(at.tape, rz, ViewMut::new(&mut rdz, 0, k * rows, outputs));
-            let deltas = (self.delta(at.tape), View::new(&rdz, 0, k * rows, outputs));
-            let rdx = self.r_backward(scratch, at, (v, &tangents), deltas, None);
-            (rows, self.host(View::new(&rdx.expect("asked for"), 0, k * rows, width)))
+            let deltas = self.deltas(scratch, at, self.delta(at.tape), true);
+            self.map_parts(at, |part| {
+                let tangents = self.jvp(scratch, part, v);
+                let stacked = k * part.rows;
+                let mut rdz = scratch.take(stacked * outputs);
+                let rz = View::new(&tangents[tangents.len() - 1], 0, stacked, outputs);
+                self.loss_hessian(part, rz, ViewMut::new(&mut rdz, 0, stacked, outputs));
+                let gradients = (&deltas, View::new(&rdz, 0, stacked, outputs));
+                let rdx = self.r_backward(scratch, part, (v, &tangents), gradients, None);
+                (part.rows, self.host(View::new(&rdx.expect("asked for"), 0, stacked, width)))
+            })
         });
-        direction_major(blocks, k, n, width)
+        direction_major(blocks.into_iter().flatten(), k, n, width)
+    }
+
+    /// `f` on every part of a row block, in order.
+    fn map_parts<'t, R>(&self, at: Point<'t, B>, f: impl FnMut(Point<'t, B>) -> R) -> Vec<R> {
+        self.parts(at.rows).map(|(first, rows)| at.part(first, rows)).map(f).collect()
     }
 
     fn host(&self, x: View<B>) -> Vec<f64> {
@@ -121,11 +146,11 @@ impl<B: Backend> Network<B> {
     }
 }
 
-/// Row blocks of `k` directions (`k x rows x width` each) as one `k x n x width` array.
-fn direction_major(blocks: Vec<(usize, Vec<f64>)>, k: usize, n: usize, width: usize) -> Vec<f64> {
+/// Parts of all examples, in order, of `k` directions (`k x rows x width` each) as one `k x n x width` array.
+fn direction_major(parts: impl Iterator<Item = (usize, Vec<f64>)>, k: usize, n: usize, width: usize) -> Vec<f64> {
     let mut all = vec![0.0; k * n * width];
     let mut start = 0;
-    for (rows, part) in blocks {
+    for (rows, part) in parts {
         for j in 0..k {
             let target = (j * n + start) * width;
             all[target..target + rows * width].copy_from_slice(&part[j * rows * width..][..rows * width]);
@@ -138,6 +163,8 @@ fn direction_major(blocks: Vec<(usize, Vec<f64>)>, k: usize, n: usize, width: us
 /// Parts of a sum over examples that are added up apart. A constant: it fixes the order of
 /// summation, and bounds how many processors a single vector can use.
 const SEGMENTS: usize = 16;
+/// Bytes of sums in flight: enough that no processor waits for the slowest task of a wave.
+const IN_FLIGHT: usize = 64 << 20;
 /// Directions that share one forward pass and one accumulator.
 const DIRECTIONS: usize = 32;
 
@@ -173,7 +200,8 @@ impl Plan {
     pub fn sum<B: Backend>(&self, out: &mut Block<B>, body: impl Fn(&Task, &mut Block<B>) + Send + Sync) {
         let (backend, layout) = (out.backend().clone(), out.layout().clone());
         let tasks = self.segments * self.k.div_ceil(DIRECTIONS);
-        let wave = 2 * backend.concurrency();
+        let bytes = self.k.min(DIRECTIONS) * layout.dim() * size_of::<B::Elem>();
+        let wave = (IN_FLIGHT / bytes.max(1)).max(2 * backend.concurrency());
         for first in (0..tasks).step_by(wave) {
             let sums = backend.map(wave.min(tasks - first), |i| {
                 let task = self.task(first + i);

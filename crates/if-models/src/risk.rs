@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::ModelError;
 use crate::curvature::{Curvature, CurvatureOperator};
-use crate::inputs::{Inputs, Rows};
+use crate::inputs::{Inputs, Part, Rows};
 use crate::layer::Scratch;
-use crate::network::{Network, Point};
+use crate::network::Network;
+use crate::tape::{Point, Tape};
 use crate::passes::Plan;
 
 /// Which objective the numbers refer to.
@@ -217,11 +218,12 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
             let mut scratch = Scratch::new(backend);
             let examples = self.inputs.batch(rows);
             let tape = network.forward(&mut scratch, theta, &examples);
-            let at = Point { theta, batch: &examples, tape: &tape };
+            let at = Point::new(theta, &examples, &tape);
             let mut sum = Block::zeros(backend, network.layout(), 1);
-            network.backward(&mut scratch, at, network.delta(&tape), false, |scratch, s, layer, at, dy| {
-                layer.backward(scratch, at, dy, None, Some(sum.stacked_mut(s, 0, 1)));
-            });
+            for (first, rows) in network.parts(tape.rows) {
+                let dz = network.delta(&tape).row_range(first, rows);
+                network.add_gradients(&mut scratch, at.part(first, rows), dz, (&mut sum, 0));
+            }
             let losses = backend.download(network.losses(&tape)).into_iter().map(Real::to_f64);
             (losses.collect::<Vec<f64>>(), sum)
         });
@@ -247,10 +249,10 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
                 let tape = network.forward(&mut scratch, theta, &batch);
                 let delta = self.weighted_delta(&mut scratch, &tape, rows);
                 let dz = View::new(&delta, 0, tape.rows, network.outputs());
-                let at = Point { theta, batch: &batch, tape: &tape };
-                network.backward(&mut scratch, at, dz, false, |scratch, s, layer, at, dy| {
-                    layer.backward(scratch, at, dy, None, Some(sum.stacked_mut(s, 0, 1)));
-                });
+                let at = Point::new(theta, &batch, &tape);
+                for (first, rows) in network.parts(tape.rows) {
+                    network.add_gradients(&mut scratch, at.part(first, rows), dz.row_range(first, rows), (sum, 0));
+                }
                 scratch.give(delta);
                 network.release(&mut scratch, tape);
             }
@@ -262,7 +264,7 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
     pub(crate) fn weighted_delta(
         &self,
         scratch: &mut Scratch<B>,
-        tape: &crate::network::Tape<B>,
+        tape: &Tape<B>,
         rows: Rows,
     ) -> B::Buffer {
         let (backend, outputs) = (self.inputs.backend(), self.network.outputs());
@@ -274,8 +276,12 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
 
     /// Multiplies every row (direction-major, `rows.len()` to a direction) by its example's weight.
     pub(crate) fn weigh(&self, rows: Rows, y: ViewMut<B>) {
-        let weights = self.inputs.column(&self.weights, rows);
-        self.inputs.backend().scale_rows(weights.view(rows.len(), 1), y);
+        self.inputs.backend().scale_rows(self.weights_of(rows).view(rows.len(), 1), y);
+    }
+
+    /// The weights of `rows`, one column.
+    pub(crate) fn weights_of(&self, rows: Rows) -> Part<'_, B> {
+        self.inputs.column(&self.weights, rows)
     }
 
     /// `y += l2 x`, biases spared where they are not regularised.

@@ -4,9 +4,8 @@ use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
-use super::cpu_window;
 use super::gemm::{Operand, product};
-use super::{Adam, Backend, View, ViewMut};
+use super::{Adam, Backend, View, ViewMut, cpu_activation, cpu_window};
 use crate::{Activation, Loss, Real, Window};
 
 /// The processor, computing in `T` (`f32` or `f64`).
@@ -223,50 +222,22 @@ impl<T: Real> Backend for Cpu<T> {
         }
     }
 
-    fn activate(&self, f: Activation, x: View<Self>, mut y: ViewMut<Self>) {
-        for i in 0..x.rows {
-            for (y, x) in y.row(i).iter_mut().zip(x.row(i)) {
-                *y = T::from_f64(f.scalar(x.to_f64())[0]);
-            }
-        }
+    fn activate(&self, f: Activation, x: View<Self>, y: ViewMut<Self>) {
+        cpu_activation::activate(f, x, y);
     }
 
-    fn activation_backward(&self, f: Activation, x: View<Self>, dy: View<Self>, mut out: ViewMut<Self>) {
-        // The derivative is the dearest part: once for all directions of an example.
-        for example in 0..x.rows {
-            let first: Vec<T> = x.row(example).iter().map(|x| T::from_f64(f.scalar(x.to_f64())[1])).collect();
-            for i in (example..dy.rows).step_by(x.rows) {
-                for ((out, dy), first) in out.row(i).iter_mut().zip(dy.row(i)).zip(&first) {
-                    *out = *first * *dy;
-                }
-            }
-        }
+    fn activation_backward(&self, f: Activation, at: [View<Self>; 2], dy: View<Self>, out: ViewMut<Self>) {
+        cpu_activation::backward(f, at, dy, out);
     }
 
     fn activation_r_backward(
         &self,
         f: Activation,
-        x: View<Self>,
-        [dy, rx, rdy]: [View<Self>; 3],
-        mut out: ViewMut<Self>,
+        at: [View<Self>; 2],
+        deltas: [View<Self>; 3],
+        out: ViewMut<Self>,
     ) {
-        for example in 0..x.rows {
-            let factors: Vec<[T; 2]> = x
-                .row(example)
-                .iter()
-                .zip(dy.row(example))
-                .map(|(x, dy)| {
-                    let [_, first, second] = f.scalar(x.to_f64());
-                    [T::from_f64(first), T::from_f64(second) * *dy]
-                })
-                .collect();
-            for i in (example..rdy.rows).step_by(x.rows) {
-                let sources = rdy.row(i).iter().zip(rx.row(i)).zip(&factors);
-                for (out, ((rdy, rx), [first, second])) in out.row(i).iter_mut().zip(sources) {
-                    *out = *first * *rdy + *second * *rx;
-                }
-            }
-        }
+        cpu_activation::r_backward(f, at, deltas, out);
     }
 
     fn im2col(&self, window: &Window, x: View<Self>, out: ViewMut<Self>) {

@@ -1,6 +1,7 @@
 //! What a device must be able to do.
 
 mod cpu;
+mod cpu_activation;
 mod cpu_window;
 pub(crate) mod gemm;
 mod view;
@@ -110,15 +111,15 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// `y = f(x)`, element by element.
     fn activate(&self, f: Activation, x: View<Self>, y: ViewMut<Self>);
-    /// `out = f'(x) dy`; `dy` and `out` stack several directions of the `x.rows` examples
+    /// `out = f'(x) dy` at `[x, f(x)]`; `dy` and `out` stack several directions of the `x.rows` examples
     /// (direction-major).
-    fn activation_backward(&self, f: Activation, x: View<Self>, dy: View<Self>, out: ViewMut<Self>);
-    /// `out = f'(x) rdy + f''(x) rx dy`; `rx`, `rdy` and `out` stack several directions of the examples
-    /// of `x` and `dy`.
+    fn activation_backward(&self, f: Activation, at: [View<Self>; 2], dy: View<Self>, out: ViewMut<Self>);
+    /// `out = f'(x) rdy + f''(x) rx dy` at `[x, f(x)]`, for deltas `[dy, rx, rdy]`; `rx`, `rdy` and `out`
+    /// stack several directions of the examples of `x` and `dy`.
     fn activation_r_backward(
         &self,
         f: Activation,
-        x: View<Self>,
+        at: [View<Self>; 2],
         deltas: [View<Self>; 3],
         out: ViewMut<Self>,
     );

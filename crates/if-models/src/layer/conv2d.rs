@@ -130,6 +130,10 @@ impl<B: Backend> Layer<B> for Conv2d {
         self.outputs * self.window.positions()
     }
 
+    fn by_example(&self) -> bool {
+        true
+    }
+
     fn forward(&self, scratch: &mut Scratch<B>, w: Option<View<B>>, x: View<B>, mut y: ViewMut<B>) {
         let (backend, w) = (scratch.backend(), w.expect("a convolution has parameters"));
         let mut patches = self.patches(scratch);

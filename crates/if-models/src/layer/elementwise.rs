@@ -23,8 +23,9 @@ impl Elementwise {
         Self { activation, width }
     }
 
-    fn input<'a, B: Backend>(&self, at: Primal<'a, B>) -> View<'a, B> {
-        at.x.col_range(0, self.width)
+    /// Input and output.
+    fn at<'a, B: Backend>(&self, at: Primal<'a, B>) -> [View<'a, B>; 2] {
+        [at.x, at.y].map(|view| view.col_range(0, self.width))
     }
 }
 
@@ -58,7 +59,7 @@ impl<B: Backend> Layer<B> for Elementwise {
         ry: ViewMut<B>,
     ) {
         match rx {
-            Some(rx) => scratch.backend().activation_backward(self.activation, self.input(at), rx, ry),
+            Some(rx) => scratch.backend().activation_backward(self.activation, self.at(at), rx, ry),
             None => scratch.backend().fill(0.0, ry),
         }
     }
@@ -72,7 +73,7 @@ impl<B: Backend> Layer<B> for Elementwise {
         _: Option<ViewMut<B>>,
     ) {
         if let Some(dx) = dx {
-            scratch.backend().activation_backward(self.activation, self.input(at), dy, dx);
+            scratch.backend().activation_backward(self.activation, self.at(at), dy, dx);
         }
     }
 
@@ -86,9 +87,9 @@ impl<B: Backend> Layer<B> for Elementwise {
         dw: Option<ViewMut<B>>,
     ) {
         match (rdx, direction.rx) {
-            (Some(rdx), Some(rx)) => {
+            (Some(rdx), Some(rx)) if !self.activation.is_piecewise_linear() => {
                 let Delta { dy, rdy } = delta;
-                scratch.backend().activation_r_backward(self.activation, self.input(at), [dy, rx, rdy], rdx);
+                scratch.backend().activation_r_backward(self.activation, self.at(at), [dy, rx, rdy], rdx);
             }
             (rdx, _) => self.backward(scratch, at, delta.rdy, rdx, dw),
         }

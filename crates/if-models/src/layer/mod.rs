@@ -102,6 +102,11 @@ pub trait Layer<B: Backend>: Send + Sync {
         false
     }
 
+    /// Whether its kernels take one example after another, so that a network may as well do so.
+    fn by_example(&self) -> bool {
+        false
+    }
+
     /// `y = f(x; w)` into the first `width` columns of `y`.
     fn forward(&self, scratch: &mut Scratch<B>, w: Option<View<B>>, x: View<B>, y: ViewMut<B>);
 

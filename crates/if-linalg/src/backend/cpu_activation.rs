@@ -1,0 +1,91 @@
+//! Elementwise functions on the CPU.
+//!
+//! Derivatives are taken from input and output together: where the output already holds the dear part (tanh,
+//! sigmoid) nothing transcendental is evaluated again. The function is chosen outside the loops, so that the
+//! cheap ones vectorise.
+
+use super::{Cpu, View, ViewMut};
+use crate::{Activation, Real};
+
+/// `y = f(x)`, row by row.
+pub(super) fn activate<T: Real>(f: Activation, x: View<Cpu<T>>, mut y: ViewMut<Cpu<T>>) {
+    for i in 0..x.rows {
+        let (x, y) = (x.row(i), y.row(i));
+        match f {
+            Activation::Relu => map(x, y, |z| if z > T::ZERO { z } else { T::ZERO }),
+            Activation::LeakyRelu { slope } => {
+                let slope = T::from_f64(slope);
+                map(x, y, |z| if z > T::ZERO { z } else { slope * z });
+            }
+            Activation::Tanh => map(x, y, T::tanh),
+            _ => map(x, y, |z| T::from_f64(f.scalar(z.to_f64())[0])),
+        }
+    }
+}
+
+/// `out = f'(x) dy` for all directions of every example.
+pub(super) fn backward<T: Real>(
+    f: Activation,
+    [x, y]: [View<Cpu<T>>; 2],
+    dy: View<Cpu<T>>,
+    mut out: ViewMut<Cpu<T>>,
+) {
+    let mut first = vec![T::ZERO; x.cols];
+    for example in 0..x.rows {
+        derivative(f, x.row(example), y.row(example), &mut first);
+        for i in (example..dy.rows).step_by(x.rows) {
+            for ((out, dy), first) in out.row(i).iter_mut().zip(dy.row(i)).zip(&first) {
+                *out = *first * *dy;
+            }
+        }
+    }
+}
+
+/// `out = f'(x) rdy + f''(x) rx dy` for all directions of every example.
+pub(super) fn r_backward<T: Real>(
+    f: Activation,
+    [x, y]: [View<Cpu<T>>; 2],
+    [dy, rx, rdy]: [View<Cpu<T>>; 3],
+    mut out: ViewMut<Cpu<T>>,
+) {
+    let (mut first, mut second) = (vec![T::ZERO; x.cols], vec![T::ZERO; x.cols]);
+    for example in 0..x.rows {
+        let (x_row, y_row) = (x.row(example), y.row(example));
+        derivative(f, x_row, y_row, &mut first);
+        second_derivative(f, x_row, y_row, &mut second);
+        second.iter_mut().zip(dy.row(example)).for_each(|(second, dy)| *second *= *dy);
+        for i in (example..rdy.rows).step_by(x.rows) {
+            let sources = rdy.row(i).iter().zip(rx.row(i)).zip(first.iter().zip(&second));
+            for (out, ((rdy, rx), (first, second))) in out.row(i).iter_mut().zip(sources) {
+                *out = *first * *rdy + *second * *rx;
+            }
+        }
+    }
+}
+
+fn derivative<T: Real>(f: Activation, x: &[T], y: &[T], out: &mut [T]) {
+    match f {
+        Activation::Relu => map(x, out, |z| if z > T::ZERO { T::ONE } else { T::ZERO }),
+        Activation::LeakyRelu { slope } => {
+            let slope = T::from_f64(slope);
+            map(x, out, |z| if z > T::ZERO { T::ONE } else { slope });
+        }
+        Activation::Tanh => map(y, out, |y| T::ONE - y * y),
+        Activation::Sigmoid => map(y, out, |y| y * (T::ONE - y)),
+        _ => map(x, out, |z| T::from_f64(f.scalar(z.to_f64())[1])),
+    }
+}
+
+fn second_derivative<T: Real>(f: Activation, x: &[T], y: &[T], out: &mut [T]) {
+    let two = T::from_f64(2.0);
+    match f {
+        Activation::Relu | Activation::LeakyRelu { .. } => out.fill(T::ZERO),
+        Activation::Tanh => map(y, out, |y| -two * y * (T::ONE - y * y)),
+        Activation::Sigmoid => map(y, out, |y| y * (T::ONE - y) * (T::ONE - two * y)),
+        _ => map(x, out, |z| T::from_f64(f.scalar(z.to_f64())[2])),
+    }
+}
+
+fn map<T: Real>(x: &[T], out: &mut [T], f: impl Fn(T) -> T) {
+    out.iter_mut().zip(x).for_each(|(out, x)| *out = f(*x));
+}
