@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::inputs::{Batch, Rows};
 use crate::layer::Scratch;
-use crate::tape::{Deltas, Directions, Point, Tape};
 use crate::passes::Plan;
 use crate::risk::EmpiricalRisk;
+use crate::tape::{Deltas, Directions, Point, Tape};
 
 /// Which matrix stands for the second derivative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -155,7 +155,8 @@ impl<B: Backend> Network<B> {
     /// tangents stay in the cache.
     pub(crate) fn group(&self) -> usize {
         let widest = self.layers.iter().map(|layer| layer.width()).max().unwrap_or(1);
-        let group = if self.part < ROW_BLOCK { TANGENTS / (self.part * self.widths()) } else { COLUMNS / widest };
+        let group =
+            if self.part < ROW_BLOCK { TANGENTS / (self.part * self.widths()) } else { COLUMNS / widest };
         group.max(1)
     }
 
@@ -311,7 +312,13 @@ impl<B: Backend> Network<B> {
 
     /// Back-propagates `dz` (`rows x outputs`) of a whole tape and keeps the gradient of every layer's
     /// output: of all layers where `to_input`, else as far down as there are parameters.
-    pub fn deltas(&self, scratch: &mut Scratch<B>, point: Point<B>, dz: View<B>, to_input: bool) -> Deltas<B> {
+    pub fn deltas(
+        &self,
+        scratch: &mut Scratch<B>,
+        point: Point<B>,
+        dz: View<B>,
+        to_input: bool,
+    ) -> Deltas<B> {
         let first = self.lowest(to_input);
         let sizes = self.layers[first..].iter().map(|layer| point.tape.rows * layer.width());
         let mut deltas = Deltas { first, buffers: sizes.map(|len| scratch.take(len)).collect() };

@@ -147,7 +147,12 @@ impl<B: Backend> Network<B> {
 }
 
 /// Parts of all examples, in order, of `k` directions (`k x rows x width` each) as one `k x n x width` array.
-fn direction_major(parts: impl Iterator<Item = (usize, Vec<f64>)>, k: usize, n: usize, width: usize) -> Vec<f64> {
+fn direction_major(
+    parts: impl Iterator<Item = (usize, Vec<f64>)>,
+    k: usize,
+    n: usize,
+    width: usize,
+) -> Vec<f64> {
     let mut all = vec![0.0; k * n * width];
     let mut start = 0;
     for (rows, part) in parts {

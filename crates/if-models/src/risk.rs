@@ -8,8 +8,8 @@ use crate::curvature::{Curvature, CurvatureOperator};
 use crate::inputs::{Inputs, Part, Rows};
 use crate::layer::Scratch;
 use crate::network::Network;
-use crate::tape::{Point, Tape};
 use crate::passes::Plan;
+use crate::tape::{Point, Tape};
 
 /// Which objective the numbers refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -251,7 +251,12 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
                 let dz = View::new(&delta, 0, tape.rows, network.outputs());
                 let at = Point::new(theta, &batch, &tape);
                 for (first, rows) in network.parts(tape.rows) {
-                    network.add_gradients(&mut scratch, at.part(first, rows), dz.row_range(first, rows), (sum, 0));
+                    network.add_gradients(
+                        &mut scratch,
+                        at.part(first, rows),
+                        dz.row_range(first, rows),
+                        (sum, 0),
+                    );
                 }
                 scratch.give(delta);
                 network.release(&mut scratch, tape);
@@ -261,12 +266,7 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
     }
 
     /// `w_i dl_i/dz`, `rows x outputs`.
-    pub(crate) fn weighted_delta(
-        &self,
-        scratch: &mut Scratch<B>,
-        tape: &Tape<B>,
-        rows: Rows,
-    ) -> B::Buffer {
+    pub(crate) fn weighted_delta(&self, scratch: &mut Scratch<B>, tape: &Tape<B>, rows: Rows) -> B::Buffer {
         let (backend, outputs) = (self.inputs.backend(), self.network.outputs());
         let mut delta = scratch.take(tape.rows * outputs);
         backend.copy(self.network.delta(tape), ViewMut::new(&mut delta, 0, tape.rows, outputs));
