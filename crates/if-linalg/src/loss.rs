@@ -31,6 +31,11 @@ impl Loss {
         matches!(self, Self::Logistic | Self::Hinge | Self::SmoothHinge { .. })
     }
 
+    /// Whether the loss is that of a probability for every output, whose Hessian is `diag(p) - p p^T`.
+    pub fn has_probabilities(self) -> bool {
+        self == Self::CrossEntropy
+    }
+
     /// Value, first and second derivative in `z` of a loss with one output (not cross-entropy).
     pub fn scalar(self, z: f64, y: f64) -> [f64; 3] {
         match self {

@@ -103,7 +103,7 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
         }
         if let Some(Passes { tape, deltas }) = fresh {
             network.release(scratch, tape);
-            deltas.into_iter().flat_map(|deltas| deltas.buffers).for_each(|buffer| scratch.give(buffer));
+            deltas.into_iter().for_each(|deltas| network.release_deltas(scratch, deltas));
         }
     }
 

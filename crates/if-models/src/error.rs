@@ -70,6 +70,14 @@ pub enum ModelError {
         /// Names of the model.
         known: String,
     },
+    /// A layer that is asked for by a name it does not have.
+    #[error("no layer with parameters is called {name:?}; there are: {known}")]
+    UnknownLayer {
+        /// What was asked for.
+        name: String,
+        /// Names of the model.
+        known: String,
+    },
     /// A weight that is not finite.
     #[error("tensor {name} holds a number that is not finite at position {position}")]
     NonFiniteWeight {

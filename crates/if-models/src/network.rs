@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use if_linalg::{Backend, Block, Layout, Loss, View, ViewMut};
 
+use crate::ModelError;
 use crate::inputs::{Batch, ROW_BLOCK};
-use crate::layer::{Delta, Dense, Direction, Layer, Primal, Scratch};
+use crate::layer::{Delta, Dense, Direction, Frozen, Layer, Primal, Scratch};
 use crate::tape::{Deltas, Directions, Point, Tape};
 
 /// A feed-forward network and its loss. Linear models are networks of one dense layer.
@@ -89,6 +90,40 @@ impl<B: Backend> Network<B> {
     /// The same layers under another loss, such as a smooth hinge at weights trained on the hinge.
     pub fn with_loss(&self, loss: Loss) -> Self {
         Self { loss, ..self.clone() }
+    }
+
+    /// The same network with only the layers `names` among its parameters, the others frozen at `theta`,
+    /// and its parameters: influence through these layers alone.
+    ///
+    /// # Errors
+    /// A name that no layer with parameters has.
+    pub fn select(&self, theta: &Block<B>, names: &[&str]) -> Result<(Self, Block<B>), ModelError> {
+        let known: Vec<&str> = self.parameter_layers().map(|layer| layer.name()).collect();
+        if let Some(unknown) = names.iter().find(|name| !known.contains(*name)) {
+            return Err(ModelError::UnknownLayer { name: (*unknown).to_owned(), known: known.join(", ") });
+        }
+        let frozen = |l: usize, s: usize| -> Arc<dyn Layer<B>> {
+            Arc::new(Frozen::new(&self.backend, self.layers[l].clone(), theta.stacked(s, 0, 1)))
+        };
+        let layers =
+            self.layers.iter().zip(&self.segments).enumerate().map(|(l, (layer, segment))| match segment {
+                Some(s) if !names.contains(&layer.name()) => frozen(l, *s),
+                _ => layer.clone(),
+            });
+        let mut network = Self::new(&self.backend, self.inputs, layers.collect(), self.loss);
+        network.skips = self.skips.clone();
+        let mut chosen = Block::zeros(&self.backend, &network.layout, 1);
+        for (own, there) in network.segments.iter().zip(&self.segments) {
+            if let (Some(own), Some(there)) = (own, there) {
+                self.backend.copy(theta.segment(*there), chosen.segment_mut(*own));
+            }
+        }
+        Ok((network, chosen))
+    }
+
+    /// Name of the last layer with parameters.
+    pub fn last_layer(&self) -> Option<&str> {
+        self.parameter_layers().last().map(|layer| layer.name())
     }
 
     /// Where it computes.
@@ -330,6 +365,11 @@ impl<B: Backend> Network<B> {
             });
         }
         deltas
+    }
+
+    /// Gives the buffers back for reuse.
+    pub(crate) fn release_deltas(&self, scratch: &mut Scratch<B>, deltas: Deltas<B>) {
+        deltas.buffers.into_iter().for_each(|buffer| scratch.give(buffer));
     }
 
     /// What `deltas` hold of layer `l` at `point`, `rows x width`.

@@ -9,7 +9,7 @@ use crate::tape::{Directions, Point};
 
 impl<B: Backend> Network<B> {
     /// `f` on every row block of `inputs`, results in order.
-    fn map_blocks<R: Send>(
+    pub(crate) fn map_blocks<R: Send>(
         &self,
         inputs: &Inputs<B>,
         theta: &Block<B>,
@@ -75,30 +75,9 @@ impl<B: Backend> Network<B> {
         for (s, l) in self.with_parameters().enumerate() {
             let dy = self.delta_of(&deltas, l, at);
             let target = gradients.segment_mut(s);
-            self.layers()[l].example_gradients(self.primal(l, at), dy, self.backend(), target);
+            self.layers()[l].example_gradients(&mut scratch, self.primal(l, at), dy, target);
         }
         gradients
-    }
-
-    /// `<grad l_i, v_j>` of every example with every vector, `k x n` row-major, without forming the
-    /// gradients: the scores of influence functions, and the JVP of the losses.
-    pub fn scores(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Block<B>) -> Vec<B::Elem> {
-        let (n, k) = (inputs.len(), v.k());
-        let blocks = self.map_blocks(inputs, theta, |scratch, at| {
-            let mut sums = self.backend().zeros(at.rows * k);
-            let deltas = self.deltas(scratch, at, self.delta(at.tape), false);
-            for (s, l) in self.with_parameters().enumerate() {
-                let dy = self.delta_of(&deltas, l, at);
-                let target = ViewMut::new(&mut sums, 0, at.rows, k);
-                self.layers()[l].scores(scratch, self.primal(l, at), dy, v.stacked(s, 0, k), target);
-            }
-            self.backend().download(View::new(&sums, 0, at.rows, k))
-        });
-        let mut all = vec![B::Elem::ZERO; k * n];
-        for (i, row) in blocks.iter().flat_map(|block| block.chunks_exact(k)).enumerate() {
-            row.iter().enumerate().for_each(|(j, score)| all[j * n + i] = *score);
-        }
-        all
     }
 
     /// `dl/dx` of every example, `n x inputs` row-major.

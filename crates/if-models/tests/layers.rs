@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use common::{Double, cpu};
 use if_linalg::{Activation, Backend, Segment, View, ViewMut, Window};
 use if_models::layer::{
-    BatchNorm, Conv2d, Delta, Dense, Direction, Elementwise, Layer, Pool2d, Pooling, Primal, Scratch,
+    BatchNorm, Conv2d, Delta, Dense, Direction, Elementwise, Factors, Layer, Pool2d, Pooling, Primal, Scratch,
 };
 use if_models::testing::{LayerCheck, check_layer};
 use proptest::prelude::*;
@@ -153,12 +153,16 @@ enum Fault {
     RUsesFirstDirection,
     GradientsShifted,
     ScoresOverwrite,
+    PairwiseOverwrites,
+    FactorsScaled,
+    MomentsWithoutBias,
+    MomentsOverwrite,
     ScoresScaled,
     NormsOverwrite,
     NormsNotSquared,
 }
 
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 20] = [
     Fault::ForwardScaled,
     Fault::ForwardTouchesOnes,
     Fault::JvpWithoutInput,
@@ -172,6 +176,10 @@ const FAULTS: [Fault; 16] = [
     Fault::RUsesFirstDirection,
     Fault::GradientsShifted,
     Fault::ScoresOverwrite,
+    Fault::PairwiseOverwrites,
+    Fault::FactorsScaled,
+    Fault::MomentsWithoutBias,
+    Fault::MomentsOverwrite,
     Fault::ScoresScaled,
     Fault::NormsOverwrite,
     Fault::NormsNotSquared,
@@ -319,12 +327,12 @@ impl Layer<Double> for Faulty {
 
     fn example_gradients(
         &self,
+        scratch: &mut Scratch<Double>,
         at: Primal<Double>,
         dy: View<Double>,
-        backend: &Double,
         mut out: ViewMut<Double>,
     ) {
-        self.inner.example_gradients(at, dy, backend, out.reborrow());
+        self.inner.example_gradients(scratch, at, dy, out.reborrow());
         if self.is(Fault::GradientsShifted) {
             let before: Vec<f64> = out.buffer.clone();
             let (stride, rows) = (out.row_stride, out.rows);
@@ -332,7 +340,24 @@ impl Layer<Double> for Faulty {
         }
     }
 
-    fn scores(
+    fn gradient_terms(&self) -> Option<usize> {
+        Layer::<Double>::gradient_terms(&self.inner)
+    }
+
+    fn gradient_factors(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        dy: View<Double>,
+        (mut left, right): (ViewMut<Double>, ViewMut<Double>),
+    ) {
+        self.inner.gradient_factors(scratch, at, dy, (left.reborrow(), right));
+        if self.is(Fault::FactorsScaled) {
+            Self::edit(&mut left, |_, j, v| if j == 1 { 2.0 * v } else { v });
+        }
+    }
+
+    fn ghost_scores(
         &self,
         scratch: &mut Scratch<Double>,
         at: Primal<Double>,
@@ -343,10 +368,38 @@ impl Layer<Double> for Faulty {
         if self.is(Fault::ScoresOverwrite) {
             Self::edit(&mut out, |_, _, _| 0.0);
         }
-        self.inner.scores(scratch, at, dy, v, out.reborrow());
+        self.inner.ghost_scores(scratch, at, dy, v, out.reborrow());
         if self.is(Fault::ScoresScaled) {
             Self::edit(&mut out, |_, j, v| if j == 1 { 1.0 + 2.0 * (v - 1.0) } else { v });
         }
+    }
+
+    fn pairwise_scores(
+        &self,
+        scratch: &mut Scratch<Double>,
+        at: Primal<Double>,
+        dy: View<Double>,
+        v: Factors<Double>,
+        mut out: ViewMut<Double>,
+    ) {
+        if self.is(Fault::PairwiseOverwrites) {
+            Self::edit(&mut out, |_, _, _| 0.0);
+        }
+        self.inner.pairwise_scores(scratch, at, dy, v, out.reborrow());
+    }
+
+    fn input_moments(&self, scratch: &mut Scratch<Double>, at: Primal<Double>, mut out: ViewMut<Double>) {
+        self.inner.input_moments(scratch, at, out.reborrow());
+        if self.is(Fault::MomentsWithoutBias) {
+            Self::edit(&mut out, |i, j, v| if i == 4 || j == 4 { 1.0 } else { v });
+        }
+    }
+
+    fn output_moments(&self, scratch: &mut Scratch<Double>, dy: View<Double>, mut out: ViewMut<Double>) {
+        if self.is(Fault::MomentsOverwrite) {
+            Self::edit(&mut out, |_, _, _| 0.0);
+        }
+        self.inner.output_moments(scratch, dy, out);
     }
 
     fn squared_norms(

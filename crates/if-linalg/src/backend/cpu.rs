@@ -211,6 +211,18 @@ impl<T: Real> Backend for Cpu<T> {
         }
     }
 
+    fn paired_dots(&self, x: View<Self>, y: View<Self>, mut out: ViewMut<Self>) {
+        let c = x.cols / out.cols;
+        for i in 0..x.rows {
+            let pairs = x.row(i).chunks_exact(c).zip(y.row(i).chunks_exact(c));
+            if c == 1 {
+                out.row(i).iter_mut().zip(pairs).for_each(|(slot, (x, y))| *slot += x[0] * y[0]);
+            } else {
+                out.row(i).iter_mut().zip(pairs).for_each(|(slot, (x, y))| *slot += T::from_f64(dot(x, y)));
+            }
+        }
+    }
+
     fn outer_rows(&self, x: View<Self>, y: View<Self>, mut out: ViewMut<Self>) {
         for i in 0..x.rows {
             let y = y.row(i);
@@ -302,6 +314,20 @@ impl<T: Real> Backend for Cpu<T> {
             };
             for ((out, c), rz) in out.iter_mut().zip(c).zip(rz) {
                 *out = *c * (*rz - mean);
+            }
+        }
+    }
+
+    fn loss_root(&self, loss: Loss, curvature: View<Self>, mut out: ViewMut<Self>) {
+        for row in 0..out.rows {
+            let (c, p) = (row / curvature.rows, curvature.row(row % curvature.rows));
+            let (root, out) = (p[c].sqrt(), out.row(row));
+            if loss.has_probabilities() {
+                out.iter_mut().zip(p).for_each(|(out, p)| *out = T::ZERO - root * *p);
+                out[c] += root;
+            } else {
+                out.fill(T::ZERO);
+                out[c] = root;
             }
         }
     }

@@ -106,6 +106,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// `out[i][g] = <x[i][g c .. (g + 1) c], y[i]> + beta out[i][g]`, with `c = y.cols` and
     /// `out.cols` groups: the delta-weighted dots of scoring.
     fn row_dots(&self, x: View<Self>, y: View<Self>, beta: f64, out: ViewMut<Self>);
+    /// `out[i][g] += <x[i][g c .. (g + 1) c], y[i][g c .. (g + 1) c]>` for the `out.cols` groups of `c` columns.
+    fn paired_dots(&self, x: View<Self>, y: View<Self>, out: ViewMut<Self>);
     /// `out[i] = x_i y_i^T` flattened, `x.cols * y.cols` numbers a row: per-example gradients.
     fn outer_rows(&self, x: View<Self>, y: View<Self>, out: ViewMut<Self>);
 
@@ -154,4 +156,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// `out = (d2 l / dz2) rz` for every row; `rz` and `out` stack several directions of the
     /// `curvature.rows` examples (direction-major).
     fn loss_hessian(&self, loss: Loss, curvature: View<Self>, rz: View<Self>, out: ViewMut<Self>);
+    /// A square root of the loss's Hessian, `d2 l / dz2 = sum_c s_c s_c^T`: direction `c` of `out` (as many
+    /// as outputs, direction-major) gets `sqrt(p_c) (e_c - p)` for cross-entropy, `sqrt(l''_c) e_c` for the others.
+    fn loss_root(&self, loss: Loss, curvature: View<Self>, out: ViewMut<Self>);
 }

@@ -266,32 +266,14 @@ impl<B: Backend> Layer<B> for BatchNorm {
         }
     }
 
-    fn example_gradients(&self, at: Primal<B>, dy: View<B>, backend: &B, mut out: ViewMut<B>) {
-        let mut scratch = Scratch::new(backend);
+    fn example_gradients(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, mut out: ViewMut<B>) {
+        let backend = scratch.backend();
         for i in 0..dy.rows {
-            let normalised = self.normalised(&mut scratch, at.x, i);
-            let gradient = self.gradient(&mut scratch, &normalised, self.at(dy, i));
+            let normalised = self.normalised(scratch, at.x, i);
+            let gradient = self.gradient(scratch, &normalised, self.at(dy, i));
             backend.fill(0.0, out.part(i, 1, 2 * self.planes()));
-            Self::add(backend, &gradient, out.part(i, 1, 2 * self.planes()));
+            Self::add(&backend, &gradient, out.part(i, 1, 2 * self.planes()));
             scratch.give(normalised);
         }
-    }
-
-    fn scores(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, v: View<B>, out: ViewMut<B>) {
-        let (backend, p) = (scratch.backend(), 2 * self.planes());
-        let mut gradients = scratch.take(dy.rows * p);
-        self.example_gradients(at, dy, &backend, ViewMut::new(&mut gradients, 0, dy.rows, p));
-        let v = View::new(v.buffer, v.offset, v.rows / self.planes(), p);
-        backend.gemm(1.0, View::new(&gradients, 0, dy.rows, p), v.t(), 1.0, out);
-        scratch.give(gradients);
-    }
-
-    fn squared_norms(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, out: ViewMut<B>) {
-        let (backend, p) = (scratch.backend(), 2 * self.planes());
-        let mut gradients = scratch.take(dy.rows * p);
-        self.example_gradients(at, dy, &backend, ViewMut::new(&mut gradients, 0, dy.rows, p));
-        let gradients_view = View::new(&gradients, 0, dy.rows, p);
-        backend.row_dots(gradients_view, gradients_view, 1.0, out);
-        scratch.give(gradients);
     }
 }

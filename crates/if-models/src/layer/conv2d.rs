@@ -10,12 +10,13 @@
 //! R-backward   RdP = W^T RdY + V^T dY         RdW~ = RdY P~^T + dY [RP^T 0]
 //! ```
 //!
-//! One example at a time: its patches stay in the cache while all directions use them. The gradient of
-//! one example, `dY P~^T`, costs as much as one direction of a score without it, so scores form it.
+//! One example at a time: its patches stay in the cache while all directions use them. The gradient of one
+//! example, `dY P~^T`, is a sum of `L` outer products; forming it costs as much as one direction of a score
+//! without it.
 
 use if_linalg::{Backend, Segment, View, ViewMut, Window};
 
-use super::{Delta, Direction, Layer, Primal, Scratch};
+use super::{Delta, Direction, Factors, Layer, Primal, Scratch};
 
 /// `out` planes from a window that slides over all planes of the input.
 #[derive(Clone, Debug)]
@@ -25,9 +26,6 @@ pub struct Conv2d {
     outputs: usize,
     bias: bool,
 }
-
-/// Examples whose gradients are formed together for scoring. A constant, so that memory is bounded.
-const GRADIENTS: usize = 16;
 
 impl Conv2d {
     /// `outputs` planes from images that `window` describes.
@@ -67,6 +65,22 @@ impl Conv2d {
         backend.im2col(&self.window, image, target);
     }
 
+    /// Calls `f` with every example and its `P~`.
+    fn each_patches<B: Backend>(
+        &self,
+        scratch: &mut Scratch<B>,
+        x: View<B>,
+        mut f: impl FnMut(usize, View<B>),
+    ) {
+        let backend = scratch.backend();
+        let mut patches = self.patches(scratch);
+        for i in 0..x.rows {
+            self.fill(&backend, x, i, &mut patches);
+            f(i, self.view(&patches, self.cols()));
+        }
+        scratch.give(patches);
+    }
+
     /// `P~`, or `P` without the row of ones.
     fn view<'a, B: Backend>(&self, patches: &'a B::Buffer, rows: usize) -> View<'a, B> {
         View::new(patches, 0, rows, self.window.positions())
@@ -80,31 +94,6 @@ impl Conv2d {
     /// The weights without the bias.
     fn weights<'a, B: Backend>(&self, w: View<'a, B>) -> View<'a, B> {
         w.col_range(0, self.window.patch())
-    }
-
-    /// Calls `take` with the gradients of a group of examples (one a row) and the first of them.
-    fn each_gradients<B: Backend>(
-        &self,
-        scratch: &mut Scratch<B>,
-        at: Primal<B>,
-        dy: View<B>,
-        mut take: impl FnMut(&mut Scratch<B>, usize, View<B>),
-    ) {
-        let (backend, p) = (scratch.backend(), self.outputs * self.cols());
-        let mut gradients = scratch.take(GRADIENTS * p);
-        let mut patches = self.patches(scratch);
-        for first in (0..dy.rows).step_by(GRADIENTS) {
-            let count = GRADIENTS.min(dy.rows - first);
-            for i in 0..count {
-                self.fill(&backend, at.x, first + i, &mut patches);
-                let target = ViewMut::new(&mut gradients, i * p, self.outputs, self.cols());
-                let patches = self.view(&patches, self.cols());
-                backend.gemm(1.0, self.planes(dy, first + i), patches.t(), 0.0, target);
-            }
-            take(scratch, first, View::new(&gradients, 0, count, p));
-        }
-        scratch.give(patches);
-        scratch.give(gradients);
     }
 }
 
@@ -266,26 +255,95 @@ impl<B: Backend> Layer<B> for Conv2d {
         scratch.give(tangents);
     }
 
-    fn example_gradients(&self, at: Primal<B>, dy: View<B>, backend: &B, mut out: ViewMut<B>) {
-        self.each_gradients(&mut Scratch::new(backend), at, dy, |_, first, gradients| {
-            backend.copy(gradients, out.part(first, gradients.rows, gradients.cols));
+    fn example_gradients(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, mut out: ViewMut<B>) {
+        let backend = scratch.backend();
+        self.each_patches(scratch, at.x, |i, patches| {
+            let target = out.row_as(i, self.outputs, self.cols());
+            backend.gemm(1.0, self.planes(dy, i), patches.t(), 0.0, target);
         });
     }
 
-    fn scores(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, v: View<B>, mut out: ViewMut<B>) {
-        let backend = scratch.backend();
-        // The directions as rows: `k x (out (K + 1))`.
-        let p = self.outputs * self.cols();
-        let v = View::new(v.buffer, v.offset, v.rows / self.outputs, p);
-        self.each_gradients(scratch, at, dy, |_, first, gradients| {
-            backend.gemm(1.0, gradients, v.t(), 1.0, out.part(first, gradients.rows, v.rows));
+    fn gradient_terms(&self) -> Option<usize> {
+        Some(self.window.positions())
+    }
+
+    fn gradient_factors(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        (mut left, mut right): (ViewMut<B>, ViewMut<B>),
+    ) {
+        let (backend, positions) = (scratch.backend(), self.window.positions());
+        self.each_patches(scratch, at.x, |i, patches| {
+            let first = i * positions;
+            let planes = self.planes(dy, i);
+            backend.swap_axes(
+                [self.outputs, positions, 1],
+                planes,
+                left.part(first, positions, self.outputs),
+            );
+            backend.swap_axes(
+                [self.cols(), positions, 1],
+                patches,
+                right.part(first, positions, self.cols()),
+            );
         });
     }
 
-    fn squared_norms(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, mut out: ViewMut<B>) {
-        let backend = scratch.backend();
-        self.each_gradients(scratch, at, dy, |_, first, gradients| {
-            backend.row_dots(gradients, gradients, 1.0, out.part(first, gradients.rows, 1));
+    fn ghost_scores(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        v: View<B>,
+        mut out: ViewMut<B>,
+    ) {
+        let (backend, k) = (scratch.backend(), out.cols);
+        let len = self.outputs * self.window.positions();
+        let mut products = scratch.take(k * len);
+        self.each_patches(scratch, at.x, |i, patches| {
+            // V_j P~ of all directions, then the dot with dY of each.
+            let target = ViewMut::new(&mut products, 0, k * self.outputs, self.window.positions());
+            backend.gemm(1.0, v, patches, 0.0, target);
+            backend.row_dots(View::new(&products, 0, 1, k * len), dy.row_range(i, 1), 1.0, out.part(i, 1, k));
         });
+        scratch.give(products);
+    }
+
+    fn pairwise_scores(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        v: Factors<B>,
+        mut out: ViewMut<B>,
+    ) {
+        let (backend, k) = (scratch.backend(), out.cols);
+        let (pairs, positions) = (v.left.rows, self.window.positions());
+        let [mut lefts, mut rights] = [0, 1].map(|_| scratch.take(pairs * positions));
+        self.each_patches(scratch, at.x, |i, patches| {
+            let planes = self.planes(dy, i);
+            backend.gemm(1.0, v.left, planes, 0.0, ViewMut::new(&mut lefts, 0, pairs, positions));
+            backend.gemm(1.0, v.right, patches, 0.0, ViewMut::new(&mut rights, 0, pairs, positions));
+            let [lefts, rights] = [&lefts, &rights].map(|all| View::new(all, 0, 1, pairs * positions));
+            backend.paired_dots(lefts, rights, out.part(i, 1, k));
+        });
+        scratch.give(lefts);
+        scratch.give(rights);
+    }
+
+    fn input_moments(&self, scratch: &mut Scratch<B>, at: Primal<B>, mut out: ViewMut<B>) {
+        let backend = scratch.backend();
+        self.each_patches(scratch, at.x, |_, patches| {
+            backend.gemm(1.0, patches, patches.t(), 1.0, out.reborrow());
+        });
+    }
+
+    fn output_moments(&self, scratch: &mut Scratch<B>, dy: View<B>, mut out: ViewMut<B>) {
+        for row in 0..dy.rows {
+            let planes = self.planes(dy, row);
+            scratch.backend().gemm(1.0, planes, planes.t(), 1.0, out.reborrow());
+        }
     }
 }

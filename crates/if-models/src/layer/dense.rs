@@ -10,11 +10,12 @@
 //! ```
 //!
 //! A gradient of one example has rank one, `dy_i x~_i^T`, so `<dW~_i, V~> = dy_i . (V~ x~_i)`: scoring
-//! needs `x~ V~^T`, one product for all directions, and a dot over outputs.
+//! needs `x~ V~^T`, one product for all directions, and a dot over outputs. Where `V~` is `d a^T` as well,
+//! it is `(dy_i . d) (x~_i . a)`.
 
 use if_linalg::{Backend, Segment, View, ViewMut};
 
-use super::{Delta, Direction, Layer, Primal, Scratch};
+use super::{Delta, Direction, Factors, Layer, Primal, Scratch};
 
 /// `y = W x + b`.
 #[derive(Clone, Debug)]
@@ -158,15 +159,62 @@ impl<B: Backend> Layer<B> for Dense {
         }
     }
 
-    fn example_gradients(&self, at: Primal<B>, dy: View<B>, backend: &B, out: ViewMut<B>) {
-        backend.outer_rows(dy, self.seen(at.x), out);
+    fn example_gradients(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, out: ViewMut<B>) {
+        scratch.backend().outer_rows(dy, self.seen(at.x), out);
     }
 
-    fn scores(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, v: View<B>, out: ViewMut<B>) {
+    fn gradient_terms(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn gradient_factors(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        (left, right): (ViewMut<B>, ViewMut<B>),
+    ) {
+        scratch.backend().copy(dy, left);
+        scratch.backend().copy(self.seen(at.x), right);
+    }
+
+    fn ghost_scores(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        v: View<B>,
+        out: ViewMut<B>,
+    ) {
         let (products, width) = self.products(scratch, at.x, v);
         let products_view = View::new(&products, 0, at.x.rows, width);
         scratch.backend().row_dots(products_view, dy, 1.0, out);
         scratch.give(products);
+    }
+
+    fn pairwise_scores(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        v: Factors<B>,
+        out: ViewMut<B>,
+    ) {
+        let (backend, rows, pairs) = (scratch.backend(), dy.rows, v.left.rows);
+        let [mut lefts, mut rights] = [0, 1].map(|_| scratch.take(rows * pairs));
+        backend.gemm(1.0, dy, v.left.t(), 0.0, ViewMut::new(&mut lefts, 0, rows, pairs));
+        backend.gemm(1.0, self.seen(at.x), v.right.t(), 0.0, ViewMut::new(&mut rights, 0, rows, pairs));
+        backend.paired_dots(View::new(&lefts, 0, rows, pairs), View::new(&rights, 0, rows, pairs), out);
+        scratch.give(lefts);
+        scratch.give(rights);
+    }
+
+    fn input_moments(&self, scratch: &mut Scratch<B>, at: Primal<B>, out: ViewMut<B>) {
+        scratch.backend().gemm(1.0, self.seen(at.x).t(), self.seen(at.x), 1.0, out);
+    }
+
+    fn output_moments(&self, scratch: &mut Scratch<B>, dy: View<B>, out: ViewMut<B>) {
+        scratch.backend().gemm(1.0, dy.t(), dy, 1.0, out);
     }
 
     fn squared_norms(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, out: ViewMut<B>) {

@@ -4,6 +4,7 @@ mod batch_norm;
 mod conv2d;
 mod dense;
 mod elementwise;
+mod frozen;
 mod pool;
 mod sum;
 
@@ -11,10 +12,13 @@ pub use batch_norm::BatchNorm;
 pub use conv2d::Conv2d;
 pub use dense::Dense;
 pub use elementwise::Elementwise;
+pub use frozen::Frozen;
 pub use pool::{Pool2d, Pooling};
 pub use sum::ResidualSum;
 
 use if_linalg::{Backend, Segment, View, ViewMut};
+
+use crate::scoring::{self, ScoringWay};
 
 /// Buffers for reuse within one task, so that a pass over many row blocks allocates once.
 pub struct Scratch<B: Backend> {
@@ -69,6 +73,13 @@ impl<B: Backend> Clone for Primal<'_, B> {
 }
 
 impl<B: Backend> Copy for Primal<'_, B> {}
+
+impl<B: Backend> Primal<'_, B> {
+    /// The examples `first..first + rows`.
+    pub fn part(self, first: usize, rows: usize) -> Self {
+        Self { w: self.w, x: self.x.row_range(first, rows), y: self.y.row_range(first, rows) }
+    }
+}
 
 /// One layer `y = f(x; w)`, example by example.
 ///
@@ -145,21 +156,101 @@ pub trait Layer<B: Backend>: Send + Sync {
 
     /// `out[i] = (df/dw)^T dy_i`, one flattened parameter gradient per example.
     ///
-    /// Like the two that follow, never called on a layer without parameters.
-    fn example_gradients(&self, _at: Primal<B>, _dy: View<B>, _backend: &B, _out: ViewMut<B>) {
+    /// Like all that follow, never called on a layer without parameters.
+    fn example_gradients(&self, _scratch: &mut Scratch<B>, _at: Primal<B>, _dy: View<B>, _out: ViewMut<B>) {
         unreachable!("a layer without parameters has no gradients")
     }
 
-    /// `out[i][j] += <(df/dw)^T dy_i, v_j>` for `k` directions, without forming the gradients.
-    fn scores(&self, _scratch: &mut Scratch<B>, _at: Primal<B>, _dy: View<B>, _v: View<B>, _out: ViewMut<B>) {
-        unreachable!("a layer without parameters has no scores")
+    /// The number of outer products that an example's gradient is a sum of, `(df/dw)^T dy_i =
+    /// sum_r left_ir right_ir^T`, where it has that form.
+    fn gradient_terms(&self) -> Option<usize> {
+        None
+    }
+
+    /// Multiply-adds of one example's scores against `k` vectors, which are whole, or sums of `terms`
+    /// outer products; `None` where the way does not apply.
+    fn scoring_cost(&self, way: ScoringWay, k: usize, terms: Option<usize>) -> Option<f64> {
+        let segment = self.segment()?;
+        let own = self.gradient_terms().map(|terms| terms as f64);
+        let (k, sides, size) =
+            (k as f64, (segment.rows + segment.cols) as f64, (segment.rows * segment.cols) as f64);
+        match way {
+            ScoringWay::Pairwise => Some(k * own? * terms? as f64 * sides),
+            ScoringWay::Ghost => Some(k * own? * size),
+            ScoringWay::Materialised => Some((own.unwrap_or(1.0) + k) * size),
+        }
+    }
+
+    /// The terms of every example's gradient: `left` is `(rows terms) x out`, `right` `(rows terms) x (in + 1)`.
+    /// Like [`pairwise_scores`](Self::pairwise_scores) and the two moments only for layers whose gradients are such sums.
+    fn gradient_factors(
+        &self,
+        _scratch: &mut Scratch<B>,
+        _at: Primal<B>,
+        _dy: View<B>,
+        _factors: (ViewMut<B>, ViewMut<B>),
+    ) {
+        unreachable!("no outer products")
+    }
+
+    /// `out[i][j] += <(df/dw)^T dy_i, v_j>` for `k` directions, without forming the gradients. Only where
+    /// [`scoring_cost`](Self::scoring_cost) says that there is such a way.
+    fn ghost_scores(
+        &self,
+        _scratch: &mut Scratch<B>,
+        _at: Primal<B>,
+        _dy: View<B>,
+        _v: View<B>,
+        _out: ViewMut<B>,
+    ) {
+        unreachable!("no scores without gradients")
+    }
+
+    /// The same against `k` sums of outer products, `k` the columns of `out`.
+    fn pairwise_scores(
+        &self,
+        _scratch: &mut Scratch<B>,
+        _at: Primal<B>,
+        _dy: View<B>,
+        _v: Factors<B>,
+        _out: ViewMut<B>,
+    ) {
+        unreachable!("no outer products")
     }
 
     /// `out[i] += |(df/dw)^T dy_i|^2`.
-    fn squared_norms(&self, _scratch: &mut Scratch<B>, _at: Primal<B>, _dy: View<B>, _out: ViewMut<B>) {
-        unreachable!("a layer without parameters has no gradients")
+    fn squared_norms(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, out: ViewMut<B>) {
+        scoring::materialised_norms(self, scratch, at, dy, out);
+    }
+
+    /// `out += sum_ir right_ir right_ir^T`, second moments of what meets the weights: `(in + 1) x (in + 1)`.
+    fn input_moments(&self, _scratch: &mut Scratch<B>, _at: Primal<B>, _out: ViewMut<B>) {
+        unreachable!("no outer products")
+    }
+
+    /// `out += sum_jir left_jir left_jir^T` over stacked output gradients `dy` (`(k rows) x width`): `out x out`.
+    fn output_moments(&self, _scratch: &mut Scratch<B>, _dy: View<B>, _out: ViewMut<B>) {
+        unreachable!("no outer products")
     }
 }
+
+/// `k` vectors in a layer's parameters, each a sum of `terms` outer products `left right^T`.
+pub struct Factors<'a, B: Backend> {
+    /// In each sum.
+    pub terms: usize,
+    /// `(k terms) x out`.
+    pub left: View<'a, B>,
+    /// `(k terms) x (in + 1)`.
+    pub right: View<'a, B>,
+}
+
+impl<B: Backend> Clone for Factors<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Factors<'_, B> {}
 
 /// A direction in parameters and what it does to the layer's input.
 pub struct Direction<'a, B: Backend> {

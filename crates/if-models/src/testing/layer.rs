@@ -4,7 +4,8 @@ use if_linalg::testing::random;
 use if_linalg::{Backend, Segment, View, ViewMut};
 
 use super::{DIFFERENCE, ROUNDING, close, difference, dot, plus, same_bits};
-use crate::layer::{Delta, Direction, Layer, Primal, Scratch};
+use crate::layer::{Delta, Direction, Factors, Layer, Primal, Scratch};
+use crate::scoring::{ScoringWay, materialised_scores};
 
 /// Sizes of the random problem that [`check_layer`] sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +32,11 @@ impl LayerCheck {
 /// - outputs belong to their own example, and the column of ones stays as it is;
 /// - `jvp`, `backward` and `r_backward` against central differences; `<jvp(v), dy> = <v, backward(dy)>`;
 /// - stacked directions are the single ones; leaving out an output changes no other;
-/// - `dw`, `scores` and `squared_norms` add to what is there, all else overwrites it, and nothing reads
+/// - `dw`, scores, norms and moments add to what is there, all else overwrites it, and nothing reads
 ///   what a scratch buffer held before;
-/// - `example_gradients` are those of single examples and sum to `backward`; `scores` and
-///   `squared_norms` are their dots;
+/// - `example_gradients` are those of single examples and sum to `backward`; scores, in every way that the
+///   layer has, and `squared_norms` are their dots; their factors multiply to them, and moments are those of
+///   the factors;
 /// - everything twice gives the same bits.
 ///
 /// A layer with kinks (relu, max pool) is differentiable at the random point almost surely.
@@ -66,6 +68,9 @@ struct Probe<'a, B: Backend> {
     dy: Vec<f64>,
     rdy: Vec<f64>,
 }
+
+/// Outer products in each of the vectors that pairwise scores are checked against.
+const TERMS: usize = 2;
 
 /// What sums are added to, to see that they are added.
 const BEFORE: f64 = 1.0;
@@ -186,16 +191,91 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
         let mut sum = vec![0.0; self.w.len()];
         single.iter().for_each(|gradient| sum = plus(&sum, 1.0, gradient));
         close(&sum, &self.backward(&self.w, &self.x, &self.dy).1, ROUNDING, "sum of example gradients");
-        let k = self.sizes.directions;
-        let rows = || gradients.chunks(self.w.len());
-        let dots: Vec<f64> =
-            rows().flat_map(|g| (0..k).map(|j| dot(g, self.direction(&self.v, j)))).collect();
-        let squares: Vec<f64> = rows().map(|g| dot(g, g)).collect();
-        let (scores, norms) = (self.scores(), self.squared_norms());
-        close(&scores, &dots, ROUNDING, "scores against example gradients");
+        let squares: Vec<f64> = gradients.chunks(self.w.len()).map(|g| dot(g, g)).collect();
+        let norms = self.squared_norms();
         close(&norms, &squares, ROUNDING, "squared norms against example gradients");
-        same_bits(&self.scores(), &scores, "scores twice");
         same_bits(&self.squared_norms(), &norms, "squared norms twice");
+        self.check_scores(&gradients);
+        if self.layer.gradient_terms().is_some() {
+            self.check_factors(&gradients);
+        }
+    }
+
+    /// Every way to score against the dots with the example gradients.
+    fn check_scores(&self, gradients: &[f64]) {
+        let k = self.sizes.directions;
+        let dots = |v: &[f64]| -> Vec<f64> {
+            gradients
+                .chunks(self.w.len())
+                .flat_map(|g| (0..k).map(|j| dot(g, self.direction(v, j))))
+                .collect()
+        };
+        for way in [ScoringWay::Ghost, ScoringWay::Materialised] {
+            if self.layer.scoring_cost(way, k, None).is_some() {
+                let scores = self.scores(way);
+                close(
+                    &scores,
+                    &dots(&self.v),
+                    ROUNDING,
+                    &format!("{way:?} scores against example gradients"),
+                );
+                same_bits(&self.scores(way), &scores, "scores twice");
+            }
+        }
+        if self.layer.scoring_cost(ScoringWay::Pairwise, k, Some(TERMS)).is_some() {
+            let scores = self.pairwise_scores();
+            let whole: Vec<f64> = (0..k).flat_map(|j| self.outer_sum(&self.factors(), j, TERMS)).collect();
+            close(&scores, &dots(&whole), ROUNDING, "pairwise scores against example gradients");
+            same_bits(&self.pairwise_scores(), &scores, "pairwise scores twice");
+        }
+    }
+
+    /// The factors of the gradients against the gradients, and the moments against the factors.
+    fn check_factors(&self, gradients: &[f64]) {
+        let terms = self.layer.gradient_terms().expect("asked before");
+        let factors = self.gradient_factors(terms);
+        let sums: Vec<f64> = (0..self.sizes.rows).flat_map(|i| self.outer_sum(&factors, i, terms)).collect();
+        close(&sums, gradients, ROUNDING, "gradient factors against example gradients");
+        let (inputs, outputs) = self.moments();
+        close(
+            &inputs,
+            &second_moment(&factors.1, self.shape().1),
+            ROUNDING,
+            "input moments against the factors",
+        );
+        // Stacked output gradients count like more examples.
+        let left =
+            self.rdy.chunks(self.dy.len()).flat_map(|dy| self.factors_of(terms, dy).0).collect::<Vec<_>>();
+        close(
+            &outputs,
+            &second_moment(&left, self.shape().0),
+            ROUNDING,
+            "output moments against the factors",
+        );
+    }
+
+    /// Rows and columns of the parameters.
+    fn shape(&self) -> (usize, usize) {
+        self.segment.as_ref().map_or((0, 0), |s| (s.rows, s.cols))
+    }
+
+    /// Random factors of `k` vectors: `(k TERMS) x out` and `(k TERMS) x (in + 1)`.
+    fn factors(&self) -> (Vec<f64>, Vec<f64>) {
+        let (rows, cols) = self.shape();
+        let terms = self.sizes.directions * TERMS;
+        (random(terms * rows, self.sizes.seed + 11), random(terms * cols, self.sizes.seed + 12))
+    }
+
+    /// `sum_r left_r right_r^T` of vector `j`, flattened.
+    fn outer_sum(&self, (left, right): &(Vec<f64>, Vec<f64>), j: usize, terms: usize) -> Vec<f64> {
+        let (rows, cols) = self.shape();
+        let mut sum = vec![0.0; rows * cols];
+        for r in j * terms..(j + 1) * terms {
+            for (row, l) in sum.chunks_mut(cols).zip(&left[r * rows..]) {
+                row.iter_mut().zip(&right[r * cols..]).for_each(|(out, r)| *out += l * r);
+            }
+        }
+        sum
     }
 
     /// Part `j` of stacked directions.
@@ -309,32 +389,84 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
 
     fn example_gradients(&self) -> Vec<f64> {
         let (rows, p) = (self.sizes.rows, self.w.len());
-        self.at(&self.w, &self.x, |_, at| {
-            let dy = self.backend.upload(&self.dy);
-            let dy = View::new(&dy, 0, rows, self.layer.width());
+        self.with_dy(&self.dy, |scratch, at, dy| {
             let mut out = self.filled(rows * p, f64::NAN);
-            self.layer.example_gradients(at, dy, self.backend, ViewMut::new(&mut out, 0, rows, p));
+            self.layer.example_gradients(scratch, at, dy, ViewMut::new(&mut out, 0, rows, p));
             self.backend.download(View::new(&out, 0, rows, p))
         })
     }
 
-    fn scores(&self) -> Vec<f64> {
+    fn scores(&self, way: ScoringWay) -> Vec<f64> {
         let (rows, k) = (self.sizes.rows, self.sizes.directions);
-        self.at(&self.w, &self.x, |scratch, at| {
-            let (dy, v) = (self.backend.upload(&self.dy), self.backend.upload(&self.v));
-            let dy = View::new(&dy, 0, rows, self.layer.width());
+        self.with_dy(&self.dy, |scratch, at, dy| {
+            let v = self.backend.upload(&self.v);
             let v = self.weights(&v, k).expect("only layers with parameters are scored");
             let mut out = self.filled(rows * k, BEFORE);
-            self.layer.scores(scratch, at, dy, v, ViewMut::new(&mut out, 0, rows, k));
+            let target = ViewMut::new(&mut out, 0, rows, k);
+            match way {
+                ScoringWay::Ghost => self.layer.ghost_scores(scratch, at, dy, v, target),
+                _ => materialised_scores(self.layer, scratch, at, dy, v, target),
+            }
             added(&self.backend.download(View::new(&out, 0, rows, k)))
         })
     }
 
+    fn pairwise_scores(&self) -> Vec<f64> {
+        let (rows, k) = (self.sizes.rows, self.sizes.directions);
+        self.with_dy(&self.dy, |scratch, at, dy| {
+            let (left, right) = self.factors();
+            let (left, right) = (self.backend.upload(&left), self.backend.upload(&right));
+            let v = Factors {
+                terms: TERMS,
+                left: View::new(&left, 0, k * TERMS, self.shape().0),
+                right: View::new(&right, 0, k * TERMS, self.shape().1),
+            };
+            let mut out = self.filled(rows * k, BEFORE);
+            self.layer.pairwise_scores(scratch, at, dy, v, ViewMut::new(&mut out, 0, rows, k));
+            added(&self.backend.download(View::new(&out, 0, rows, k)))
+        })
+    }
+
+    fn gradient_factors(&self, terms: usize) -> (Vec<f64>, Vec<f64>) {
+        self.factors_of(terms, &self.dy)
+    }
+
+    fn factors_of(&self, terms: usize, dy: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let (count, (rows, cols)) = (self.sizes.rows * terms, self.shape());
+        self.with_dy(dy, |scratch, at, dy| {
+            let mut left = self.filled(count * rows, f64::NAN);
+            let mut right = self.filled(count * cols, f64::NAN);
+            let targets = (ViewMut::new(&mut left, 0, count, rows), ViewMut::new(&mut right, 0, count, cols));
+            self.layer.gradient_factors(scratch, at, dy, targets);
+            let download = |buffer, cols| self.backend.download(View::new(buffer, 0, count, cols));
+            (download(&left, rows), download(&right, cols))
+        })
+    }
+
+    /// Input moments, and output moments over the stacked output gradients.
+    fn moments(&self) -> (Vec<f64>, Vec<f64>) {
+        let (rows, cols) = self.shape();
+        self.with_dy(&self.rdy, |scratch, at, dy| {
+            let mut inputs = self.filled(cols * cols, BEFORE);
+            let mut outputs = self.filled(rows * rows, BEFORE);
+            self.layer.input_moments(scratch, at, ViewMut::new(&mut inputs, 0, cols, cols));
+            self.layer.output_moments(scratch, dy, ViewMut::new(&mut outputs, 0, rows, rows));
+            let download = |buffer, n| added(&self.backend.download(View::new(buffer, 0, n, n)));
+            (download(&inputs, cols), download(&outputs, rows))
+        })
+    }
+
+    /// Calls `f` with the forward pass and the output gradients `dy`.
+    fn with_dy<R>(&self, dy: &[f64], f: impl FnOnce(&mut Scratch<B>, Primal<B>, View<B>) -> R) -> R {
+        let dy = self.backend.upload(dy);
+        let width = self.layer.width();
+        let dy = View::new(&dy, 0, B::len(&dy) / width, width);
+        self.at(&self.w, &self.x, |scratch, at| f(scratch, at, dy))
+    }
+
     fn squared_norms(&self) -> Vec<f64> {
         let rows = self.sizes.rows;
-        self.at(&self.w, &self.x, |scratch, at| {
-            let dy = self.backend.upload(&self.dy);
-            let dy = View::new(&dy, 0, rows, self.layer.width());
+        self.with_dy(&self.dy, |scratch, at, dy| {
             let mut out = self.filled(rows, BEFORE);
             self.layer.squared_norms(scratch, at, dy, ViewMut::new(&mut out, 0, rows, 1));
             added(&self.backend.download(View::new(&out, 0, rows, 1)))
@@ -377,6 +509,17 @@ fn added(sums: &[f64]) -> Vec<f64> {
 fn coordinates(n: usize, f: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
     let unit = |i: usize| (0..n).map(|j| f64::from(u8::from(i == j))).collect::<Vec<_>>();
     (0..n).flat_map(|i| f(&unit(i))).collect()
+}
+
+/// `sum_r x_r x_r^T` over rows of length `n`.
+fn second_moment(x: &[f64], n: usize) -> Vec<f64> {
+    let mut sum = vec![0.0; n * n];
+    for row in x.chunks(n) {
+        for (out, value) in sum.chunks_mut(n).zip(row) {
+            out.iter_mut().zip(row).for_each(|(out, other)| *out += value * other);
+        }
+    }
+    sum
 }
 
 /// Bound on `sum <a_i, b_i>` against which rounding is judged.

@@ -149,25 +149,6 @@ impl Layer<Double> for Tanh {
         };
         put(&mut rdx, term, true);
     }
-
-    fn example_gradients(&self, _: Primal<Double>, _: View<Double>, _: &Double, _: ViewMut<Double>) {
-        unreachable!("no parameters")
-    }
-
-    fn scores(
-        &self,
-        _: &mut Scratch<Double>,
-        _: Primal<Double>,
-        _: View<Double>,
-        _: View<Double>,
-        _: ViewMut<Double>,
-    ) {
-        unreachable!("no parameters")
-    }
-
-    fn squared_norms(&self, _: &mut Scratch<Double>, _: Primal<Double>, _: View<Double>, _: ViewMut<Double>) {
-        unreachable!("no parameters")
-    }
 }
 
 /// `y = (x~ W~^T)^2 / 2`, element by element: a single layer that is neither linear nor dense.
@@ -271,24 +252,7 @@ impl Layer<Double> for Square {
         self.0.r_backward(scratch, at, direction, Delta { dy, rdy }, rdx, dw);
     }
 
-    fn example_gradients(&self, at: Primal<Double>, dy: View<Double>, b: &Double, out: ViewMut<Double>) {
-        let da = self.scaled(at, dy);
-        self.0.example_gradients(at, View::new(&da, 0, dy.rows, dy.cols), b, out);
-    }
-
-    fn scores(
-        &self,
-        scratch: &mut Scratch<Double>,
-        at: Primal<Double>,
-        dy: View<Double>,
-        v: View<Double>,
-        out: ViewMut<Double>,
-    ) {
-        let da = self.scaled(at, dy);
-        self.0.scores(scratch, at, View::new(&da, 0, dy.rows, dy.cols), v, out);
-    }
-
-    fn squared_norms(
+    fn example_gradients(
         &self,
         scratch: &mut Scratch<Double>,
         at: Primal<Double>,
@@ -296,6 +260,6 @@ impl Layer<Double> for Square {
         out: ViewMut<Double>,
     ) {
         let da = self.scaled(at, dy);
-        self.0.squared_norms(scratch, at, View::new(&da, 0, dy.rows, dy.cols), out);
+        self.0.example_gradients(scratch, at, View::new(&da, 0, dy.rows, dy.cols), out);
     }
 }

@@ -1,0 +1,165 @@
+//! Second moments of what meets a layer's weights and of what comes back to them: the statistics of K-FAC
+//! (Martens & Grosse 2015; convolutions: Grosse & Martens 2016).
+//!
+//! With `g_i = sum_r d_ir a_ir^T` the gradient of one example in a layer's weights, bias folded into `a`:
+//!
+//! ```text
+//! A = (1/n) sum_ir a_ir a_ir^T                     (in + 1) x (in + 1)
+//! G = (1/n) sum_i E_y sum_r d_ir d_ir^T            out x out
+//! ```
+//!
+//! and the layer's share of the Gauss-Newton matrix is about `G x A / R`, `R` the number of terms (1 for a dense
+//! layer, the number of positions for a convolution). The expectation is over labels that the model itself
+//! would draw. It is exact with one backward pass for every output, as the loss's Hessian is `S S^T` with
+//! columns `S_c = sqrt(p_c) (e_c - p)`, and estimated with one pass where each example gets a sampled label.
+
+use if_linalg::{Backend, Block, Layout, Real, Segment, SymmetricMatrix, View, ViewMut};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::inputs::{Inputs, Rows};
+use crate::layer::Scratch;
+use crate::network::Network;
+use crate::passes::Plan;
+use crate::tape::Point;
+
+/// How the expectation over labels is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LabelExpectation {
+    /// Over all classes: as many backward passes as there are outputs.
+    Exact,
+    /// One label per example, drawn from the model's probabilities; one backward pass. Fails on a model
+    /// that interpolates, whose own labels have hardly any gradient. Losses without probabilities are
+    /// taken exactly.
+    Sampled {
+        /// Of the labels; every example has a stream of its own.
+        seed: u64,
+    },
+}
+
+/// The statistics of one layer.
+#[derive(Clone, Debug)]
+pub struct LayerMoments {
+    /// The layer's name.
+    pub name: String,
+    /// Segment of its parameters.
+    pub segment: usize,
+    /// Outer products in an example's gradient, the `R` above.
+    pub terms: usize,
+    /// `A`.
+    pub inputs: SymmetricMatrix,
+    /// `G`.
+    pub outputs: SymmetricMatrix,
+}
+
+impl<B: Backend> Network<B> {
+    /// The moments of every layer whose gradients are sums of outer products, examples weighted by `1/n`.
+    /// Layers without (batch normalisation, embeddings) are not among them.
+    pub fn layer_moments(
+        &self,
+        inputs: &Inputs<B>,
+        theta: &Block<B>,
+        expectation: LabelExpectation,
+    ) -> Vec<LayerMoments> {
+        let layers: Vec<(usize, usize, usize)> = self
+            .with_parameters()
+            .enumerate()
+            .filter_map(|(s, l)| Some((s, l, self.layers()[l].gradient_terms()?)))
+            .collect();
+        let square = |n: usize| Segment { name: String::new(), rows: n, cols: n };
+        let segments = |(s, _, _): &(usize, usize, usize)| {
+            let Segment { rows, cols, .. } = self.layout().segments()[*s];
+            [square(cols), square(rows)]
+        };
+        let mut sums =
+            Block::zeros(self.backend(), &Layout::new(layers.iter().flat_map(segments).collect()), 1);
+        Plan::new(inputs.blocks(), 1).sum(&mut sums, |task, sum| {
+            let mut scratch = Scratch::new(self.backend());
+            for b in task.blocks.clone() {
+                self.add_moments(&mut scratch, (inputs, inputs.block(b)), theta, expectation, &layers, sum);
+            }
+        });
+        let moments = |(position, (s, l, terms)): (usize, &(usize, usize, usize))| {
+            let matrix = |at: usize| {
+                let rows = sums.layout().segments()[at].rows;
+                let numbers = self.backend().download(sums.stacked(at, 0, 1));
+                let mean = numbers.into_iter().map(|v| v.to_f64() / inputs.len() as f64).collect();
+                SymmetricMatrix::from_rows(rows, mean)
+            };
+            LayerMoments {
+                name: self.layers()[*l].name().to_owned(),
+                segment: *s,
+                terms: *terms,
+                inputs: matrix(2 * position),
+                outputs: matrix(2 * position + 1),
+            }
+        };
+        layers.iter().enumerate().map(moments).collect()
+    }
+
+    fn add_moments(
+        &self,
+        scratch: &mut Scratch<B>,
+        (inputs, rows): (&Inputs<B>, Rows),
+        theta: &Block<B>,
+        expectation: LabelExpectation,
+        layers: &[(usize, usize, usize)],
+        sum: &mut Block<B>,
+    ) {
+        let batch = inputs.batch(rows);
+        let tape = self.forward(scratch, theta, &batch);
+        let whole = Point::new(theta, &batch, &tape);
+        let sampled = match expectation {
+            LabelExpectation::Sampled { seed } => self.sampled_delta(whole, rows, seed),
+            LabelExpectation::Exact => None,
+        };
+        let outputs = self.outputs();
+        for (first, count) in self.parts(rows.len()) {
+            let at = whole.part(first, count);
+            let k = if sampled.is_some() { 1 } else { outputs };
+            let mut roots = scratch.take(k * count * outputs);
+            let target = ViewMut::new(&mut roots, 0, k * count, outputs);
+            match &sampled {
+                Some(delta) => {
+                    self.backend().copy(at.rows_of(View::new(delta, 0, rows.len(), outputs)), target);
+                }
+                None => self.backend().loss_root(self.loss(), at.rows_of(self.loss_curvature(&tape)), target),
+            }
+            let dz = View::new(&roots, 0, k * count, outputs);
+            self.backward(scratch, at, dz, false, |scratch, l, primal, dy| {
+                let Some(position) = layers.iter().position(|(_, layer, _)| *layer == l) else { return };
+                self.layers()[l].input_moments(scratch, primal, sum.stacked_mut(2 * position, 0, 1));
+                self.layers()[l].output_moments(scratch, dy, sum.stacked_mut(2 * position + 1, 0, 1));
+            });
+            scratch.give(roots);
+        }
+        self.release(scratch, tape);
+    }
+
+    /// `p - e_y` with a label `y` drawn from `p` for every example, `rows x outputs`; `None` where the
+    /// loss has no probabilities.
+    fn sampled_delta(&self, at: Point<B>, rows: Rows, seed: u64) -> Option<B::Buffer> {
+        if !self.loss().has_probabilities() {
+            return None;
+        }
+        let mut delta = self.backend().download(self.loss_curvature(at.tape));
+        for (i, row) in delta.chunks_exact_mut(self.outputs()).enumerate() {
+            let example = match rows {
+                Rows::Range(start, _) => start + i,
+                Rows::Indices(indices) => indices[i],
+            };
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(example as u64);
+            let mut left: f64 = rng.random();
+            let drawn = row.iter().position(|p| {
+                left -= p.to_f64();
+                left < 0.0
+            });
+            let label = drawn.unwrap_or(row.len() - 1);
+            row[label] -= B::Elem::ONE;
+        }
+        Some(self.backend().upload(&delta))
+    }
+}

@@ -1,0 +1,268 @@
+//! Scores without per-example gradients: per layer the cheapest of three ways, by counted multiply-adds.
+//!
+//! A layer's gradient of one example is a sum of `R` outer products, `g_i = sum_r d_ir a_ir^T` (`out x (in + 1)`;
+//! `R = 1` for a dense layer, the number of positions for a convolution). Against `k` vectors `V_j`:
+//!
+//! ```text
+//! pairwise       V_j = sum_s u_js w_js^T  (S terms):   sum_rs (d_ir . u_js) (a_ir . w_js)    k R S (out + in)
+//! ghost          V_j whole:                            sum_r d_ir . (V_j a_ir)               k R out in
+//! materialised   V_j whole:                            <g_i, V_j>                            (R + k) out in
+//! ```
+
+use if_linalg::{Backend, Block, Real, View, ViewMut};
+
+use crate::inputs::{Inputs, Rows};
+use crate::layer::{Factors, Layer, Primal, Scratch};
+use crate::network::Network;
+use crate::tape::Point;
+
+/// How a layer's share of a score is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScoringWay {
+    /// Factors of the gradient against factors of the vector.
+    Pairwise,
+    /// Factors of the gradient against the whole vector.
+    Ghost,
+    /// The gradients are formed, some examples at a time.
+    Materialised,
+}
+
+impl ScoringWay {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Pairwise, Self::Ghost, Self::Materialised];
+
+    /// The cheapest for `k` vectors, whole or of `terms` outer products each.
+    pub fn cheapest<B: Backend>(layer: &dyn Layer<B>, k: usize, terms: Option<usize>) -> Self {
+        let cost = |way: &Self| layer.scoring_cost(*way, k, terms).unwrap_or(f64::INFINITY);
+        let by_cost = |a: &Self, b: &Self| cost(a).total_cmp(&cost(b));
+        Self::ALL.into_iter().min_by(by_cost).expect("there are three ways")
+    }
+}
+
+/// `k` vectors in the parameters of one layer.
+pub enum LayerVectors<'a, B: Backend> {
+    /// `(k out) x (in + 1)`.
+    Whole(View<'a, B>),
+    /// Each a sum of outer products.
+    Outer(Factors<'a, B>),
+}
+
+/// `k` vectors of parameters, layer by layer whole or as sums of outer products.
+pub struct Vectors<B: Backend> {
+    k: usize,
+    parts: Vec<VectorsPart<B>>,
+}
+
+struct VectorsPart<B: Backend> {
+    /// Of one term, or of the whole matrix.
+    rows: usize,
+    cols: usize,
+    numbers: Numbers<B>,
+}
+
+enum Numbers<B: Backend> {
+    Whole(B::Buffer),
+    Outer { terms: usize, left: B::Buffer, right: B::Buffer },
+}
+
+impl<B: Backend> Vectors<B> {
+    /// Number of vectors.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The share of the layer with segment `s`.
+    pub fn layer(&self, s: usize) -> LayerVectors<'_, B> {
+        let VectorsPart { rows, cols, numbers } = &self.parts[s];
+        match numbers {
+            Numbers::Whole(whole) => LayerVectors::Whole(View::new(whole, 0, self.k * rows, *cols)),
+            Numbers::Outer { terms, left, right } => LayerVectors::Outer(Factors {
+                terms: *terms,
+                left: View::new(left, 0, self.k * terms, *rows),
+                right: View::new(right, 0, self.k * terms, *cols),
+            }),
+        }
+    }
+}
+
+/// Numbers of the gradients that are formed together. A constant, so that memory is bounded.
+const GRADIENTS: usize = 1 << 20;
+
+/// Adds `<g_i, v_j>` to `out` (`rows x k`) with the gradients formed.
+pub(crate) fn materialised_scores<B: Backend>(
+    layer: &dyn Layer<B>,
+    scratch: &mut Scratch<B>,
+    at: Primal<B>,
+    dy: View<B>,
+    v: View<B>,
+    mut out: ViewMut<B>,
+) {
+    let (backend, k) = (scratch.backend(), out.cols);
+    let v = View::new(v.buffer, v.offset, k, v.rows / k * v.cols);
+    each_gradients(layer, scratch, at, dy, |first, gradients| {
+        backend.gemm(1.0, gradients, v.t(), 1.0, out.part(first, gradients.rows, k));
+    });
+}
+
+/// Adds `|g_i|^2` to `out` (`rows x 1`) with the gradients formed.
+pub(crate) fn materialised_norms<B: Backend, L: Layer<B> + ?Sized>(
+    layer: &L,
+    scratch: &mut Scratch<B>,
+    at: Primal<B>,
+    dy: View<B>,
+    mut out: ViewMut<B>,
+) {
+    let backend = scratch.backend();
+    each_gradients(layer, scratch, at, dy, |first, gradients| {
+        backend.row_dots(gradients, gradients, 1.0, out.part(first, gradients.rows, 1));
+    });
+}
+
+/// Calls `f` with the first of some examples and their gradients, one a row.
+fn each_gradients<B: Backend, L: Layer<B> + ?Sized>(
+    layer: &L,
+    scratch: &mut Scratch<B>,
+    at: Primal<B>,
+    dy: View<B>,
+    mut f: impl FnMut(usize, View<B>),
+) {
+    let size = layer.segment().map_or(0, |segment| segment.rows * segment.cols);
+    let group = (GRADIENTS / size).clamp(1, dy.rows);
+    let mut gradients = scratch.take(group * size);
+    for first in (0..dy.rows).step_by(group) {
+        let count = group.min(dy.rows - first);
+        let target = ViewMut::new(&mut gradients, 0, count, size);
+        layer.example_gradients(scratch, at.part(first, count), dy.row_range(first, count), target);
+        f(first, View::new(&gradients, 0, count, size));
+    }
+    scratch.give(gradients);
+}
+
+impl<B: Backend> Network<B> {
+    /// `<grad l_i, v_j>` of every example with every vector, `k x n` row-major, without keeping the
+    /// gradients: the scores of influence functions, and the JVP of the losses.
+    pub fn scores(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Block<B>) -> Vec<B::Elem> {
+        self.scores_against(inputs, theta, v.k(), |s| LayerVectors::Whole(v.stacked(s, 0, v.k())))
+    }
+
+    /// [`scores`](Self::scores) against vectors that some layers hold as sums of outer products.
+    pub fn scores_of(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Vectors<B>) -> Vec<B::Elem> {
+        self.scores_against(inputs, theta, v.k(), |s| v.layer(s))
+    }
+
+    /// Inner products of the loss gradients of the `queries` with those of every example of `inputs`,
+    /// `queries x n` row-major: scores against [`gradient_vectors`](Self::gradient_vectors).
+    pub fn gradient_products(
+        &self,
+        inputs: &Inputs<B>,
+        theta: &Block<B>,
+        (queries, rows): (&Inputs<B>, Rows),
+    ) -> Vec<B::Elem> {
+        self.scores_of(inputs, theta, &self.gradient_vectors(queries, theta, rows))
+    }
+
+    /// Loss gradients of `rows`, in factors wherever scores against them are cheapest so.
+    pub fn gradient_vectors(&self, inputs: &Inputs<B>, theta: &Block<B>, rows: Rows) -> Vectors<B> {
+        let mut scratch = Scratch::new(self.backend());
+        let batch = inputs.batch(rows);
+        let tape = self.forward(&mut scratch, theta, &batch);
+        let at = Point::new(theta, &batch, &tape);
+        let deltas = self.deltas(&mut scratch, at, self.delta(&tape), false);
+        let k = rows.len();
+        let part = |l: usize| {
+            let layer = &*self.layers()[l];
+            let segment = layer.segment().expect("a layer with parameters");
+            let (rows, cols) = (segment.rows, segment.cols);
+            let (primal, dy) = (self.primal(l, at), self.delta_of(&deltas, l, at));
+            let terms = layer.gradient_terms();
+            let way = ScoringWay::cheapest(layer, k, terms);
+            let numbers = match (way, terms) {
+                (ScoringWay::Pairwise, Some(terms)) => {
+                    let mut left = self.backend().zeros(k * terms * rows);
+                    let mut right = self.backend().zeros(k * terms * cols);
+                    let targets = (
+                        ViewMut::new(&mut left, 0, k * terms, rows),
+                        ViewMut::new(&mut right, 0, k * terms, cols),
+                    );
+                    layer.gradient_factors(&mut scratch, primal, dy, targets);
+                    Numbers::Outer { terms, left, right }
+                }
+                _ => {
+                    let mut whole = self.backend().zeros(k * rows * cols);
+                    let target = ViewMut::new(&mut whole, 0, k, rows * cols);
+                    layer.example_gradients(&mut scratch, primal, dy, target);
+                    Numbers::Whole(whole)
+                }
+            };
+            VectorsPart { rows, cols, numbers }
+        };
+        Vectors { k, parts: self.with_parameters().map(part).collect() }
+    }
+
+    fn scores_against<'v>(
+        &self,
+        inputs: &Inputs<B>,
+        theta: &Block<B>,
+        k: usize,
+        vectors: impl Fn(usize) -> LayerVectors<'v, B> + Send + Sync,
+    ) -> Vec<B::Elem>
+    where
+        B: 'v,
+    {
+        let plan: Vec<(usize, ScoringWay, Option<B::Buffer>)> =
+            self.with_parameters().enumerate().map(|(s, l)| self.plan(l, k, vectors(s))).collect();
+        let blocks = self.map_blocks(inputs, theta, |scratch, at| {
+            let mut sums = self.backend().zeros(at.rows * k);
+            let deltas = self.deltas(scratch, at, self.delta(at.tape), false);
+            for (s, (l, way, formed)) in plan.iter().enumerate() {
+                let layer = &*self.layers()[*l];
+                let (primal, dy) = (self.primal(*l, at), self.delta_of(&deltas, *l, at));
+                let out = ViewMut::new(&mut sums, 0, at.rows, k);
+                let whole = match (vectors(s), formed) {
+                    (LayerVectors::Outer(factors), None) => {
+                        layer.pairwise_scores(scratch, primal, dy, factors, out);
+                        continue;
+                    }
+                    (LayerVectors::Outer(factors), Some(formed)) => {
+                        View::new(formed, 0, k * factors.left.cols, factors.right.cols)
+                    }
+                    (LayerVectors::Whole(whole), _) => whole,
+                };
+                if *way == ScoringWay::Ghost {
+                    layer.ghost_scores(scratch, primal, dy, whole, out);
+                } else {
+                    materialised_scores(layer, scratch, primal, dy, whole, out);
+                }
+            }
+            self.release_deltas(scratch, deltas);
+            self.backend().download(View::new(&sums, 0, at.rows, k))
+        });
+        let n = inputs.len();
+        let mut all = vec![B::Elem::ZERO; k * n];
+        for (i, row) in blocks.iter().flat_map(|block| block.chunks_exact(k)).enumerate() {
+            row.iter().enumerate().for_each(|(j, score)| all[j * n + i] = *score);
+        }
+        all
+    }
+
+    /// The way for layer `l`, and where it wants whole vectors that are given in factors, those.
+    fn plan(&self, l: usize, k: usize, v: LayerVectors<B>) -> (usize, ScoringWay, Option<B::Buffer>) {
+        let layer = &*self.layers()[l];
+        let LayerVectors::Outer(factors) = v else {
+            return (l, ScoringWay::cheapest(layer, k, None), None);
+        };
+        let way = ScoringWay::cheapest(layer, k, Some(factors.terms));
+        let formed = (way != ScoringWay::Pairwise).then(|| {
+            let (terms, rows, cols) = (factors.terms, factors.left.cols, factors.right.cols);
+            let mut whole = self.backend().zeros(k * rows * cols);
+            let mut target = ViewMut::new(&mut whole, 0, k * rows, cols);
+            for j in 0..k {
+                let left = factors.left.row_range(j * terms, terms).t();
+                let right = factors.right.row_range(j * terms, terms);
+                self.backend().gemm(1.0, left, right, 0.0, target.part(j * rows, rows, cols));
+            }
+            whole
+        });
+        (l, way, formed)
+    }
+}

@@ -1,0 +1,219 @@
+//! Scores in factors, statistics of layers, and selections of layers, against explicit gradients and matrices.
+
+mod common;
+
+use common::{cpu, dense_network, random_data, random_theta};
+use if_linalg::testing::random;
+use if_linalg::{Block, Cpu, LinearOperator, SymmetricMatrix, View};
+use if_models::testing::check_network;
+use if_models::{
+    Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LabelExpectation, LayerSpec, LayerVectors, Loss,
+    ModelError, ModelSpec, Network, RiskSettings, Rows, ScoringWay,
+};
+use ndarray::ArrayD;
+
+type Double = Cpu<f64>;
+
+fn close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+    let norm = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let gap: Vec<f64> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
+    assert_eq!(found.len(), expected.len(), "{what}: lengths");
+    assert!(norm(&gap) <= tolerance * norm(expected), "{what}: {:e} of {:e}", norm(&gap), norm(expected));
+}
+
+fn at(matrix: &SymmetricMatrix, i: usize, j: usize) -> f64 {
+    matrix.as_slice()[i * matrix.dim() + j]
+}
+
+fn dots(a: &[f64], b: &[f64], p: usize) -> Vec<f64> {
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    a.chunks(p).flat_map(|a| b.chunks(p).map(move |b| dot(a, b))).collect()
+}
+
+/// A network with every kind of layer that has parameters, and pictures for it.
+fn pictures(n: usize) -> (Network<Double>, Block<Double>, Dataset) {
+    let conv = |name: &str, out, padding| LayerSpec::Conv2d {
+        name: name.into(),
+        out,
+        kernel: 3,
+        stride: 1,
+        padding,
+        bias: true,
+    };
+    let layers = vec![
+        conv("first", 2, 1),
+        LayerSpec::BatchNorm { name: "norm".into(), eps: 1e-5 },
+        LayerSpec::Tanh,
+        LayerSpec::Residual { layers: vec![conv("second", 2, 1), LayerSpec::Softplus] },
+        LayerSpec::MaxPool { size: 2, stride: None, padding: 0 },
+        LayerSpec::Flatten,
+        LayerSpec::Dense { name: "third".into(), out: 4, bias: true },
+        LayerSpec::Tanh,
+        LayerSpec::Dense { name: "last".into(), out: 3, bias: true },
+    ];
+    let spec = ModelSpec { input: vec![1, 4, 4], loss: Loss::CrossEntropy, layers };
+    let network = spec.build(&cpu()).expect("the layers fit");
+    let x = ArrayD::from_shape_vec(vec![n, 1, 4, 4], random(16 * n, 3)).expect("as many numbers");
+    let data = Dataset::new(HostArray::F64(x), (0..n).map(|i| (i % 3) as f64).collect()).expect("finite");
+    let theta = random_theta(&network, 9);
+    (network, theta, data)
+}
+
+#[test]
+fn inner_products_of_gradients_are_those_of_explicit_gradients() {
+    let (network, theta, data) = pictures(9);
+    let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
+    let p = network.layout().dim();
+    let all = network.example_gradients(&inputs, &theta, Rows::Range(0, 9)).to_f64();
+    let queries = [4, 1, 7];
+    let chosen = network.example_gradients(&inputs, &theta, Rows::Indices(&queries));
+    let expected = dots(&chosen.to_f64(), &all, p);
+    let found = network.gradient_products(&inputs, &theta, (&inputs, Rows::Indices(&queries)));
+    close(&found, &expected, 1e-13, "inner products");
+    close(&network.scores(&inputs, &theta, &chosen), &expected, 1e-13, "scores against whole gradients");
+}
+
+/// Dense layers keep the gradients of queries in factors, convolutions with many positions do not.
+#[test]
+fn the_cheapest_way_is_taken() {
+    let (network, theta, data) = pictures(9);
+    let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
+    let vectors = network.gradient_vectors(&inputs, &theta, Rows::Range(0, 5));
+    let in_factors =
+        (0..5).map(|s| matches!(vectors.layer(s), LayerVectors::Outer(factors) if factors.terms == 1));
+    assert_eq!(in_factors.collect::<Vec<_>>(), [false, false, false, true, true]);
+    let layer = |l: usize| &*network.layers()[l];
+    // 16 positions, 2 x 10 weights: forming the gradient pays from the second vector on.
+    assert_eq!(ScoringWay::cheapest(layer(0), 1, None), ScoringWay::Ghost);
+    assert_eq!(ScoringWay::cheapest(layer(0), 2, None), ScoringWay::Materialised);
+    assert_eq!(ScoringWay::cheapest(layer(7), 100, None), ScoringWay::Ghost);
+    assert_eq!(ScoringWay::cheapest(layer(7), 100, Some(1)), ScoringWay::Pairwise);
+}
+
+/// With a single example the Gauss-Newton block of a layer with one term is exactly `G x A`.
+#[test]
+fn moments_multiply_to_the_gauss_newton_block_of_one_example() {
+    for (loss, outputs) in [(Loss::CrossEntropy, 3), (Loss::Squared, 2), (Loss::Logistic, 1)] {
+        let network = dense_network(&[3, 2, outputs], true, loss);
+        let (theta, data) = (random_theta(&network, 4), random_data(1, 3, loss, outputs, 5));
+        check_kronecker(&network, &theta, &data);
+    }
+    // A convolution whose window covers the image has one position.
+    let layers = vec![
+        LayerSpec::Conv2d { name: "conv".into(), out: 2, kernel: 2, stride: 1, padding: 0, bias: true },
+        LayerSpec::Tanh,
+        LayerSpec::Flatten,
+        LayerSpec::Dense { name: "fc".into(), out: 3, bias: false },
+    ];
+    let spec = ModelSpec { input: vec![2, 2, 2], loss: Loss::CrossEntropy, layers };
+    let network = spec.build(&cpu()).expect("the layers fit");
+    let x = ArrayD::from_shape_vec(vec![1, 2, 2, 2], random(8, 3)).expect("as many numbers");
+    let data = Dataset::new(HostArray::F64(x), vec![1.0]).expect("finite");
+    check_kronecker(&network, &random_theta(&network, 4), &data);
+}
+
+fn check_kronecker(network: &Network<Double>, theta: &Block<Double>, data: &Dataset) {
+    let inputs = Inputs::new(network, data, usize::MAX).expect("the data fit");
+    let risk = EmpiricalRisk::new(network, &inputs, RiskSettings::mean(0.0)).expect("in range");
+    let dense = risk.operator(theta, Curvature::GaussNewton, 0.0, 0).to_dense();
+    let mut start = 0;
+    for moments in network.layer_moments(&inputs, theta, LabelExpectation::Exact) {
+        assert_eq!(moments.terms, 1);
+        let (rows, cols) = (moments.outputs.dim(), moments.inputs.dim());
+        let (mut found, mut expected) = (Vec::new(), Vec::new());
+        for (i, j) in (0..rows * cols).flat_map(|i| (0..rows * cols).map(move |j| (i, j))) {
+            let (g, a) = (at(&moments.outputs, i / cols, j / cols), at(&moments.inputs, i % cols, j % cols));
+            found.push(g * a);
+            expected.push(at(&dense, start + i, start + j));
+        }
+        close(&found, &expected, 1e-12, &moments.name);
+        start += rows * cols;
+    }
+    assert_eq!(start, network.layout().dim(), "every layer has moments");
+}
+
+/// Over several row blocks, the moments of a linear model are the means of explicit outer products.
+#[test]
+fn moments_are_means_over_all_examples() {
+    let network = Network::linear(&cpu(), 3, 2, true, Loss::CrossEntropy);
+    let (theta, data) = (random_theta(&network, 4), random_data(1100, 3, Loss::CrossEntropy, 2, 5));
+    let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
+    let outputs = network.example_outputs(&inputs, &theta);
+    let (mut a, mut g) = (vec![0.0; 16], vec![0.0; 4]);
+    for (i, z) in outputs.chunks(2).enumerate() {
+        let mut x = vec![1.0; 4];
+        data.features().read_row(i, &mut x[..3]);
+        let p = 1.0 / (1.0 + (z[1] - z[0]).exp());
+        let signs = [1.0, -1.0];
+        (0..16).for_each(|at| a[at] += x[at / 4] * x[at % 4] / 1100.0);
+        (0..4).for_each(|at| g[at] += signs[at / 2] * signs[at % 2] * p * (1.0 - p) / 1100.0);
+    }
+    let moments = &network.layer_moments(&inputs, &theta, LabelExpectation::Exact)[0];
+    close(moments.inputs.as_slice(), &a, 1e-13, "input moments");
+    close(moments.outputs.as_slice(), &g, 1e-13, "output moments");
+
+    // Sampled labels have the same expectation: 40 draws of 1,100 labels come within two percent.
+    let mut mean = vec![0.0; 4];
+    for seed in 0..40 {
+        let sampled = &network.layer_moments(&inputs, &theta, LabelExpectation::Sampled { seed })[0];
+        mean.iter_mut().zip(sampled.outputs.as_slice()).for_each(|(mean, v)| *mean += v / 40.0);
+    }
+    close(&mean, &g, 0.02, "sampled labels");
+    let twice = [7, 7, 8].map(|seed| {
+        network.layer_moments(&inputs, &theta, LabelExpectation::Sampled { seed })[0].outputs.clone()
+    });
+    assert!(twice[0] == twice[1] && twice[0] != twice[2], "labels follow from the seed");
+}
+
+#[test]
+fn selected_layers_have_their_part_of_everything() {
+    let (network, theta, data) = pictures(7);
+    let names = ["second", "last"];
+    let (part, chosen) = network.select(&theta, &names).expect("they exist");
+    assert_eq!(part.last_layer(), Some("last"));
+    let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
+    assert_eq!(part.example_outputs(&inputs, &chosen), network.example_outputs(&inputs, &theta));
+
+    let segments = network.layout().segments();
+    let positions: Vec<usize> = (0..segments.len())
+        .filter(|s| names.contains(&segments[*s].name.as_str()))
+        .flat_map(|s| (0..segments[s].rows * segments[s].cols).map(move |at| (s, at)))
+        .map(|(s, at)| network.layout().start(s) + at)
+        .collect();
+    assert_eq!(positions.len(), part.layout().dim());
+    for curvature in [Curvature::Hessian, Curvature::GaussNewton] {
+        let dense = |network: &Network<Double>, theta: &Block<Double>| {
+            let risk = EmpiricalRisk::new(network, &inputs, RiskSettings::mean(0.1)).expect("in range");
+            risk.operator(theta, curvature, 0.0, 0).to_dense()
+        };
+        let (whole, own) = (dense(&network, &theta), dense(&part, &chosen));
+        let pairs = || positions.iter().enumerate();
+        let expected: Vec<f64> =
+            pairs().flat_map(|(_, i)| pairs().map(|(_, j)| at(&whole, *i, *j)).collect::<Vec<_>>()).collect();
+        let found: Vec<f64> =
+            pairs().flat_map(|(i, _)| pairs().map(|(j, _)| at(&own, i, j)).collect::<Vec<_>>()).collect();
+        close(&found, &expected, 1e-12, "the block of the matrix");
+    }
+    check_network(&part, &data, &chosen);
+
+    let unknown = network.select(&theta, &["4"]).err();
+    let known = "first, norm, second, third, last".to_owned();
+    assert_eq!(unknown, Some(ModelError::UnknownLayer { name: "4".into(), known }));
+}
+
+#[test]
+fn frozen_layers_leave_nothing_behind_them() {
+    let (network, theta, data) = pictures(5);
+    let (part, chosen) = network.select(&theta, &["last"]).expect("it exists");
+    let inputs = Inputs::new(&part, &data, usize::MAX).expect("the data fit");
+    let gradients = part.example_gradients(&inputs, &chosen, Rows::Range(0, 5));
+    let all = network.example_gradients(&inputs, &theta, Rows::Range(0, 5));
+    let own = cpu_rows(&all, network.layout().segments().len() - 1);
+    close(&gradients.to_f64(), &own, 1e-14, "gradients of the last layer");
+}
+
+fn cpu_rows(block: &Block<Double>, segment: usize) -> Vec<f64> {
+    use if_linalg::Backend;
+    let view: View<Double> = block.segment(segment);
+    cpu().download(view)
+}
