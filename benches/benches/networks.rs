@@ -1,7 +1,8 @@
 //! Block products with the Hessian and the Gauss-Newton matrix, and scoring, on the networks of the field:
 //! counted flops against the rate of a matrix product in the same run.
 //!
-//! `cargo bench --bench networks -- --test` measures the fractions only.
+//! `cargo bench -p if-benches --bench networks -- --test` measures the fractions only; `-- --test CNN` those
+//! of one network.
 
 #![allow(clippy::print_stdout)]
 
@@ -185,9 +186,16 @@ fn examples(n: usize) -> Dataset {
     Dataset::new(HostArray::F32(x), (0..n).map(|i| (i % 10) as f64).collect()).expect("finite features")
 }
 
+/// Whether a name on the command line leaves `case` out.
+fn wanted(case: &Case) -> bool {
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    filter.is_none_or(|filter| case.name.contains(&filter) || filter.contains(case.name))
+}
+
 fn benches(criterion: &mut Criterion) {
-    mlp(10 * ROW_BLOCK).run(criterion);
-    cnn(2 * ROW_BLOCK).run(criterion);
+    for case in [mlp(10 * ROW_BLOCK), cnn(2 * ROW_BLOCK)].iter().filter(|case| wanted(case)) {
+        case.run(criterion);
+    }
 }
 
 criterion_group!(all, benches);

@@ -48,6 +48,7 @@ impl Window {
     }
 
     /// Image row (or column, by `axis`) under offset `o` of window `w`; `None` in the padding.
+    #[inline]
     pub(crate) fn source(&self, axis: usize, w: usize, o: usize) -> Option<usize> {
         (w * self.stride + o).checked_sub(self.padding).filter(|at| *at < self.image[axis])
     }

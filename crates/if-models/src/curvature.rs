@@ -86,53 +86,57 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
         (x, start): (&Block<B>, usize),
         sum: &mut Block<B>,
     ) {
-        let network = self.risk.network();
-        let batch = self.risk.inputs().batch(rows);
-        let fresh = kept.is_none().then(|| self.passes(scratch, &batch, rows));
-        let passes = kept.or(fresh.as_ref()).expect("one of the two");
-        let weights = self.risk.weights_of(rows);
-        let at = Point::new(self.theta, &batch, &passes.tape);
-        for (first, count) in network.parts(rows.len()) {
-            let weights = weights.view(rows.len(), 1).row_range(first, count);
-            for taken in (0..sum.k()).step_by(network.group()) {
-                let k = network.group().min(sum.k() - taken);
-                let v = Directions { block: x, start: start + taken, k };
-                let part = at.part(first, count);
-                self.add_part(scratch, part, passes.deltas.as_ref(), weights, v, (&mut *sum, taken));
+        let (network, inputs) = (self.risk.network(), self.risk.inputs());
+        if let Some(Passes { tape, deltas }) = kept {
+            let batch = inputs.batch(rows);
+            let whole = Point::new(self.theta, &batch, tape);
+            for (first, count) in network.parts(rows.len()) {
+                let at = whole.part(first, count);
+                self.add_part(scratch, (at, rows.part(first, count)), deltas.as_ref(), (x, start), sum);
             }
+            return;
         }
-        if let Some(Passes { tape, deltas }) = fresh {
+        for (first, count) in network.parts(rows.len()) {
+            let part = rows.part(first, count);
+            let batch = inputs.batch(part);
+            let Passes { tape, deltas } = self.passes(scratch, &batch, part);
+            let at = Point::new(self.theta, &batch, &tape);
+            self.add_part(scratch, (at, part), deltas.as_ref(), (x, start), sum);
             network.release(scratch, tape);
             deltas.into_iter().for_each(|deltas| network.release_deltas(scratch, deltas));
         }
     }
 
-    /// Adds the products of the examples of `at`, whose weights are `weights`, with the directions `v`.
+    /// The same for a part of a row block, whose passes are done.
     fn add_part(
         &self,
         scratch: &mut Scratch<B>,
-        at: Point<B>,
+        (at, rows): (Point<B>, Rows),
         deltas: Option<&Deltas<B>>,
-        weights: View<B>,
-        v: Directions<B>,
-        sum: (&mut Block<B>, usize),
+        (x, start): (&Block<B>, usize),
+        sum: &mut Block<B>,
     ) {
         let network = self.risk.network();
-        let (stacked, outputs) = (v.k * at.rows, network.outputs());
-        let tangents = network.jvp(scratch, at, v);
-        let rz = View::new(&tangents[tangents.len() - 1], 0, stacked, outputs);
-        let mut rdz = scratch.take(stacked * outputs);
-        network.loss_hessian(at, rz, ViewMut::new(&mut rdz, 0, stacked, outputs));
-        self.backend().scale_rows(weights, ViewMut::new(&mut rdz, 0, stacked, outputs));
-        let dz = View::new(&rdz, 0, stacked, outputs);
-        match deltas {
-            Some(deltas) => {
-                network.r_backward(scratch, at, (v, &tangents), (deltas, dz), Some(sum));
+        let (outputs, weights) = (network.outputs(), self.risk.weights_of(rows));
+        for first in (0..sum.k()).step_by(network.group()) {
+            let k = network.group().min(sum.k() - first);
+            let v = Directions { block: x, start: start + first, k };
+            let tangents = network.jvp(scratch, at, v);
+            let stacked = k * at.rows;
+            let rz = View::new(&tangents[tangents.len() - 1], 0, stacked, outputs);
+            let mut rdz = scratch.take(stacked * outputs);
+            network.loss_hessian(at, rz, ViewMut::new(&mut rdz, 0, stacked, outputs));
+            self.backend().scale_rows(weights.view(at.rows, 1), ViewMut::new(&mut rdz, 0, stacked, outputs));
+            let dz = View::new(&rdz, 0, stacked, outputs);
+            match deltas {
+                Some(deltas) => {
+                    network.r_backward(scratch, at, (v, &tangents), (deltas, dz), Some((&mut *sum, first)));
+                }
+                None => network.add_gradients(scratch, at, dz, (&mut *sum, first)),
             }
-            None => network.add_gradients(scratch, at, dz, sum),
+            scratch.give(rdz);
+            tangents.into_iter().for_each(|buffer| scratch.give(buffer));
         }
-        scratch.give(rdz);
-        tangents.into_iter().for_each(|buffer| scratch.give(buffer));
     }
 
     fn add_diagonal(&self, x: &Block<B>, y: &mut Block<B>) {
@@ -156,11 +160,12 @@ impl<B: Backend> LinearOperator<B> for CurvatureOperator<'_, '_, B> {
         let inputs = self.risk.inputs();
         y.clear();
         Plan::new(inputs.blocks(), x.k()).sum(y, |task, sum| {
-            let mut scratch = Scratch::new(self.backend());
-            for b in task.blocks.clone() {
-                let kept = self.kept.as_ref().map(|kept| &kept[b]);
-                self.add_rows(&mut scratch, inputs.block(b), kept, (x, task.vectors.0), sum);
-            }
+            self.risk.network().with_scratch(|scratch| {
+                for b in task.blocks.clone() {
+                    let kept = self.kept.as_ref().map(|kept| &kept[b]);
+                    self.add_rows(scratch, inputs.block(b), kept, (x, task.vectors.0), sum);
+                }
+            });
         });
         self.add_diagonal(x, y);
     }
@@ -203,12 +208,13 @@ impl<B: Backend> FiniteSumOperator<B> for CurvatureOperator<'_, '_, B> {
         let blocks = indices.len().div_ceil(crate::ROW_BLOCK);
         let scale = self.risk.n() as f64 / indices.len() as f64;
         Plan::new(blocks, x.k()).sum(y, |task, sum| {
-            let mut scratch = Scratch::new(self.backend());
-            for b in task.blocks.clone() {
-                let end = indices.len().min((b + 1) * crate::ROW_BLOCK);
-                let rows = Rows::Indices(&indices[b * crate::ROW_BLOCK..end]);
-                self.add_rows(&mut scratch, rows, None, (x, task.vectors.0), sum);
-            }
+            self.risk.network().with_scratch(|scratch| {
+                for b in task.blocks.clone() {
+                    let end = indices.len().min((b + 1) * crate::ROW_BLOCK);
+                    let rows = Rows::Indices(&indices[b * crate::ROW_BLOCK..end]);
+                    self.add_rows(scratch, rows, None, (x, task.vectors.0), sum);
+                }
+            });
         });
         y.axpby(0.0, x, scale);
         self.add_diagonal(x, y);

@@ -18,6 +18,14 @@ pub enum Rows<'a> {
 }
 
 impl Rows<'_> {
+    /// The examples `first..first + len` of these.
+    pub fn part(&self, first: usize, len: usize) -> Self {
+        match self {
+            Rows::Range(start, _) => Rows::Range(start + first, len),
+            Rows::Indices(indices) => Rows::Indices(&indices[first..first + len]),
+        }
+    }
+
     /// Number of examples.
     pub fn len(&self) -> usize {
         match self {

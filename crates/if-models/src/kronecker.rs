@@ -76,10 +76,15 @@ impl<B: Backend> Network<B> {
         let mut sums =
             Block::zeros(self.backend(), &Layout::new(layers.iter().flat_map(segments).collect()), 1);
         Plan::new(inputs.blocks(), 1).sum(&mut sums, |task, sum| {
-            let mut scratch = Scratch::new(self.backend());
-            for b in task.blocks.clone() {
-                self.add_moments(&mut scratch, (inputs, inputs.block(b)), theta, expectation, &layers, sum);
-            }
+            self.with_scratch(|scratch| {
+                for b in task.blocks.clone() {
+                    let rows = inputs.block(b);
+                    for (first, count) in self.parts(rows.len()) {
+                        let examples = (inputs, rows.part(first, count));
+                        self.add_moments(scratch, examples, theta, expectation, &layers, sum);
+                    }
+                }
+            });
         });
         let moments = |(position, (s, l, terms)): (usize, &(usize, usize, usize))| {
             let matrix = |at: usize| {
@@ -110,31 +115,28 @@ impl<B: Backend> Network<B> {
     ) {
         let batch = inputs.batch(rows);
         let tape = self.forward(scratch, theta, &batch);
-        let whole = Point::new(theta, &batch, &tape);
+        let at = Point::new(theta, &batch, &tape);
         let sampled = match expectation {
-            LabelExpectation::Sampled { seed } => self.sampled_delta(whole, rows, seed),
+            LabelExpectation::Sampled { seed } => self.sampled_delta(at, rows, seed),
             LabelExpectation::Exact => None,
         };
-        let outputs = self.outputs();
-        for (first, count) in self.parts(rows.len()) {
-            let at = whole.part(first, count);
-            let k = if sampled.is_some() { 1 } else { outputs };
-            let mut roots = scratch.take(k * count * outputs);
-            let target = ViewMut::new(&mut roots, 0, k * count, outputs);
-            match &sampled {
-                Some(delta) => {
-                    self.backend().copy(at.rows_of(View::new(delta, 0, rows.len(), outputs)), target);
-                }
-                None => self.backend().loss_root(self.loss(), at.rows_of(self.loss_curvature(&tape)), target),
+        let (count, outputs) = (rows.len(), self.outputs());
+        let (roots, k) = match sampled {
+            Some(delta) => (delta, 1),
+            None => {
+                let mut roots = scratch.take(outputs * count * outputs);
+                let target = ViewMut::new(&mut roots, 0, outputs * count, outputs);
+                self.backend().loss_root(self.loss(), self.loss_curvature(&tape), target);
+                (roots, outputs)
             }
-            let dz = View::new(&roots, 0, k * count, outputs);
-            self.backward(scratch, at, dz, false, |scratch, l, primal, dy| {
-                let Some(position) = layers.iter().position(|(_, layer, _)| *layer == l) else { return };
-                self.layers()[l].input_moments(scratch, primal, sum.stacked_mut(2 * position, 0, 1));
-                self.layers()[l].output_moments(scratch, dy, sum.stacked_mut(2 * position + 1, 0, 1));
-            });
-            scratch.give(roots);
-        }
+        };
+        let dz = View::new(&roots, 0, k * count, outputs);
+        self.backward(scratch, at, dz, false, |scratch, l, primal, dy| {
+            let Some(position) = layers.iter().position(|(_, layer, _)| *layer == l) else { return };
+            self.layers()[l].input_moments(scratch, primal, sum.stacked_mut(2 * position, 0, 1));
+            self.layers()[l].output_moments(scratch, dy, sum.stacked_mut(2 * position + 1, 0, 1));
+        });
+        scratch.give(roots);
         self.release(scratch, tape);
     }
 

@@ -1,6 +1,6 @@
 //! A network: a list of layers and a loss.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use if_linalg::{Backend, Block, Layout, Loss, View, ViewMut};
 
@@ -23,8 +23,10 @@ pub struct Network<B: Backend> {
     skips: Vec<Option<usize>>,
     layout: Arc<Layout>,
     loss: Loss,
-    /// Examples that go through all layers together.
+    /// Examples that go through all layers together: one, or a row block.
     part: usize,
+    /// Buffers of earlier passes, one set for each that was under way at the same time.
+    scratches: Arc<Mutex<Vec<Scratch<B>>>>,
 }
 
 impl<B: Backend> Clone for Network<B> {
@@ -35,6 +37,7 @@ impl<B: Backend> Clone for Network<B> {
             segments: self.segments.clone(),
             skips: self.skips.clone(),
             layout: self.layout.clone(),
+            scratches: self.scratches.clone(),
             ..*self
         }
     }
@@ -42,11 +45,9 @@ impl<B: Backend> Clone for Network<B> {
 
 /// Columns that the directions of a group fill in a product.
 const COLUMNS: usize = 256;
-/// Tangents of the directions that go through a convolutional network together.
-const TANGENTS: usize = 1 << 18;
-/// Activations of the examples that go through a convolutional network together. A constant: it fixes the
-/// order of summation. With their tangents they fill a second-level cache.
-const PART: usize = 1 << 16;
+/// Tangents of the directions that go through a convolutional network together, one example at a time: about
+/// what a second-level cache holds.
+const TANGENTS: usize = 1 << 17;
 
 impl<B: Backend> Network<B> {
     /// The network `layers`, from `inputs` numbers per example.
@@ -62,12 +63,9 @@ impl<B: Backend> Network<B> {
         let layout = Layout::new(parameters);
         let skips = vec![None; layers.len()];
         let by_example = layers.iter().any(|layer| layer.by_example());
-        let mut network =
-            Self { backend: backend.clone(), inputs, layers, segments, skips, layout, loss, part: ROW_BLOCK };
-        if by_example {
-            network.part = (PART / network.widths()).clamp(1, ROW_BLOCK);
-        }
-        network
+        let part = if by_example { 1 } else { ROW_BLOCK };
+        let scratches = Arc::default();
+        Self { backend: backend.clone(), inputs, layers, segments, skips, layout, loss, part, scratches }
     }
 
     /// The same network with an earlier activation added to the output of layer `layer`, which is a
@@ -195,11 +193,23 @@ impl<B: Backend> Network<B> {
         group.max(1)
     }
 
-    /// Cuts `rows` examples into parts (first, length) that are taken through all layers one after another,
-    /// so that what one layer leaves is still in the cache when the next one reads it.
+    /// Cuts `rows` examples into parts (first, length) that are taken through all layers one after another:
+    /// single examples where layers take them so anyway, because what one layer leaves is then still in the
+    /// cache when the next one reads it.
     pub(crate) fn parts(&self, rows: usize) -> impl Iterator<Item = (usize, usize)> {
         let part = self.part;
         (0..rows).step_by(part).map(move |first| (first, part.min(rows - first)))
+    }
+
+    /// Calls `f` with buffers that earlier passes have left, so that not every task touches fresh memory.
+    pub(crate) fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch<B>) -> R) -> R {
+        // A list of buffers is whole whatever became of a thread that held the lock.
+        let kept = || self.scratches.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = kept().pop();
+        let mut scratch = taken.unwrap_or_else(|| Scratch::new(&self.backend));
+        let result = f(&mut scratch);
+        kept().push(scratch);
+        result
     }
 
     /// Runs all layers and the loss on `batch`.

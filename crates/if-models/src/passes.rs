@@ -16,10 +16,13 @@ impl<B: Backend> Network<B> {
         f: impl Fn(&mut Scratch<B>, Point<B>) -> R + Send + Sync,
     ) -> Vec<R> {
         self.backend().map(inputs.blocks(), |b| {
-            let mut scratch = Scratch::new(self.backend());
-            let batch = inputs.batch(inputs.block(b));
-            let tape = self.forward(&mut scratch, theta, &batch);
-            f(&mut scratch, Point::new(theta, &batch, &tape))
+            self.with_scratch(|scratch| {
+                let batch = inputs.batch(inputs.block(b));
+                let tape = self.forward(scratch, theta, &batch);
+                let result = f(scratch, Point::new(theta, &batch, &tape));
+                self.release(scratch, tape);
+                result
+            })
         })
     }
 

@@ -215,17 +215,10 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
         let (network, backend) = (self.network, self.inputs.backend());
         let parts = backend.map(batch.len().div_ceil(BATCH_PART), |part| {
             let rows = Rows::Indices(&batch[part * BATCH_PART..batch.len().min((part + 1) * BATCH_PART)]);
-            let mut scratch = Scratch::new(backend);
-            let examples = self.inputs.batch(rows);
-            let tape = network.forward(&mut scratch, theta, &examples);
-            let at = Point::new(theta, &examples, &tape);
             let mut sum = Block::zeros(backend, network.layout(), 1);
-            for (first, rows) in network.parts(tape.rows) {
-                let dz = network.delta(&tape).row_range(first, rows);
-                network.add_gradients(&mut scratch, at.part(first, rows), dz, (&mut sum, 0));
-            }
-            let losses = backend.download(network.losses(&tape)).into_iter().map(Real::to_f64);
-            (losses.collect::<Vec<f64>>(), sum)
+            let losses =
+                network.with_scratch(|scratch| self.add_gradient(scratch, theta, rows, false, &mut sum));
+            (losses, sum)
         });
         let mut gradient = Block::zeros(backend, network.layout(), 1);
         let mut losses = Vec::with_capacity(batch.len());
@@ -242,27 +235,43 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
         let (network, backend) = (self.network, self.inputs.backend());
         let mut gradient = Block::zeros(backend, network.layout(), 1);
         Plan::new(self.inputs.blocks(), 1).sum(&mut gradient, |task, sum| {
-            let mut scratch = Scratch::new(backend);
-            for b in task.blocks.clone() {
-                let rows = self.inputs.block(b);
-                let batch = self.inputs.batch(rows);
-                let tape = network.forward(&mut scratch, theta, &batch);
-                let delta = self.weighted_delta(&mut scratch, &tape, rows);
-                let dz = View::new(&delta, 0, tape.rows, network.outputs());
-                let at = Point::new(theta, &batch, &tape);
-                for (first, rows) in network.parts(tape.rows) {
-                    network.add_gradients(
-                        &mut scratch,
-                        at.part(first, rows),
-                        dz.row_range(first, rows),
-                        (sum, 0),
-                    );
+            network.with_scratch(|scratch| {
+                for b in task.blocks.clone() {
+                    self.add_gradient(scratch, theta, self.inputs.block(b), true, sum);
                 }
-                scratch.give(delta);
-                network.release(&mut scratch, tape);
-            }
+            });
         });
         gradient
+    }
+
+    /// Adds the gradients of `rows` to `sum`, by their weights or as they are; returns the losses.
+    fn add_gradient(
+        &self,
+        scratch: &mut Scratch<B>,
+        theta: &Block<B>,
+        rows: Rows,
+        weighted: bool,
+        sum: &mut Block<B>,
+    ) -> Vec<f64> {
+        let network = self.network;
+        let mut losses = Vec::with_capacity(rows.len());
+        for (first, count) in network.parts(rows.len()) {
+            let part = rows.part(first, count);
+            let batch = self.inputs.batch(part);
+            let tape = network.forward(scratch, theta, &batch);
+            let at = Point::new(theta, &batch, &tape);
+            if weighted {
+                let delta = self.weighted_delta(scratch, &tape, part);
+                network.add_gradients(scratch, at, View::new(&delta, 0, count, network.outputs()), (sum, 0));
+                scratch.give(delta);
+            } else {
+                network.add_gradients(scratch, at, network.delta(&tape), (sum, 0));
+            }
+            losses
+                .extend(self.inputs.backend().download(network.losses(&tape)).into_iter().map(Real::to_f64));
+            network.release(scratch, tape);
+        }
+        losses
     }
 
     /// `w_i dl_i/dz`, `rows x outputs`.

@@ -141,7 +141,7 @@ fn moments_are_means_over_all_examples() {
     let outputs = network.example_outputs(&inputs, &theta);
     let (mut a, mut g) = (vec![0.0; 16], vec![0.0; 4]);
     for (i, z) in outputs.chunks(2).enumerate() {
-        let mut x = vec![1.0; 4];
+        let mut x = [1.0; 4];
         data.features().read_row(i, &mut x[..3]);
         let p = 1.0 / (1.0 + (z[1] - z[0]).exp());
         let signs = [1.0, -1.0];

@@ -12,9 +12,10 @@ pub(super) fn im2col<T: Real>(window: &Window, image: &[T], out: &mut [T], row_s
         for u in 0..window.kernel[0] {
             for v in 0..window.kernel[1] {
                 let target = &mut out[row * row_stride..][..down * across];
+                let inside = Inside::new(window, v, across);
                 for (i, target) in target.chunks_exact_mut(across).enumerate() {
                     match window.source(0, i, u) {
-                        Some(y) => patch_row(window, &plane[y * width..][..width], v, target),
+                        Some(y) => inside.take(&plane[y * width..][..width], target),
                         None => target.fill(T::ZERO),
                     }
                 }
@@ -22,29 +23,6 @@ pub(super) fn im2col<T: Real>(window: &Window, image: &[T], out: &mut [T], row_s
             }
         }
     }
-}
-
-/// One image row under offset `v` of all windows across.
-fn patch_row<T: Real>(window: &Window, image: &[T], v: usize, out: &mut [T]) {
-    let (first, last) = inside(window, v, out.len());
-    out[..first].fill(T::ZERO);
-    out[last..].fill(T::ZERO);
-    let start = (first * window.stride + v).saturating_sub(window.padding);
-    if window.stride == 1 {
-        out[first..last].copy_from_slice(&image[start..start + last - first]);
-    } else {
-        let sources = image[start.min(image.len())..].iter().step_by(window.stride);
-        out[first..last].iter_mut().zip(sources).for_each(|(out, x)| *out = *x);
-    }
-}
-
-/// The windows `first..last` whose offset `v` lies inside the image, of `count` windows across.
-fn inside(window: &Window, v: usize, count: usize) -> (usize, usize) {
-    let first = window.padding.saturating_sub(v).div_ceil(window.stride).min(count);
-    // w stride + v - padding < width
-    let room = (window.image[1] + window.padding).saturating_sub(v);
-    let last = room.div_ceil(window.stride).min(count);
-    (first, last.max(first))
 }
 
 /// Adds every patch to the image it was taken from: the transpose of [`im2col`].
@@ -56,13 +34,11 @@ pub(super) fn col2im<T: Real>(window: &Window, cols: &[T], row_stride: usize, im
         for u in 0..window.kernel[0] {
             for v in 0..window.kernel[1] {
                 let source = &cols[row * row_stride..][..down * across];
-                let (first, last) = inside(window, v, across);
-                let start = (first * window.stride + v).saturating_sub(window.padding);
+                let inside = Inside::new(window, v, across);
                 for (i, source) in source.chunks_exact(across).enumerate() {
-                    let Some(y) = window.source(0, i, u) else { continue };
-                    let image = &mut plane[y * width..][..width];
-                    let targets = image[start.min(width)..].iter_mut().step_by(window.stride);
-                    source[first..last].iter().zip(targets).for_each(|(x, out)| *out += *x);
+                    if let Some(y) = window.source(0, i, u) {
+                        inside.add(source, &mut plane[y * width..][..width]);
+                    }
                 }
                 row += 1;
             }
@@ -70,28 +46,103 @@ pub(super) fn col2im<T: Real>(window: &Window, cols: &[T], row_stride: usize, im
     }
 }
 
+/// The windows across whose offset `v` lies inside the image, and where it lies.
+struct Inside {
+    /// Windows `first..last`.
+    first: usize,
+    last: usize,
+    /// Column of the image under the first of them.
+    start: usize,
+    stride: usize,
+}
+
+impl Inside {
+    /// Of `count` windows across.
+    fn new(window: &Window, v: usize, count: usize) -> Self {
+        let first = window.padding.saturating_sub(v).div_ceil(window.stride).min(count);
+        // w stride + v - padding < width
+        let room = (window.image[1] + window.padding).saturating_sub(v);
+        let last = room.div_ceil(window.stride).min(count).max(first);
+        let start = (first * window.stride + v).saturating_sub(window.padding);
+        Self { first, last, start, stride: window.stride }
+    }
+
+    /// One image row under the offset, 0 outside.
+    fn take<T: Real>(&self, image: &[T], out: &mut [T]) {
+        let (count, end) = (self.last - self.first, out.len());
+        out[..self.first].fill(T::ZERO);
+        out[self.last..end].fill(T::ZERO);
+        if self.stride == 1 {
+            out[self.first..self.last].copy_from_slice(&image[self.start..self.start + count]);
+        } else if count > 0 {
+            let sources = image[self.start..].iter().step_by(self.stride);
+            out[self.first..self.last].iter_mut().zip(sources).for_each(|(out, x)| *out = *x);
+        }
+    }
+
+    /// The transpose of [`take`](Self::take), added.
+    fn add<T: Real>(&self, source: &[T], image: &mut [T]) {
+        let count = self.last - self.first;
+        let source = &source[self.first..self.last];
+        if self.stride == 1 {
+            let targets = &mut image[self.start..self.start + count];
+            targets.iter_mut().zip(source).for_each(|(out, x)| *out += *x);
+        } else if count > 0 {
+            let targets = image[self.start..].iter_mut().step_by(self.stride);
+            targets.zip(source).for_each(|(out, x)| *out += *x);
+        }
+    }
+}
+
 /// Position in the image of the first maximum under every window: `channels x windows`.
-pub(super) fn maxima<T: Real>(window: &Window, image: &[T]) -> Vec<usize> {
+///
+/// A row of windows at a time, all windows across under one offset after another, so that the innermost loop
+/// runs over windows and has no branches.
+fn maxima<T: Real>(window: &Window, image: &[T], found: &mut Vec<usize>) {
     let [down, across] = window.steps().expect("the window fits the image");
     let [height, width] = window.image;
-    let mut found = Vec::with_capacity(window.channels * down * across);
-    for c in 0..window.channels {
-        for i in 0..down {
-            for j in 0..across {
-                let mut best: Option<usize> = None;
-                for y in (0..window.kernel[0]).filter_map(|u| window.source(0, i, u)) {
-                    for x in (0..window.kernel[1]).filter_map(|v| window.source(1, j, v)) {
-                        let at = (c * height + y) * width + x;
-                        if best.is_none_or(|best| image[at] > image[best]) {
-                            best = Some(at);
-                        }
-                    }
+    if window.kernel == [2, 2] && window.stride == 2 && window.padding == 0 {
+        return maxima_of_tiles(window, image, found);
+    }
+    found.clear();
+    found.resize(window.channels * down * across, usize::MAX);
+    let offsets: Vec<Inside> = (0..window.kernel[1]).map(|v| Inside::new(window, v, across)).collect();
+    let mut best = vec![T::ZERO; across];
+    for (row, found) in found.chunks_exact_mut(across).enumerate() {
+        let (plane, i) = (row / down, row % down);
+        for y in (0..window.kernel[0]).filter_map(|u| window.source(0, i, u)) {
+            let line = (plane * height + y) * width;
+            for inside in &offsets {
+                let slots =
+                    found[inside.first..inside.last].iter_mut().zip(&mut best[inside.first..inside.last]);
+                for (w, (at, best)) in slots.enumerate() {
+                    let source = line + inside.start + w * inside.stride;
+                    let value = image[source];
+                    let better = *at == usize::MAX || value > *best;
+                    *at = if better { source } else { *at };
+                    *best = if better { value } else { *best };
                 }
-                found.push(best.expect("padding is at most half of the window"));
             }
         }
     }
-    found
+}
+
+/// [`maxima`] of the usual window, two by two without overlap, where no test of where it lies is needed.
+fn maxima_of_tiles<T: Real>(window: &Window, image: &[T], found: &mut Vec<usize>) {
+    let [height, width] = window.image;
+    found.clear();
+    for (plane, image) in image.chunks_exact(height * width).enumerate() {
+        for (i, lines) in image.chunks_exact(2 * width).enumerate() {
+            let (upper, lower) = lines.split_at(width);
+            let first = plane * height * width + 2 * i * width;
+            let tiles = upper.chunks_exact(2).zip(lower.chunks_exact(2)).enumerate();
+            found.extend(tiles.map(|(j, (upper, lower))| {
+                let (above, right) = if upper[1] > upper[0] { (upper[1], 1) } else { (upper[0], 0) };
+                let (below, under) = if lower[1] > lower[0] { (lower[1], 1) } else { (lower[0], 0) };
+                first + 2 * j + if below > above { width + under } else { right }
+            }));
+        }
+    }
 }
 
 /// Calls `visit(output, input)` for every pair of a window and a number under it, plane by plane.
@@ -119,11 +170,12 @@ pub(super) fn max_pool_gather<T: Real>(
     rx: View<Cpu<T>>,
     mut out: ViewMut<Cpu<T>>,
 ) {
+    let mut positions = Vec::new();
     for example in 0..x.rows {
-        let maxima = maxima(window, x.row(example));
+        maxima(window, x.row(example), &mut positions);
         for i in (example..rx.rows).step_by(x.rows) {
             let rx = rx.row(i);
-            out.row(i).iter_mut().zip(&maxima).for_each(|(out, at)| *out = rx[*at]);
+            out.row(i).iter_mut().zip(&positions).for_each(|(out, at)| *out = rx[*at]);
         }
     }
 }
@@ -135,12 +187,13 @@ pub(super) fn max_pool_scatter<T: Real>(
     dy: View<Cpu<T>>,
     mut out: ViewMut<Cpu<T>>,
 ) {
+    let mut positions = Vec::new();
     for example in 0..x.rows {
-        let maxima = maxima(window, x.row(example));
+        maxima(window, x.row(example), &mut positions);
         for i in (example..dy.rows).step_by(x.rows) {
             let out = out.row(i);
             out.fill(T::ZERO);
-            dy.row(i).iter().zip(&maxima).for_each(|(dy, at)| out[*at] += *dy);
+            dy.row(i).iter().zip(&positions).for_each(|(dy, at)| out[*at] += *dy);
         }
     }
 }

@@ -65,6 +65,48 @@ impl Conv2d {
         backend.im2col(&self.window, image, target);
     }
 
+    /// `RY = V~ P~` of example `i` of `rows`, for all directions.
+    fn along<B: Backend>(
+        &self,
+        backend: &B,
+        v: View<B>,
+        patches: View<B>,
+        (i, rows): (usize, usize),
+        ry: &mut ViewMut<B>,
+    ) {
+        let positions = self.window.positions();
+        if rows == 1 {
+            // The directions lie one after another: one product for all.
+            let stacked = ViewMut::new(ry.buffer, ry.offset, v.rows, positions);
+            backend.gemm(1.0, v, patches, 0.0, stacked);
+            return;
+        }
+        for j in 0..ry.rows / rows {
+            let v = v.row_range(j * self.outputs, self.outputs);
+            backend.gemm(1.0, v, patches, 0.0, ry.row_as(j * rows + i, self.outputs, positions));
+        }
+    }
+
+    /// `dW~ += dY P~^T` of example `i` of `rows`, for all directions.
+    fn add_products<B: Backend>(
+        &self,
+        backend: &B,
+        dy: View<B>,
+        patches: View<B>,
+        (i, rows): (usize, usize),
+        dw: &mut ViewMut<B>,
+    ) {
+        if rows == 1 {
+            let dy = View::new(dy.buffer, dy.offset, dw.rows, self.window.positions());
+            backend.gemm(1.0, dy, patches.t(), 1.0, dw.reborrow());
+            return;
+        }
+        for j in 0..dy.rows / rows {
+            let target = dw.part(j * self.outputs, self.outputs, self.cols());
+            backend.gemm(1.0, self.planes(dy, j * rows + i), patches.t(), 1.0, target);
+        }
+    }
+
     /// Calls `f` with every example and its `P~`.
     fn each_patches<B: Backend>(
         &self,
@@ -147,23 +189,19 @@ impl<B: Backend> Layer<B> for Conv2d {
         let mut patches = self.patches(scratch);
         let mut tangents = scratch.take(self.patches_len());
         for i in 0..rows {
-            self.fill(&backend, at.x, i, &mut patches);
-            for j in 0..ry.rows / rows {
-                let row = j * rows + i;
-                let mut beta = 0.0;
-                if let Some(v) = v {
-                    let v = v.row_range(j * self.outputs, self.outputs);
-                    let target = ry.row_as(row, self.outputs, self.window.positions());
-                    backend.gemm(1.0, v, self.view(&patches, self.cols()), 0.0, target);
-                    beta = 1.0;
+            match v {
+                Some(v) => {
+                    self.fill(&backend, at.x, i, &mut patches);
+                    self.along(&backend, v, self.view(&patches, self.cols()), (i, rows), &mut ry);
                 }
+                None if i == 0 => backend.fill(0.0, ry.reborrow()),
+                None => {}
+            }
+            let Some(rx) = rx else { continue };
+            for row in (i..ry.rows).step_by(rows) {
+                self.fill(&backend, rx, row, &mut tangents);
                 let target = ry.row_as(row, self.outputs, self.window.positions());
-                if let Some(rx) = rx {
-                    self.fill(&backend, rx, row, &mut tangents);
-                    backend.gemm(1.0, w, self.view(&tangents, self.window.patch()), beta, target);
-                } else if v.is_none() {
-                    backend.fill(0.0, target);
-                }
+                backend.gemm(1.0, w, self.view(&tangents, self.window.patch()), 1.0, target);
             }
         }
         scratch.give(patches);
@@ -182,24 +220,19 @@ impl<B: Backend> Layer<B> for Conv2d {
         let w = self.weights(at.w.expect("a convolution has parameters"));
         let mut patches = self.patches(scratch);
         let mut cols = scratch.take(self.patches_len());
+        let (patch, positions) = (self.window.patch(), self.window.positions());
         for i in 0..rows {
-            if dw.is_some() {
+            if let Some(dw) = &mut dw {
                 self.fill(&backend, at.x, i, &mut patches);
+                self.add_products(&backend, dy, self.view(&patches, self.cols()), (i, rows), dw);
             }
-            for j in 0..dy.rows / rows {
-                let row = j * rows + i;
-                let dy = self.planes(dy, row);
-                if let Some(dw) = &mut dw {
-                    let target = dw.part(j * self.outputs, self.outputs, self.cols());
-                    backend.gemm(1.0, dy, self.view(&patches, self.cols()).t(), 1.0, target);
-                }
-                if let Some(dx) = &mut dx {
-                    let (patch, positions) = (self.window.patch(), self.window.positions());
-                    backend.gemm(1.0, w.t(), dy, 0.0, ViewMut::new(&mut cols, 0, patch, positions));
-                    let mut image = dx.part(row, 1, self.window.inputs());
-                    backend.fill(0.0, image.reborrow());
-                    backend.col2im(&self.window, self.view(&cols, patch), image);
-                }
+            let Some(dx) = &mut dx else { continue };
+            for row in (i..dy.rows).step_by(rows) {
+                let target = ViewMut::new(&mut cols, 0, patch, positions);
+                backend.gemm(1.0, w.t(), self.planes(dy, row), 0.0, target);
+                let mut image = dx.part(row, 1, self.window.inputs());
+                backend.fill(0.0, image.reborrow());
+                backend.col2im(&self.window, self.view(&cols, patch), image);
             }
         }
         scratch.give(patches);
@@ -221,22 +254,18 @@ impl<B: Backend> Layer<B> for Conv2d {
         let mut patches = self.patches(scratch);
         let mut tangents = scratch.take(self.patches_len());
         for i in 0..rows {
-            if dw.is_some() {
-                self.fill(&backend, at.x, i, &mut patches);
-            }
             let dy = self.planes(delta.dy, i);
+            if let Some(dw) = &mut dw {
+                self.fill(&backend, at.x, i, &mut patches);
+                self.add_products(&backend, delta.rdy, self.view(&patches, self.cols()), (i, rows), dw);
+            }
             for j in 0..delta.rdy.rows / rows {
                 let row = j * rows + i;
                 let rdy = self.planes(delta.rdy, row);
-                if let Some(dw) = &mut dw {
-                    let mut target = dw.part(j * self.outputs, self.outputs, self.cols());
-                    let primal = self.view(&patches, self.cols());
-                    backend.gemm(1.0, rdy, primal.t(), 1.0, target.reborrow());
-                    if let Some(rx) = direction.rx {
-                        self.fill(&backend, rx, row, &mut tangents);
-                        let target = target.part(0, self.outputs, patch);
-                        backend.gemm(1.0, dy, self.view(&tangents, patch).t(), 1.0, target);
-                    }
+                if let (Some(dw), Some(rx)) = (&mut dw, direction.rx) {
+                    self.fill(&backend, rx, row, &mut tangents);
+                    let target = dw.part(j * self.outputs, self.outputs, patch);
+                    backend.gemm(1.0, dy, self.view(&tangents, patch).t(), 1.0, target);
                 }
                 if let Some(rdx) = &mut rdx {
                     // The tangents' buffer is free again.

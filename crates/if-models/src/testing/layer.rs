@@ -72,8 +72,8 @@ struct Probe<'a, B: Backend> {
 /// Outer products in each of the vectors that pairwise scores are checked against.
 const TERMS: usize = 2;
 
-/// What sums are added to, to see that they are added.
-const BEFORE: f64 = 1.0;
+/// What sums are added to, to see that they are added: small, so that little is lost when it is taken off again.
+const BEFORE: f64 = 1.0 / (1 << 20) as f64;
 
 impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
     fn new(backend: &'a B, layer: &'a dyn Layer<B>, sizes: LayerCheck) -> Self {
