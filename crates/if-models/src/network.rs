@@ -230,7 +230,7 @@ impl<B: Backend> Network<B> {
         self.backend.loss_hessian(self.loss, curvature, rz, out);
     }
 
-    /// What the second derivative of the loss is made of: probabilities or `l''`, `rows x outputs`.
+    /// What the second derivative of the loss is made of, see [`Backend::loss`]: `rows x outputs`.
     pub(crate) fn loss_curvature<'t>(&self, tape: &'t Tape<B>) -> View<'t, B> {
         View::new(&tape.loss[2], 0, tape.rows, self.outputs())
     }

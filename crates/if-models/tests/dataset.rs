@@ -19,7 +19,8 @@ fn refused(labels: &[f64], loss: Loss, outputs: usize) -> String {
 #[test]
 fn labels_become_targets() {
     let binary = [Loss::Logistic, Loss::Hinge, Loss::SmoothHinge { temperature: 0.1 }];
-    for loss in binary {
+    let measurements = [Loss::Logit, Loss::Margin];
+    for loss in binary.into_iter().chain(measurements) {
         assert_eq!(labelled(&[0.0, 1.0, 1.0]).targets(loss, 1).unwrap(), [-1.0, 1.0, 1.0]);
         assert_eq!(labelled(&[-1.0, 1.0, -1.0]).targets(loss, 1).unwrap(), [-1.0, 1.0, -1.0]);
         for label in [2.0, 0.5, -0.5, f64::NAN, f64::INFINITY] {
@@ -29,7 +30,8 @@ fn labels_become_targets() {
     }
     let mixed = refused(&[1.0, 0.0, -1.0], Loss::Logistic, 1);
     assert_eq!(mixed, "example 1 has label 0, expected -1 or +1, like the others");
-    for loss in [Loss::CrossEntropy, Loss::Squared] {
+    let smoothed = Loss::LabelSmoothing { smoothing: 0.1 };
+    for loss in [Loss::CrossEntropy, smoothed, Loss::Squared].into_iter().chain(measurements) {
         assert_eq!(labelled(&[0.0, 2.0, 1.0]).targets(loss, 3).unwrap(), [0.0, 2.0, 1.0]);
         for label in [3.0, -1.0, 0.5, f64::NAN] {
             let expected = format!("example 1 has label {label}, expected a class from 0 to 2");

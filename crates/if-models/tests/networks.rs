@@ -11,7 +11,7 @@ use if_models::{Approximation, Dataset, HostArray, LayerSpec, Loss, ModelSpec, N
 use ndarray::ArrayD;
 use proptest::prelude::*;
 
-const LOSSES: [(Loss, usize); 7] = [
+const LOSSES: [(Loss, usize); 11] = [
     (Loss::CrossEntropy, 3),
     (Loss::CrossEntropy, 2),
     (Loss::Logistic, 1),
@@ -19,6 +19,10 @@ const LOSSES: [(Loss, usize); 7] = [
     (Loss::Squared, 3),
     (Loss::Hinge, 1),
     (Loss::SmoothHinge { temperature: 0.3 }, 1),
+    (Loss::LabelSmoothing { smoothing: 0.2 }, 3),
+    (Loss::Logit, 3),
+    (Loss::Margin, 3),
+    (Loss::Margin, 1),
 ];
 
 #[test]
@@ -169,7 +173,7 @@ proptest! {
     #[test]
     fn networks_of_any_shape(
         n in 4usize..24, inputs in 1usize..5, hidden in proptest::option::of(1usize..4),
-        which in 0usize..7, bias: bool, seed in 0u64..1000,
+        which in 0usize..LOSSES.len(), bias: bool, seed in 0u64..1000,
     ) {
         let (loss, outputs) = LOSSES[which];
         let widths: Vec<usize> = [Some(inputs), hidden, Some(outputs)].into_iter().flatten().collect();

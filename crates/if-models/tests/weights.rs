@@ -143,3 +143,26 @@ fn residual_blocks_keep_their_shape_and_names_are_unique() {
     assert_eq!(error(vec![LayerSpec::Residual { layers: inside }]), "layer 0.1: dense \"1\" has no outputs");
     assert_eq!(error(vec![dense("0", 3), dense("0", 3)]), "layer 1: the name \"0\" is taken");
 }
+
+#[test]
+fn losses_that_cannot_be_trained_on_are_refused() {
+    let layers = vec![LayerSpec::Dense { name: "0".into(), out: 3, bias: true }];
+    let build =
+        |loss| ModelSpec { input: vec![4], loss, layers: layers.clone() }.build(&Cpu::<f64>::new()).map(drop);
+    let error = |loss| build(loss).unwrap_err().to_string();
+    for smoothing in [1.0, -0.1, f64::NAN] {
+        let found = error(Loss::LabelSmoothing { smoothing });
+        assert_eq!(found, format!("smoothing must be at least 0 and below 1, found {smoothing}"));
+    }
+    for temperature in [0.0, f64::INFINITY] {
+        let found = error(Loss::SmoothHinge { temperature });
+        assert_eq!(found, format!("temperature must be a number above 0, found {temperature}"));
+    }
+    for loss in [Loss::Logit, Loss::Margin] {
+        let expected = "logit and margin measure queries and are no training losses; expected cross-entropy, label-smoothing, logistic, squared, hinge or smooth-hinge";
+        assert_eq!(error(loss), expected);
+    }
+    for loss in [Loss::LabelSmoothing { smoothing: 0.0 }, Loss::SmoothHinge { temperature: 1e-3 }] {
+        assert_eq!(build(loss), Ok(()));
+    }
+}

@@ -1,6 +1,7 @@
 //! What a device must be able to do.
 
 mod cpu;
+mod cpu_loss;
 mod cpu_window;
 pub(crate) mod gemm;
 mod view;
@@ -139,8 +140,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn avg_pool_transpose(&self, window: &Window, dy: View<Self>, out: ViewMut<Self>);
 
     /// Loss of every row of `z`: `value` (one column), `delta = dl/dz`, and what
-    /// [`loss_hessian`](Self::loss_hessian) needs of the second derivative: the probabilities for
-    /// cross-entropy, `l''` for the others. `targets` is one column: class index, -1 / +1, or real.
+    /// [`loss_hessian`](Self::loss_hessian) needs of the second derivative, the curvature `c`: the
+    /// probabilities `p` or `q` where the loss [couples its outputs](Loss::couples_outputs), else `l''`.
+    /// `targets` is one column: class index, -1 / +1, or real, as [`Loss::target`] says.
     fn loss(
         &self,
         loss: Loss,
@@ -150,7 +152,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
         delta: ViewMut<Self>,
         curvature: ViewMut<Self>,
     );
-    /// `out = (d2 l / dz2) rz` for every row; `rz` and `out` stack several directions of the
+    /// `out = (d2 l / dz2) rz` for every row, with `d2 l / dz2` either `diag(c) - c c^T` or `diag(c)`; `rz` and `out` stack several directions of the
     /// `curvature.rows` examples (direction-major).
     fn loss_hessian(&self, loss: Loss, curvature: View<Self>, rz: View<Self>, out: ViewMut<Self>);
 }

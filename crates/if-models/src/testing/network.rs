@@ -369,10 +369,16 @@ fn risk<'r, B: Backend>(network: &'r Network<B>, inputs: &'r Inputs<B>, case: &C
 fn loss_hessian(loss: Loss, z: &[f64], y: f64) -> Vec<f64> {
     let total: f64 = z.iter().map(|z| z.exp()).sum();
     let p: Vec<f64> = z.iter().map(|z| z.exp() / total).collect();
+    let target = y as usize;
     let entry = |c: usize, d: usize| {
         let on = f64::from(u8::from(c == d));
         match loss {
-            Loss::CrossEntropy => p[c] * (on - p[d]),
+            Loss::CrossEntropy | Loss::LabelSmoothing { .. } => p[c] * (on - p[d]),
+            Loss::Margin if z.len() > 1 && c != target && d != target => {
+                let others = 1.0 - p[target];
+                p[c] / others * (on - p[d] / others)
+            }
+            Loss::Margin | Loss::Logit => 0.0,
             Loss::Logistic => on * sigmoid(z[c]) * (1.0 - sigmoid(z[c])),
             Loss::Squared => on,
             Loss::Hinge => 0.0,
