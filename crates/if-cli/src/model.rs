@@ -117,10 +117,13 @@ fn read_spec(path: &Path) -> Result<ModelSpec, Failure> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::input(format!("{shown}: cannot read: {error}")))?;
-    toml::from_str(&text).map_err(|error| {
+    let spec: ModelSpec = toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         Failure::input(format!("{shown}: line {line}: {}", error.message().replace('\n', ", ")))
-    })
+    })?;
+    // What no weights could mend is said of this file.
+    spec.build(&Cpu::<f64>::new()).map_err(|error| Failure::input(format!("{shown}: {error}")))?;
+    Ok(spec)
 }
 
 /// A network with parameters, in no particular precision yet.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use if_linalg::{Backend, Block, Layout, Loss, View, ViewMut};
+use if_linalg::{Backend, Block, Layout, Loss, Target, View, ViewMut};
 
+use crate::ModelError;
 use crate::inputs::Batch;
 use crate::layer::{Delta, Dense, Direction, Layer, Primal, Scratch};
 
@@ -118,6 +119,27 @@ impl<B: Backend> Network<B> {
     /// The same layers under another loss, such as a smooth hinge at weights trained on the hinge.
     pub fn with_loss(&self, loss: Loss) -> Self {
         Self { loss, ..self.clone() }
+    }
+
+    /// The same layers with queries measured by `loss`, such as [`Loss::Margin`]: the targets stay what
+    /// they are.
+    ///
+    /// # Errors
+    /// A loss that takes other targets than the network's own.
+    pub fn measured_by(&self, loss: Loss) -> Result<Self, ModelError> {
+        let [wanted, known] = [loss, self.loss].map(|loss| loss.target(self.outputs()));
+        if wanted != known {
+            let name = |target| match target {
+                Target::Class => "classes",
+                Target::Sign => "-1 and +1",
+                Target::Real => "real numbers",
+            };
+            let (wanted, known) = (name(wanted), name(known));
+            return Err(ModelError::Unsupported(format!(
+                "{loss:?} has {wanted} as targets, expected {known} as the training loss of this model has"
+            )));
+        }
+        Ok(self.with_loss(loss))
     }
 
     /// Where it computes.

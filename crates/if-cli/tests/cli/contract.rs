@@ -64,6 +64,63 @@ fn a_network_of_one_dense_layer_is_softmax_regression() {
     );
 }
 
+/// Without smoothing it is cross-entropy, to the bit; with it, another model.
+#[test]
+fn label_smoothing_is_a_loss_with_a_setting() {
+    let folder = folder_of(&Problem::new(45, 3, true));
+    let mut results = Vec::new();
+    for loss in [
+        "\"cross-entropy\"",
+        "{ label-smoothing = { smoothing = 0.0 } }",
+        "{ label-smoothing = { smoothing = 0.2 } }",
+    ] {
+        let model =
+            format!("input = [4]\nloss = {loss}\n[[layer]]\ntype = \"dense\"\nname = \"fc\"\nout = 3\n");
+        folder.write("net.toml", model.as_bytes());
+        assert_eq!(folder.attribute("--model net.toml --precision f64").code, 0);
+        results.push(folder.bytes("OUT.npy"));
+        let explained = folder.succeed(
+            "explain --model net.toml --weights W.safetensors --train T.npz --query Q.npz --l2 0.05 --json",
+        );
+        assert!(json(&explained.stdout)["queries"][0]["probability"].as_f64().is_some());
+    }
+    assert_eq!(results[0], results[1]);
+    assert_ne!(results[0], results[2]);
+}
+
+/// The margin of a binary model is linear in the parameters: its gradient is `y x`, whatever the weights.
+#[test]
+fn measures_other_than_the_loss() {
+    let problem = Problem::new(45, 2, true);
+    let folder = folder_of(&problem);
+    let by_loss = folder.attribute("--model logistic --solver cholesky --json");
+    let by_loss = json(&by_loss.stdout);
+    assert_eq!(by_loss["measure"], "loss");
+    let losses = folder.scores("OUT.npy").to_f64();
+    let outcome = folder.attribute("--model logistic --solver cholesky --measure margin --json");
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let certificates = json(&String::from_utf8(folder.bytes("OUT.json")).unwrap());
+    assert_eq!(certificates["measure"], "margin");
+    let scores = &certificates["scores"];
+    assert_eq!(scores["unit"], "measurement-drop-on-removal");
+    assert_eq!(scores["factor"].as_f64(), Some(1.0 / 40.0));
+    let sign = "positive = proponent: removing the training example lowers the margin of the query";
+    assert_eq!(scores["sign"], sign);
+    assert!(scores["formula"].as_str().unwrap().ends_with("= -factor * score"), "{scores}");
+    // The gradient of the loss is sigma(-m) times that of minus the margin.
+    let margins = folder.scores("OUT.npy").to_f64();
+    for q in 0..5 {
+        let z = problem.x.row(40 + q).dot(&problem.weight.row(0)) + problem.bias.as_ref().unwrap()[0];
+        let m = if problem.y[40 + q] == 1 { z } else { -z };
+        for i in 0..40 {
+            let expected = margins[[q, i]] / (1.0 + m.exp());
+            assert!((losses[[q, i]] - expected).abs() < 1e-9 * losses[[q, i]].abs().max(1e-3));
+        }
+    }
+    assert_eq!(folder.attribute("--model logistic --solver cholesky --measure logit").code, 0);
+    assert_eq!(folder.scores("OUT.npy").to_f64(), margins, "with one output they are the same");
+}
+
 #[test]
 fn certificates_lie_beside_the_scores() {
     let folder = folder_of(&Problem::new(45, 3, true));
