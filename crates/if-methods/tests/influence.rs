@@ -229,7 +229,7 @@ fn measurements_fall_with_their_proponents() {
         let (mut predicted, mut actual) = (Vec::new(), Vec::new());
         for (i, fit) in fits.iter().enumerate() {
             for (q, after) in measured(&problem, measure, fit).iter().enumerate() {
-                predicted.push(-factor * f64::from(scores.row(q)[i]));
+                predicted.push(-factor * scores.row(q)[i]);
                 actual.push(before[q] - after);
                 assert_eq!(scores.loss_change(q, i), -predicted[predicted.len() - 1]);
             }

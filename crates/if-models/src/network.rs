@@ -85,7 +85,12 @@ impl<B: Backend> Copy for Directions<'_, B> {}
 
 impl<B: Backend> Network<B> {
     /// The network `layers`, from `inputs` numbers per example.
+    ///
+    /// # Panics
+    /// Where a layer that takes token ids is not the first.
     pub fn new(backend: &B, inputs: usize, layers: Vec<Arc<dyn Layer<B>>>, loss: Loss) -> Self {
+        let takes_ids = |layer: &Arc<dyn Layer<B>>| layer.vocabulary().is_some();
+        assert!(!layers.iter().skip(1).any(takes_ids), "token ids are what the first layer takes");
         let mut parameters = Vec::new();
         let mut segments = Vec::new();
         for layer in &layers {
@@ -170,6 +175,11 @@ impl<B: Backend> Network<B> {
     /// The layers, first to last.
     pub fn layers(&self) -> &[Arc<dyn Layer<B>>] {
         &self.layers
+    }
+
+    /// The number of different tokens, where examples are token ids, see [`Layer::vocabulary`].
+    pub fn vocabulary(&self) -> Option<usize> {
+        self.layers.first().and_then(|layer| layer.vocabulary())
     }
 
     /// Whether it is one dense layer: outputs linear in the parameters.

@@ -46,6 +46,16 @@ pub enum LayerSpec {
         #[serde(default = "yes")]
         bias: bool,
     },
+    /// Mean of the embeddings of an example's tokens. The first layer; an example is a row of token ids,
+    /// negative for padding.
+    EmbeddingBag {
+        /// Name of its tensor.
+        name: String,
+        /// Number of different tokens.
+        vocab: usize,
+        /// Numbers for each of them.
+        dim: usize,
+    },
     /// Convolution of an image `(c, h, w)`.
     Conv2d {
         /// Name of its tensors.

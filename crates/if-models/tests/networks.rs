@@ -144,6 +144,34 @@ fn small_networks_of_every_kind() {
     }
 }
 
+/// Texts of up to 4 tokens out of 5: some repeat, some are missing, one text is empty.
+#[test]
+fn networks_of_token_ids() {
+    let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
+    let bag = |dim| LayerSpec::EmbeddingBag { name: "emb".into(), vocab: 5, dim };
+    let ids = [
+        [0, 1, 2, 3],
+        [4, 4, 4, -1],
+        [-1, -1, -1, -1],
+        [-1, 2, -1, 2],
+        [3, -1, -1, -1],
+        [0, 0, 1, 1],
+        [2, 3, 0, -1],
+    ];
+    let ids = ids.iter().flatten().map(|id| f64::from(*id)).collect();
+    let data = common::dataset(4, ids, vec![0.0, 2.0, 1.0, 1.0, 0.0, 2.0, 0.0]);
+    let lists = [
+        vec![bag(3), dense("fc", 4), LayerSpec::Relu, dense("out", 3)],
+        vec![LayerSpec::Dropout, bag(2), LayerSpec::Tanh, dense("out", 3)],
+        // Linear in the parameters, but no dense layer.
+        vec![bag(3)],
+    ];
+    for layers in lists {
+        let network = ModelSpec { input: vec![4], loss: Loss::CrossEntropy, layers }.build(&cpu()).unwrap();
+        check_network(&network, &data, &random_theta(&network, 9));
+    }
+}
+
 /// Skips from the input, around several layers, inside one another, and through batch normalisation.
 #[test]
 fn residual_networks() {

@@ -1,6 +1,6 @@
 //! `influence attribute`, on which other programs rely.
 
-use if_data::Array;
+use if_data::{Array, write_npz};
 use ndarray::ArrayD;
 
 use crate::dense::Dense;
@@ -61,6 +61,38 @@ fn a_network_of_one_dense_layer_is_softmax_regression() {
     assert!(
         matches!(folder.scores("OUT.npy"), Array::F32(_)),
         "networks compute in f32 unless told otherwise"
+    );
+}
+
+/// Texts as rows of token ids: trained, attributed, and refused where an id is unknown.
+#[test]
+fn texts_are_bags_of_token_ids() {
+    let folder = Folder::new();
+    let write = |name: &str, ids: &[[i32; 3]]| {
+        let x = Array::F32(ArrayD::from_shape_fn(vec![ids.len(), 3], |at| ids[at[0]][at[1]] as f32));
+        let y = Array::I64(ArrayD::from_shape_fn(vec![ids.len()], |at| i64::from(ids[at[0]][0] > 3)));
+        write_npz(&folder.path(name), [("x", &x), ("y", &y)]).unwrap();
+    };
+    let texts: Vec<[i32; 3]> =
+        (0..40).map(|i| [i % 8, (3 * i + 1) % 8, if i % 3 == 0 { -1 } else { i % 5 }]).collect();
+    write("T.npz", &texts);
+    write("Q.npz", &texts[3..6]);
+    let model = "input = [3]\nloss = \"cross-entropy\"\n[[layer]]\ntype = \"embedding_bag\"\nname = \"emb\"\nvocab = 8\ndim = 4\n[[layer]]\ntype = \"dense\"\nname = \"fc\"\nout = 2\n";
+    folder.write("text.toml", model.as_bytes());
+    folder.succeed("train --model text.toml --train T.npz --l2 0.01 --epochs 20 --batch 8 --learning-rate 0.05 --out W.safetensors");
+    let tensors = if_data::read_tensors(&folder.path("W.safetensors")).unwrap();
+    assert_eq!(tensors["emb.weight"].shape(), [8, 4]);
+    let outcome = folder.attribute("--model text.toml --damping 0.1 --curvature gauss-newton");
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert_eq!(folder.scores("OUT.npy").shape(), [3, 40]);
+
+    write("Q.npz", &[[0, 1, 2], [3, 8, -1]]);
+    let outcome = folder.attribute("--model text.toml");
+    assert_eq!(outcome.code, 2);
+    assert!(
+        outcome.stderr.starts_with("error: Q.npz: example 1 has token id 8 at position 1"),
+        "{}",
+        outcome.stderr
     );
 }
 

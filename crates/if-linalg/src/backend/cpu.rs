@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Operand, product};
 use super::{Adam, Backend, View, ViewMut};
-use super::{cpu_loss, cpu_window};
+use super::{cpu_bag, cpu_loss, cpu_window};
 use crate::{Activation, Loss, Real, Window};
 
 /// The processor, computing in `T` (`f32` or `f64`).
@@ -301,6 +301,18 @@ impl<T: Real> Backend for Cpu<T> {
             out.fill(T::ZERO);
             cpu_window::under_windows(window, |output, input| out[input] += share * dy[output]);
         }
+    }
+
+    fn bag_gather(&self, ids: View<Self>, w: View<Self>, out: ViewMut<Self>) {
+        cpu_bag::gather_mean(ids, w, out);
+    }
+
+    fn bag_scatter(&self, ids: View<Self>, dy: View<Self>, dw: ViewMut<Self>) {
+        cpu_bag::scatter_mean(ids, dy, dw);
+    }
+
+    fn bag_squares(&self, ids: View<Self>, out: ViewMut<Self>) {
+        cpu_bag::squares(ids, out);
     }
 
     fn loss(

@@ -1,6 +1,7 @@
 //! What a device must be able to do.
 
 mod cpu;
+mod cpu_bag;
 mod cpu_loss;
 mod cpu_window;
 pub(crate) mod gemm;
@@ -138,6 +139,16 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn avg_pool(&self, window: &Window, x: View<Self>, out: ViewMut<Self>);
     /// The transpose of [`avg_pool`](Self::avg_pool); overwrites `out`.
     fn avg_pool_transpose(&self, window: &Window, dy: View<Self>, out: ViewMut<Self>);
+
+    /// Row `i` of `out` becomes the mean, over the tokens `t` of row `i mod ids.rows` of `ids`, of the rows
+    /// `t` of `w`; zeros where there is no token. `ids` are whole numbers below the size of the vocabulary,
+    /// and those below 0 are no tokens. `w` stacks as many `vocabulary x out.cols` matrices, one direction
+    /// each, as `out` stacks directions of the examples.
+    fn bag_gather(&self, ids: View<Self>, w: View<Self>, out: ViewMut<Self>);
+    /// The transpose of [`bag_gather`](Self::bag_gather), added to `dw`, example by example.
+    fn bag_scatter(&self, ids: View<Self>, dy: View<Self>, dw: ViewMut<Self>);
+    /// `out_i = sum_t (m_t / c)^2` where `m_t` of the `c` tokens of row `i` are `t` (one column).
+    fn bag_squares(&self, ids: View<Self>, out: ViewMut<Self>);
 
     /// Loss of every row of `z`: `value` (one column), `delta = dl/dz`, and what
     /// [`loss_hessian`](Self::loss_hessian) needs of the second derivative, the curvature `c`: the

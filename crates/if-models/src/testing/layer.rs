@@ -37,6 +37,9 @@ impl LayerCheck {
 ///   `squared_norms` are their dots;
 /// - everything twice gives the same bits.
 ///
+/// The input of a layer that takes token ids is random ids, with repeats and padding, and the first of
+/// several examples has none; derivatives in it are to be zero.
+///
 /// A layer with kinks (relu, max pool) is differentiable at the random point almost surely.
 ///
 /// # Panics
@@ -82,12 +85,21 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
             segment,
             sizes,
             w: random(parameters, seeds(1)),
-            x: random(rows * inputs, seeds(2)),
+            x: match layer.vocabulary() {
+                Some(vocabulary) => token_ids(vocabulary, rows, inputs, seeds(2)),
+                None => random(rows * inputs, seeds(2)),
+            },
             v: random(directions * parameters, seeds(3)),
             rx: random(directions * rows * inputs, seeds(4)),
             dy: random(rows * layer.width(), seeds(5)),
             rdy: random(directions * rows * layer.width(), seeds(6)),
         }
+    }
+
+    /// `x + h rx`, or token ids as they are.
+    fn moved(&self, h: f64, rx: &[f64]) -> Vec<f64> {
+        let h = if self.layer.vocabulary().is_some() { 0.0 } else { h };
+        plus(&self.x, h, rx)
     }
 
     fn check_forward(&self) {
@@ -109,7 +121,7 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
             let (v, rx) = (self.direction(&self.v, j), self.direction(&self.rx, j));
             let along = self.direction(&all, j);
             close(&self.jvp(v, Some(rx)), along, ROUNDING, "jvp of a single direction");
-            let by_difference = difference(|h| self.forward(&plus(&self.w, h, v), &plus(&self.x, h, rx)));
+            let by_difference = difference(|h| self.forward(&plus(&self.w, h, v), &self.moved(h, rx)));
             close(along, &by_difference, DIFFERENCE, "jvp against differences of forward");
         }
     }
@@ -121,7 +133,7 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
         same_bits(&again.1, &dw, "backward twice, dw");
         let value = |w: &[f64], x: &[f64]| vec![dot(&self.forward(w, x), &self.dy)];
         let to_w = coordinates(self.w.len(), |e| difference(|h| value(&plus(&self.w, h, e), &self.x)));
-        let to_x = coordinates(self.x.len(), |e| difference(|h| value(&self.w, &plus(&self.x, h, e))));
+        let to_x = coordinates(self.x.len(), |e| difference(|h| value(&self.w, &self.moved(h, e))));
         close(&dw, &to_w, DIFFERENCE, "backward against differences of forward, dw");
         close(&dx, &to_x, DIFFERENCE, "backward against differences of forward, dx");
         let (all_dx, all_dw) = self.backward(&self.w, &self.x, &self.rdy);
@@ -171,8 +183,7 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
     /// output gradients.
     fn check_r_direction(&self, j: usize, rx: &[f64], (rdx, dw): &(Vec<f64>, Vec<f64>)) {
         let (v, rx, rdy) = (self.direction(&self.v, j), self.direction(rx, j), self.direction(&self.rdy, j));
-        let moved =
-            |h: f64| self.backward(&plus(&self.w, h, v), &plus(&self.x, h, rx), &plus(&self.dy, h, rdy));
+        let moved = |h: f64| self.backward(&plus(&self.w, h, v), &self.moved(h, rx), &plus(&self.dy, h, rdy));
         let (to_x, to_w) = (difference(|h| moved(h).0), difference(|h| moved(h).1));
         close(self.direction(rdx, j), &to_x, DIFFERENCE, "r_backward against differences of backward, rdx");
         close(self.direction(dw, j), &to_w, DIFFERENCE, "r_backward against differences of backward, dw");
@@ -361,6 +372,17 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
         }
         scratch
     }
+}
+
+/// Ids from -1 to `vocabulary - 1`, `inputs` a row; the first of several rows is all padding.
+fn token_ids(vocabulary: usize, rows: usize, inputs: usize, seed: u64) -> Vec<f64> {
+    let choices = (vocabulary + 1) as f64;
+    let mut ids: Vec<f64> =
+        random(rows * inputs, seed).iter().map(|v| ((v + 1.0) / 2.0 * choices).floor() - 1.0).collect();
+    if rows > 1 {
+        ids[..inputs].fill(-1.0);
+    }
+    ids
 }
 
 /// Every row of `width` numbers followed by a one.

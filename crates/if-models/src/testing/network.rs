@@ -13,7 +13,8 @@ use crate::{RiskSettings, Rows};
 /// than [`ROW_BLOCK`](crate::ROW_BLOCK) to reach the sums over row blocks).
 ///
 /// - Examples: gradients against central differences of the losses, tangents and input gradients
-///   likewise; scores and norms against the explicit gradients, for 1, 3 and 33 vectors.
+///   likewise (the latter zero where examples are token ids); scores and norms against the explicit
+///   gradients, for 1, 3 and 33 vectors.
 /// - Objectives (both families, both removals, bias regularised or not): value and gradient against
 ///   the sum over explicit examples; the Hessian against central differences of the gradient; the
 ///   Gauss-Newton matrix against `sum w_i J_i^T (d2 l / dz2) J_i + l2 + damping`.
@@ -172,6 +173,12 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
         let gradients = self.network.input_gradients(&self.inputs, self.theta);
         let v = self.vectors(2, 8);
         let mixed = self.network.mixed_products(&self.inputs, self.theta, &v);
+        if self.network.vocabulary().is_some() {
+            let n = self.n() * width;
+            close(&gradients, &vec![0.0; n], 0.0, "input gradients at token ids");
+            close(&mixed, &vec![0.0; 2 * n], 0.0, "mixed products at token ids");
+            return;
+        }
         for feature in 0..width {
             let losses = |h| {
                 let mut moved = features.clone();
