@@ -184,6 +184,7 @@ fn cross_entropy_by_hand() {
     common::assert_close(&delta, &[0.125, -0.75, 0.625], 1e-15);
     common::assert_close(&p, &[0.125, 0.25, 0.625], 1e-15);
     check_hessian(Loss::CrossEntropy, SOFTMAX_HESSIAN);
+    assert_eq!(Loss::CrossEntropy.scalar(3.0, 0.0), [0.0; 3], "the only class is certain");
 }
 
 /// Catches: a share of `s / (C - 1)`, or one that leaves out the target.

@@ -1,8 +1,9 @@
 //! The mean of token embeddings, PyTorch's `nn.EmbeddingBag(mode="mean")`: texts as bags of tokens.
 //!
-//! An example is a row of token ids, as long as the longest text; what is below 0 is padding. Let `M`
-//! (`rows x vocab`) hold the share of every token in every example, `m_t / c` where `m_t` of its `c`
-//! tokens are `t`, and 0 for an example without tokens. With `W` (`vocab x dim`) and no bias
+//! An example is a row of token ids, as long as the longest text; what is below 0 is padding (so a
+//! `padding_idx` of PyTorch is stored as -1). Let `M` (`rows x vocab`) hold the share of every token in
+//! every example, `m_t / c` where `m_t` of its `c` tokens are `t`, and 0 for an example without tokens.
+//! With `W` (`vocab x dim`) and no bias
 //!
 //! ```text
 //! forward      y   = M W
