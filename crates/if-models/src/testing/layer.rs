@@ -196,15 +196,15 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
         close(&gradients, &single.concat(), ROUNDING, "example gradients against single examples");
         let mut sum = vec![0.0; self.w.len()];
         single.iter().for_each(|gradient| sum = plus(&sum, 1.0, gradient));
-        close(&sum, &self.backward(&self.w, &self.x, &self.dy).1, ROUNDING, "sum of example gradients");
+        close_sums(&self.backward(&self.w, &self.x, &self.dy).1, &sum, "sum of example gradients");
         let k = self.sizes.directions;
         let rows = || gradients.chunks(self.w.len());
         let dots: Vec<f64> =
             rows().flat_map(|g| (0..k).map(|j| dot(g, self.direction(&self.v, j)))).collect();
         let squares: Vec<f64> = rows().map(|g| dot(g, g)).collect();
         let (scores, norms) = (self.scores(), self.squared_norms());
-        close(&scores, &dots, ROUNDING, "scores against example gradients");
-        close(&norms, &squares, ROUNDING, "squared norms against example gradients");
+        close_sums(&scores, &dots, "scores against example gradients");
+        close_sums(&norms, &squares, "squared norms against example gradients");
         same_bits(&self.scores(), &scores, "scores twice");
         same_bits(&self.squared_norms(), &norms, "squared norms twice");
     }
@@ -393,6 +393,12 @@ fn with_ones(x: &[f64], width: usize) -> Vec<f64> {
 /// What was added to [`BEFORE`].
 fn added(sums: &[f64]) -> Vec<f64> {
     sums.iter().map(|v| v - BEFORE).collect()
+}
+
+/// [`close`] for what was added to [`BEFORE`], and carries the rounding of that sum however small it is.
+fn close_sums(found: &[f64], expected: &[f64], what: &str) {
+    let sums = |x: &[f64]| x.iter().map(|v| BEFORE + v).collect::<Vec<_>>();
+    close(&sums(found), &sums(expected), ROUNDING, what);
 }
 
 /// `f` at every unit vector of length `n`.
