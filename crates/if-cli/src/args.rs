@@ -160,6 +160,18 @@ pub enum CurvatureName {
     GaussNewton,
 }
 
+/// `--measure`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum MeasureName {
+    /// The training loss
+    Loss,
+    /// The label's output over all others, as log-odds
+    Margin,
+    /// The label's output
+    Logit,
+}
+
 /// A model and its training examples.
 #[derive(Args, Debug)]
 pub struct ModelArgs {
@@ -347,9 +359,12 @@ pub struct AttributeArgs {
     /// Parameters: fc.weight and perhaps fc.bias, or those of the network
     #[arg(long, value_name = "W.safetensors")]
     pub weights: PathBuf,
-    /// Examples whose loss is explained
+    /// Examples that are explained
     #[arg(long, value_name = "SOURCE")]
     pub query: Source,
+    /// What is explained of a query
+    #[arg(long, value_enum, value_name = "MEASURE", default_value = "loss")]
+    pub measure: MeasureName,
     /// Where the scores go, queries x training examples; certificates go to OUT.json beside them
     #[arg(long, value_name = "OUT.npy")]
     pub scores: PathBuf,
@@ -373,9 +388,12 @@ pub struct ExplainArgs {
     /// The parameters.
     #[command(flatten)]
     pub weights: WeightsArgs,
-    /// Examples whose loss is explained, such as digits:test[7]
+    /// Examples that are explained, such as digits:test[7]
     #[arg(long, value_name = "SOURCE")]
     pub query: Source,
+    /// What is explained of a query
+    #[arg(long, value_enum, value_name = "MEASURE", default_value = "loss")]
+    pub measure: MeasureName,
     /// Proponents and opponents to show
     #[arg(long, value_name = "K", default_value = "5", value_parser = count)]
     pub top: usize,

@@ -8,6 +8,7 @@ mod error;
 mod fit;
 mod flip;
 mod job;
+mod measure;
 mod model;
 mod output;
 mod parse;

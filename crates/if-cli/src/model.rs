@@ -60,7 +60,7 @@ impl Kind {
 
     /// How many outputs training examples ask for.
     pub fn outputs_for(&self, train: &Data) -> Result<usize, Failure> {
-        if self.loss() == Loss::CrossEntropy { train.class_count() } else { Ok(1) }
+        if self.loss().is_softmax() { train.class_count() } else { Ok(1) }
     }
 }
 
@@ -117,10 +117,13 @@ fn read_spec(path: &Path) -> Result<ModelSpec, Failure> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::input(format!("{shown}: cannot read: {error}")))?;
-    toml::from_str(&text).map_err(|error| {
+    let spec: ModelSpec = toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         Failure::input(format!("{shown}: line {line}: {}", error.message().replace('\n', ", ")))
-    })
+    })?;
+    // What no weights could mend is said of this file.
+    spec.build(&Cpu::<f64>::new()).map_err(|error| Failure::input(format!("{shown}: {error}")))?;
+    Ok(spec)
 }
 
 /// A network with parameters, in no particular precision yet.
@@ -147,7 +150,7 @@ impl Model {
         let rows =
             tensors.get("fc.weight").filter(|weight| weight.ndim() == 2).map(|weight| weight.shape()[0]);
         let outputs = match rows {
-            Some(rows) if rows > 0 && kind.loss() == Loss::CrossEntropy => rows,
+            Some(rows) if rows > 0 && kind.loss().is_softmax() => rows,
             _ => kind.outputs_for(train)?,
         };
         // Names are numbered in their own order: rows of another number cannot be meant for them.
@@ -216,6 +219,6 @@ impl Prediction {
         }
         let best = (0..outputs.len()).fold(0, |best, c| if outputs[c] > outputs[best] { c } else { best });
         let total: f64 = outputs.iter().map(|z| (z - outputs[best]).exp()).sum();
-        Self { label: best as f64, probability: (loss == Loss::CrossEntropy).then(|| 1.0 / total) }
+        Self { label: best as f64, probability: loss.is_softmax().then(|| 1.0 / total) }
     }
 }

@@ -5,6 +5,7 @@ use if_methods::Influence;
 use if_models::{EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
 use serde::Serialize;
 
+use crate::args::MeasureName;
 use crate::console::Console;
 use crate::error::Failure;
 use crate::job::{MemoryPlan, Problem, Settings};
@@ -57,6 +58,12 @@ impl<'a, T: Real> Session<'a, T> {
     /// Other examples for the same network.
     pub fn inputs(&self, data: &Data) -> Result<Inputs<Cpu<T>>, Failure> {
         Inputs::new(&self.network, &data.set, self.memory.resident).map_err(|error| data.failure(error))
+    }
+
+    /// The network under what is explained of queries.
+    pub fn measured(&self, measure: MeasureName) -> Result<Network<Cpu<T>>, Failure> {
+        let measured = self.network.measured_by(measure.loss(self.network.loss()));
+        measured.map_err(|error| Failure::input(format!("--measure {}: {error}", measure.name())))
     }
 
     /// Prepares the solver, says what there is to say, and hands `body` the objective and the method.

@@ -27,7 +27,7 @@ pub use dense::{CholeskyFactor, NotPositiveDefinite, SymmetricMatrix};
 pub use error::LinalgError;
 pub use host::HostArray;
 pub use lanczos::lanczos_extremes;
-pub use loss::{Loss, sigmoid, softplus};
+pub use loss::{Loss, Target, sigmoid, softplus};
 pub use observer::Observer;
 pub use operator::{
     Definiteness, DenseOperator, FiniteSumOperator, LinearOperator, LowRank, Scaled, Shifted, Sum, by_columns,

@@ -9,13 +9,17 @@
 //! fixed, and `grad l_i + l2 theta` with factor `1/(n - 1)` where it renormalises: then the examples
 //! that stay gain weight, and the derivative of the objective along that change is not zero.
 //!
+//! The query's loss may be another one than the training loss ([`Influence::measuring`]). With
+//! [`Loss::Logit`] or [`Loss::Margin`] it is minus what is measured, so what is measured is predicted to
+//! change by `-factor * score(q, i)`, and positive still means proponent.
+//!
 //! Deviations:
 //! 1. The published `I_up,loss` is `-score` ([`Scores::up_loss`]).
 //! 2. One solve per query, none per training example, and no gradient of a training example is formed.
 //! 3. Queries go through in blocks of [`QUERY_BLOCK`], all of which share every pass over the data.
 
 use if_linalg::{Backend, Block, Observer, Prepared, Real, Solution, SolveReport};
-use if_models::{EmpiricalRisk, Inputs, ModelError, Removal, Rows};
+use if_models::{EmpiricalRisk, Inputs, Loss, ModelError, Network, Removal, Rows};
 
 use crate::{MethodError, ScoreRows, ScoreUnit, Scores};
 
@@ -55,17 +59,34 @@ pub struct Influence<'a, B: Backend> {
     risk: &'a EmpiricalRisk<'a, B>,
     theta: &'a Block<B>,
     solver: &'a dyn Prepared<B>,
+    /// Of queries.
+    measure: Loss,
 }
 
 impl<'a, B: Backend> Influence<'a, B> {
     /// `solver` solves with the curvature of `risk` at `theta`, damping included.
     pub fn new(risk: &'a EmpiricalRisk<'a, B>, theta: &'a Block<B>, solver: &'a dyn Prepared<B>) -> Self {
-        Self { risk, theta, solver }
+        Self { risk, theta, solver, measure: risk.network().loss() }
+    }
+
+    /// The same with `g_q` the gradient of `loss`, such as [`Loss::Margin`], for queries. Training
+    /// examples keep the training loss, and so does [`self_influence`](Self::self_influence).
+    ///
+    /// # Errors
+    /// A loss that takes other targets than the training loss.
+    pub fn measuring(self, loss: Loss) -> Result<Self, MethodError> {
+        self.risk.network().measured_by(loss)?;
+        Ok(Self { measure: loss, ..self })
     }
 
     /// What the scores measure.
     pub fn unit(&self) -> ScoreUnit {
-        ScoreUnit::LossChangeOnRemoval { factor: self.risk.removal_factor() }
+        let factor = self.risk.removal_factor();
+        if self.measure.is_measurement() {
+            ScoreUnit::MeasurementDropOnRemoval { factor }
+        } else {
+            ScoreUnit::LossChangeOnRemoval { factor }
+        }
     }
 
     /// Scores every query against every training example, a block of queries at a time; `take` gets
@@ -79,16 +100,18 @@ impl<'a, B: Backend> Influence<'a, B> {
         observer: &dyn Observer,
         mut take: impl FnMut(ScoreRows<B::Elem>) -> Result<(), E>,
     ) -> Result<SolveReport, E> {
-        self.each_block(queries, "scoring queries", observer, |first, _, solution| {
+        let network = self.risk.network().with_loss(self.measure);
+        self.each_block(&network, queries, "scoring queries", observer, |first, _, solution| {
             let scores = self.against_train(&solution.x);
             take(ScoreRows { first, scores: &scores, report: &solution.report })
         })
     }
 
-    /// Solves for the gradients of `inputs`, a block at a time, and hands each block to `take`: the
-    /// position of its first example, the gradients, the solutions. Returns all certificates.
+    /// Solves for the gradients of `inputs` under the loss of `network`, a block at a time, and hands
+    /// each block to `take`: the position of its first example, the gradients, the solutions. Returns all certificates.
     fn each_block<E: From<MethodError>>(
         &self,
+        network: &Network<B>,
         inputs: &Inputs<B>,
         stage: &str,
         observer: &dyn Observer,
@@ -97,7 +120,7 @@ impl<'a, B: Backend> Influence<'a, B> {
         let mut whole: Option<SolveReport> = None;
         for first in (0..inputs.len()).step_by(QUERY_BLOCK) {
             let rows = Rows::Range(first, QUERY_BLOCK.min(inputs.len() - first));
-            let gradients = self.risk.network().example_gradients(inputs, self.theta, rows);
+            let gradients = network.example_gradients(inputs, self.theta, rows);
             let solution = self.solver.solve(&gradients, observer);
             if observer.cancelled() {
                 return Err(MethodError::Cancelled.into());
@@ -137,6 +160,7 @@ impl<'a, B: Backend> Influence<'a, B> {
     pub fn self_influence(&self, observer: &dyn Observer) -> Result<(Vec<f64>, SolveReport), MethodError> {
         let mut values = Vec::with_capacity(self.risk.n());
         let report = self.each_block::<MethodError>(
+            self.risk.network(),
             self.risk.inputs(),
             "self-influence",
             observer,

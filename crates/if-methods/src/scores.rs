@@ -4,7 +4,7 @@ use if_linalg::{Real, SolveReport};
 use serde::{Deserialize, Serialize};
 
 /// What a score measures. In every unit **positive means proponent**: an example that helps the
-/// query, so that removing it raises the query's loss.
+/// query, so that removing it raises the query's loss, or lowers the query's logit or margin.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "unit")]
 pub enum ScoreUnit {
@@ -12,6 +12,13 @@ pub enum ScoreUnit {
     LossChangeOnRemoval {
         /// A score times this is the predicted change of the query's loss when the example is
         /// removed: `1/n`, or `1/(n - 1)` where removal renormalises.
+        factor: f64,
+    },
+    /// The same where the query's loss is [`Loss::Logit`](if_models::Loss::Logit) or
+    /// [`Loss::Margin`](if_models::Loss::Margin), minus what is measured.
+    MeasurementDropOnRemoval {
+        /// A score times this is how much what is measured is predicted to fall when the example is
+        /// removed: `1/n`, or `1/(n - 1)`.
         factor: f64,
     },
 }
@@ -56,9 +63,11 @@ impl<T: Real> Scores<T> {
         -self.row(q)[i].to_f64()
     }
 
-    /// Predicted change of the loss of query `q` when example `i` is removed.
+    /// Predicted change of the loss of query `q` when example `i` is removed; for a measurement, how
+    /// much it is predicted to fall.
     pub fn loss_change(&self, q: usize, i: usize) -> f64 {
-        let ScoreUnit::LossChangeOnRemoval { factor } = self.unit;
+        let (ScoreUnit::LossChangeOnRemoval { factor } | ScoreUnit::MeasurementDropOnRemoval { factor }) =
+            self.unit;
         factor * self.row(q)[i].to_f64()
     }
 }

@@ -69,12 +69,24 @@ fn dot(x: &[f64], y: &[f64]) -> f64 {
 /// Scores by the formula of the module, with the explicit matrix: `(1/n) sum of second differences`
 /// would be the same; here the conformance-tested operator without shift, plus l2 and damping.
 fn by_formula(problem: &Problem, theta: &Block<Double>, l2: f64, damping: f64) -> Vec<f64> {
+    let queries = problem.gradients(&problem.queries, theta);
+    scores_of_gradients(problem, theta, l2, damping, queries)
+}
+
+/// The same for any gradients of queries.
+fn scores_of_gradients(
+    problem: &Problem,
+    theta: &Block<Double>,
+    l2: f64,
+    damping: f64,
+    queries: Vec<f64>,
+) -> Vec<f64> {
     let plain = EmpiricalRisk::new(&problem.network, &problem.train, RiskSettings::mean(0.0)).unwrap();
     let data_term = plain.operator(theta, Curvature::Hessian, 0.0, 0).to_dense();
     let p = data_term.dim();
     let mut matrix = SymmetricMatrix::from_rows(p, data_term.as_slice().to_vec());
     matrix.add_diagonal(l2 + damping);
-    let mut solved = problem.gradients(&problem.queries, theta);
+    let mut solved = queries;
     matrix.cholesky().unwrap().solve(&mut solved);
     let own = theta.to_f64();
     let share = if problem.settings.removal == Removal::Renormalised { l2 } else { 0.0 };
@@ -145,6 +157,101 @@ fn predictions_agree_with_retraining() {
             assert!((0.96..1.0).contains(&agreement.slope), "{agreement:?}");
         }
     }
+}
+
+/// Minus what is measured of every query, from the outputs.
+fn measured(problem: &Problem, loss: Loss, theta: &Block<Double>) -> Vec<f64> {
+    let outputs = problem.network.outputs();
+    let z = problem.network.example_outputs(&problem.queries, theta);
+    let each = z.chunks(outputs).zip(problem.queries.targets());
+    each.map(|(z, y)| match loss {
+        _ if outputs == 1 => -y * z[0],
+        Loss::Logit => -z[y as usize],
+        _ => {
+            let others = (0..outputs).filter(|&c| c as f64 != y).map(|c| z[c].exp());
+            others.sum::<f64>().ln() - z[y as usize]
+        }
+    })
+    .collect()
+}
+
+/// The gradients by central differences, the system by the explicit matrix. Catches: the measurement
+/// on the wrong side, the training loss instead of it, a sign, the other measurement.
+#[test]
+fn measured_queries_follow_the_formula() {
+    for trained in [Loss::Logistic, Loss::CrossEntropy] {
+        for measure in [Loss::Logit, Loss::Margin] {
+            let problem = Problem::new(trained, settings(Removal::Renormalised));
+            let risk = problem.risk();
+            let theta = problem.optimum(&risk);
+            let p = theta.layout().dim();
+            let mut gradients = vec![0.0; 7 * p];
+            for a in 0..p {
+                let moved = |h: f64| {
+                    let mut at = theta.to_f64();
+                    at[a] += h;
+                    measured(&problem, measure, &Block::from_f64(&Cpu::new(), theta.layout(), &at))
+                };
+                for (q, (ahead, behind)) in moved(1e-5).iter().zip(moved(-1e-5)).enumerate() {
+                    gradients[q * p + a] = (ahead - behind) / 2e-5;
+                }
+            }
+            let expected = scores_of_gradients(&problem, &theta, 0.05, 0.1, gradients);
+            let system = risk.operator(&theta, Curvature::Hessian, 0.1, usize::MAX);
+            let prepared = Cg { tolerance: 1e-12, max_iterations: 100 }.prepare(&system).unwrap();
+            let plain = Influence::new(&risk, &theta, &*prepared);
+            let influence = plain.measuring(measure).unwrap();
+            let scores = influence.scores(&problem.queries, &()).unwrap();
+            close(&scores.scores, &expected);
+            assert_eq!(scores.unit, ScoreUnit::MeasurementDropOnRemoval { factor: 1.0 / 59.0 });
+            // Training examples keep their loss.
+            assert_eq!(influence.self_influence(&()).unwrap().0, plain.self_influence(&()).unwrap().0);
+            let same = plain.measuring(trained).unwrap().scores(&problem.queries, &()).unwrap();
+            assert_eq!(same.scores, plain.scores(&problem.queries, &()).unwrap().scores);
+        }
+    }
+}
+
+/// What is measured really changes by `-factor * score`. Catches: a sign in the meaning of the scores.
+#[test]
+fn measurements_fall_with_their_proponents() {
+    let problem = Problem::new(Loss::CrossEntropy, RiskSettings::mean(0.5));
+    let risk = problem.risk();
+    let theta = problem.optimum(&risk);
+    let system = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX);
+    let prepared = Cg { tolerance: 1e-11, max_iterations: 100 }.prepare(&system).unwrap();
+    let fits: Vec<_> = (0..N).map(|i| trainer().minimise(&risk.without(&[i]), &theta, &()).theta).collect();
+    for measure in [Loss::Logit, Loss::Margin] {
+        let influence = Influence::new(&risk, &theta, &*prepared).measuring(measure).unwrap();
+        let scores = influence.scores(&problem.queries, &()).unwrap();
+        let ScoreUnit::MeasurementDropOnRemoval { factor } = scores.unit else { panic!("{:?}", scores.unit) };
+        let before = measured(&problem, measure, &theta);
+        let (mut predicted, mut actual) = (Vec::new(), Vec::new());
+        for (i, fit) in fits.iter().enumerate() {
+            for (q, after) in measured(&problem, measure, fit).iter().enumerate() {
+                predicted.push(-factor * scores.row(q)[i]);
+                actual.push(before[q] - after);
+                assert_eq!(scores.loss_change(q, i), -predicted[predicted.len() - 1]);
+            }
+        }
+        let agreement = Agreement::new(&predicted, &actual);
+        assert!(agreement.pearson > 0.9995 && agreement.relative_error < 0.04, "{agreement:?}");
+    }
+}
+
+/// A measure of classes says nothing of a regression.
+#[test]
+fn measures_need_the_targets_of_the_training_loss() {
+    let problem = Problem::new(Loss::Squared, settings(Removal::Fixed));
+    let risk = problem.risk();
+    let theta = problem.optimum(&risk);
+    let system = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX);
+    let prepared = Cg { tolerance: 1e-11, max_iterations: 100 }.prepare(&system).unwrap();
+    let refused = Influence::new(&risk, &theta, &*prepared).measuring(Loss::Margin).err().unwrap();
+    assert_eq!(
+        refused.to_string(),
+        "Margin has -1 and +1 as targets, expected real numbers as the training loss of this model has"
+    );
 }
 
 /// Family SUM is MEAN at `l2 / n` with the bias spared: catches a family that leaks into the scores.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use if_linalg::{Activation, Backend, Window};
 
 use crate::ModelError;
-use crate::layer::{BatchNorm, Conv2d, Dense, Elementwise, Layer, Pool2d, Pooling, ResidualSum};
+use crate::layer::{
+    BatchNorm, Conv2d, Dense, Elementwise, EmbeddingBag, Layer, Pool2d, Pooling, ResidualSum,
+};
 use crate::spec::{Approximation, LayerSpec};
 use crate::weights::{Tensors, checked};
 
@@ -57,6 +59,11 @@ impl<'a, B: Backend> Assembly<'a, B> {
                 "{place}: the layers of a residual block keep their input's shape, found {found}"
             )));
         }
+        if source == 0 && self.layers[0].vocabulary().is_some() {
+            return Err(ModelError::Spec(format!(
+                "{place}: an embedding_bag cannot stand in a residual block: nothing is added to token ids"
+            )));
+        }
         self.skips.push((self.layers.len(), source));
         self.layers.push(Arc::new(ResidualSum::new(shape.iter().product())));
         Ok(())
@@ -102,6 +109,10 @@ impl<'a, B: Backend> Assembly<'a, B> {
                 self.shape = vec![*out];
                 Arc::new(Dense::new(name, inputs, *out, *bias))
             }
+            LayerSpec::EmbeddingBag { name, vocab, dim } => {
+                self.claim(name)?;
+                self.embedding_bag(name, *vocab, *dim)?
+            }
             LayerSpec::Conv2d { name, out, kernel, stride, padding, bias } => {
                 self.claim(name)?;
                 let window = self.slide(&format!("conv2d {name:?}"), *kernel, *stride, *padding)?;
@@ -125,6 +136,24 @@ impl<'a, B: Backend> Assembly<'a, B> {
             other => Arc::new(Elementwise::new(activation(other)?, self.shape.iter().product())),
         };
         Ok(Some(layer))
+    }
+
+    fn embedding_bag(&mut self, name: &str, vocab: usize, dim: usize) -> Result<Arc<dyn Layer<B>>, String> {
+        if !self.layers.is_empty() {
+            return Err(format!("embedding_bag {name:?} takes token ids: it can only be the first layer"));
+        }
+        if self.shape.len() != 1 {
+            return Err(format!("embedding_bag {name:?} takes a row of ids, found shape {:?}", self.shape));
+        }
+        if !(1..=EmbeddingBag::LARGEST_VOCABULARY).contains(&vocab) {
+            let largest = EmbeddingBag::LARGEST_VOCABULARY;
+            return Err(format!(
+                "embedding_bag {name:?} knows from 1 to {largest} tokens, found vocab {vocab}"
+            ));
+        }
+        at_least_one(dim, "embedding_bag", name)?;
+        self.shape = vec![dim];
+        Ok(Arc::new(EmbeddingBag::new(name, vocab, dim)))
     }
 
     fn image(&self, layer: &str) -> Result<[usize; 3], String> {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use if_linalg::{
-    Backend, Block, Definiteness, FiniteSumOperator, Layout, LinearOperator, Loss, Real, SymmetricMatrix,
-    View, ViewMut, by_columns,
+    Backend, Block, Definiteness, FiniteSumOperator, Layout, LinearOperator, Real, SymmetricMatrix, View,
+    ViewMut, by_columns,
 };
 use serde::{Deserialize, Serialize};
 
@@ -235,7 +235,7 @@ impl<B: Backend> CurvatureOperator<'_, '_, B> {
         let mut data = vec![0.0; n * n];
         let tiles: Vec<(usize, usize, usize)> = (0..outputs)
             .flat_map(|c| (0..=c).map(move |d| (c, d)))
-            .filter(|(c, d)| c == d || network.loss() == Loss::CrossEntropy)
+            .filter(|(c, d)| c == d || network.loss().couples_outputs())
             .flat_map(|(c, d)| (0..cols).step_by(TILE).map(move |start| (c, d, start)))
             .collect();
         let wave = 2 * self.backend().concurrency();
@@ -290,10 +290,10 @@ impl<B: Backend> CurvatureOperator<'_, '_, B> {
         let network = self.risk.network();
         let outputs = network.outputs();
         let curvature = self.backend().download(network.loss_curvature(tape));
-        let entry = |p: &[B::Elem]| match network.loss() {
-            Loss::CrossEntropy if c == d => p[c] - p[c] * p[c],
-            Loss::CrossEntropy => -(p[c] * p[d]),
-            _ => p[c],
+        let entry = |p: &[B::Elem]| match network.loss().couples_outputs() {
+            true if c == d => p[c] - p[c] * p[c],
+            true => -(p[c] * p[d]),
+            false => p[c],
         };
         curvature.chunks_exact(outputs).map(entry).collect()
     }

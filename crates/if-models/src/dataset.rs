@@ -1,6 +1,6 @@
 //! Examples in host memory.
 
-use if_linalg::{HostArray, Loss};
+use if_linalg::{HostArray, Loss, Target};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -126,18 +126,20 @@ impl Dataset {
         }
         // {0, 1} and {-1, +1} are two encodings; a set that holds both 0 and -1 is in neither.
         let signed = self.labels.contains(&-1.0);
-        let by_class = loss == Loss::CrossEntropy || (loss == Loss::Squared && outputs > 1);
+        let kind = loss.target(outputs);
         let target = |(example, &label): (usize, &f64)| {
-            let (converted, expected) = if loss.is_binary() {
-                let sign = if label == 1.0 { 1.0 } else { -1.0 };
-                let known = label.abs() == 1.0 || (label == 0.0 && !signed);
-                let expected = if signed { "-1 or +1, like the others" } else { "0 or 1, or -1 or +1" };
-                (known.then_some(sign), expected.to_owned())
-            } else if by_class {
-                let class = label >= 0.0 && label < outputs as f64 && label.fract() == 0.0;
-                (class.then_some(label), format!("a class from 0 to {}", outputs - 1))
-            } else {
-                (label.is_finite().then_some(label), "a finite number".to_owned())
+            let (converted, expected) = match kind {
+                Target::Sign => {
+                    let sign = if label == 1.0 { 1.0 } else { -1.0 };
+                    let known = label.abs() == 1.0 || (label == 0.0 && !signed);
+                    let expected = if signed { "-1 or +1, like the others" } else { "0 or 1, or -1 or +1" };
+                    (known.then_some(sign), expected.to_owned())
+                }
+                Target::Class => {
+                    let class = label >= 0.0 && label < outputs as f64 && label.fract() == 0.0;
+                    (class.then_some(label), format!("a class from 0 to {}", outputs - 1))
+                }
+                Target::Real => (label.is_finite().then_some(label), "a finite number".to_owned()),
             };
             converted.ok_or(ModelError::Label { example, label, expected })
         };

@@ -34,6 +34,20 @@ pub enum ModelError {
         /// What the model takes.
         expected: String,
     },
+    /// A number that stands for no token.
+    #[error(
+        "example {example} has token id {found} at position {position}, expected a whole number below the vocabulary size {vocabulary}, negative for padding"
+    )]
+    TokenId {
+        /// Position in the data set.
+        example: usize,
+        /// Position in the example.
+        position: usize,
+        /// What was found.
+        found: f64,
+        /// Number of tokens the model knows.
+        vocabulary: usize,
+    },
     /// Features of another size than the model's input.
     #[error("the examples have {found} features, the model takes {expected}")]
     FeatureCount {

@@ -62,11 +62,15 @@ impl<B: Backend> Inputs<B> {
     /// would take more than `budget` bytes they stay on the host and are converted at each pass.
     ///
     /// # Errors
-    /// Another number of features than the network's input, or a label the loss cannot take.
+    /// Another number of features than the network's input, a label the loss cannot take, or a token id
+    /// that the network does not know.
     pub fn new(network: &Network<B>, data: &Dataset, budget: usize) -> Result<Self, ModelError> {
         let (n, width) = (data.len(), data.width());
         if width != network.inputs() {
             return Err(ModelError::FeatureCount { found: width, expected: network.inputs() });
+        }
+        if let Some(vocabulary) = network.vocabulary() {
+            check_ids(data.features(), vocabulary)?;
         }
         let backend = network.backend().clone();
         let targets = data.targets(network.loss(), network.outputs())?;
@@ -147,6 +151,25 @@ impl<B: Backend> Inputs<B> {
         self.backend.gather_rows(View::new(source, 0, self.n, stride), indices, target);
         rows
     }
+}
+
+/// Whether all features are token ids: whole numbers, below `vocabulary`.
+fn check_ids(features: &HostArray, vocabulary: usize) -> Result<(), ModelError> {
+    if let HostArray::U8(_) = features {
+        return Err(ModelError::Unsupported(
+            "token ids of type uint8 would be divided by 255, as pixels are; store them as float32 or float64"
+                .into(),
+        ));
+    }
+    let mut row = vec![0.0f64; features.width()];
+    for example in 0..features.rows() {
+        features.read_row(example, &mut row);
+        let unknown = |id: &f64| id.fract() != 0.0 || *id >= vocabulary as f64;
+        if let Some(position) = row.iter().position(unknown) {
+            return Err(ModelError::TokenId { example, position, found: row[position], vocabulary });
+        }
+    }
+    Ok(())
 }
 
 /// Rows of `host`, flattened, each followed by a one.

@@ -143,7 +143,7 @@ impl<B: Backend> Network<B> {
     /// `p - e_y` with a label `y` drawn from `p` for every example, `rows x outputs`; `None` where the
     /// loss has no probabilities.
     fn sampled_delta(&self, at: Point<B>, rows: Rows, seed: u64) -> Option<B::Buffer> {
-        if !self.loss().has_probabilities() {
+        if !self.loss().is_softmax() {
             return None;
         }
         let mut delta = self.backend().download(self.loss_curvature(at.tape));

@@ -26,7 +26,7 @@ pub use curvature::{Curvature, CurvatureOperator};
 pub use dataset::Dataset;
 pub use error::ModelError;
 pub use gram::{Gram, GramNewton};
-pub use if_linalg::{Activation, HostArray, Loss};
+pub use if_linalg::{Activation, HostArray, Loss, Target};
 pub use inputs::{Batch, Inputs, ROW_BLOCK, Rows};
 pub use kronecker::{LabelExpectation, LayerMoments};
 pub use network::Network;

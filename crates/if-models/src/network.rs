@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use if_linalg::{Backend, Block, Layout, Loss, View, ViewMut};
+use if_linalg::{Backend, Block, Layout, Loss, Target, View, ViewMut};
 
 use crate::ModelError;
 use crate::inputs::{Batch, ROW_BLOCK};
@@ -51,7 +51,12 @@ const TANGENTS: usize = 1 << 17;
 
 impl<B: Backend> Network<B> {
     /// The network `layers`, from `inputs` numbers per example.
+    ///
+    /// # Panics
+    /// Where a layer that takes token ids is not the first.
     pub fn new(backend: &B, inputs: usize, layers: Vec<Arc<dyn Layer<B>>>, loss: Loss) -> Self {
+        let takes_ids = |layer: &Arc<dyn Layer<B>>| layer.vocabulary().is_some();
+        assert!(!layers.iter().skip(1).any(takes_ids), "token ids are what the first layer takes");
         let mut parameters = Vec::new();
         let mut segments = Vec::new();
         for layer in &layers {
@@ -124,6 +129,27 @@ impl<B: Backend> Network<B> {
         self.parameter_layers().last().map(|layer| layer.name())
     }
 
+    /// The same layers with queries measured by `loss`, such as [`Loss::Margin`]: the targets stay what
+    /// they are.
+    ///
+    /// # Errors
+    /// A loss that takes other targets than the network's own.
+    pub fn measured_by(&self, loss: Loss) -> Result<Self, ModelError> {
+        let [wanted, known] = [loss, self.loss].map(|loss| loss.target(self.outputs()));
+        if wanted != known {
+            let name = |target| match target {
+                Target::Class => "classes",
+                Target::Sign => "-1 and +1",
+                Target::Real => "real numbers",
+            };
+            let (wanted, known) = (name(wanted), name(known));
+            return Err(ModelError::Unsupported(format!(
+                "{loss:?} has {wanted} as targets, expected {known} as the training loss of this model has"
+            )));
+        }
+        Ok(self.with_loss(loss))
+    }
+
     /// Where it computes.
     pub fn backend(&self) -> &B {
         &self.backend
@@ -152,6 +178,11 @@ impl<B: Backend> Network<B> {
     /// The layers, first to last.
     pub fn layers(&self) -> &[Arc<dyn Layer<B>>] {
         &self.layers
+    }
+
+    /// The number of different tokens, where examples are token ids, see [`Layer::vocabulary`].
+    pub fn vocabulary(&self) -> Option<usize> {
+        self.layers.first().and_then(|layer| layer.vocabulary())
     }
 
     /// Whether it is one dense layer: outputs linear in the parameters.
@@ -275,7 +306,7 @@ impl<B: Backend> Network<B> {
         self.backend.loss_hessian(self.loss, curvature, rz, out);
     }
 
-    /// What the second derivative of the loss is made of: probabilities or `l''`, `rows x outputs`.
+    /// What the second derivative of the loss is made of, see [`Backend::loss`]: `rows x outputs`.
     pub(crate) fn loss_curvature<'t>(&self, tape: &'t Tape<B>) -> View<'t, B> {
         View::new(&tape.loss[2], 0, tape.rows, self.outputs())
     }

@@ -83,7 +83,7 @@ impl<B: Backend> Network<B> {
         gradients
     }
 
-    /// `dl/dx` of every example, `n x inputs` row-major.
+    /// `dl/dx` of every example, `n x inputs` row-major; zeros where examples are token ids.
     pub fn input_gradients(&self, inputs: &Inputs<B>, theta: &Block<B>) -> Vec<f64> {
         let width = self.inputs();
         let blocks = self.map_blocks(inputs, theta, |scratch, at| {
@@ -97,7 +97,8 @@ impl<B: Backend> Network<B> {
     }
 
     /// `d/dx <grad_theta l_i, v_j>`, how a change of the input changes a score: `k x n x inputs`,
-    /// row-major. The R-backward pass carried on to the input (Koh & Liang 2017, section 2.2).
+    /// row-major. The R-backward pass carried on to the input (Koh & Liang 2017, section 2.2). Zeros where
+    /// examples are token ids.
     pub fn mixed_products(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Block<B>) -> Vec<f64> {
         let (n, width, k) = (inputs.len(), self.inputs(), v.k());
         let blocks = self.map_blocks(inputs, theta, |scratch, at| {

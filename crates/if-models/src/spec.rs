@@ -24,7 +24,8 @@ use crate::weights::Tensors;
 pub struct ModelSpec {
     /// Shape of one example.
     pub input: Vec<usize>,
-    /// The training loss.
+    /// The training loss. One with a setting is written as a table:
+    /// `loss = { label-smoothing = { smoothing = 0.1 } }`.
     pub loss: Loss,
     /// First to last.
     #[serde(rename = "layer")]
@@ -44,6 +45,16 @@ pub enum LayerSpec {
         /// Whether it has a bias.
         #[serde(default = "yes")]
         bias: bool,
+    },
+    /// Mean of the embeddings of an example's tokens. The first layer; an example is a row of token ids,
+    /// negative for padding.
+    EmbeddingBag {
+        /// Name of its tensor.
+        name: String,
+        /// Number of different tokens.
+        vocab: usize,
+        /// Numbers for each of them.
+        dim: usize,
     },
     /// Convolution of an image `(c, h, w)`.
     Conv2d {
@@ -159,7 +170,8 @@ impl ModelSpec {
     /// variance 1; [`load`](Self::load) takes them from a file.
     ///
     /// # Errors
-    /// A layer that does not fit what comes into it, named by its position.
+    /// A loss that is a measurement or has a setting out of range; a layer that does not fit what comes
+    /// into it, named by its position.
     pub fn build<B: Backend>(&self, backend: &B) -> Result<Network<B>, ModelError> {
         self.assemble(backend, None)
     }
@@ -179,6 +191,7 @@ impl ModelSpec {
     }
 
     fn assemble<B: Backend>(&self, backend: &B, tensors: Option<&Tensors>) -> Result<Network<B>, ModelError> {
+        check_training_loss(self.loss)?;
         let inputs = self.input.iter().product();
         if inputs == 0 {
             return Err(ModelError::Spec(format!(
@@ -196,5 +209,22 @@ impl ModelSpec {
             .skips
             .into_iter()
             .fold(network, |network, (layer, source)| network.with_skip(layer, source)))
+    }
+}
+
+/// Refuses losses that cannot be trained on.
+fn check_training_loss(loss: Loss) -> Result<(), ModelError> {
+    match loss {
+        Loss::LabelSmoothing { smoothing: s } if !(0.0..1.0).contains(&s) => {
+            Err(ModelError::Setting { name: "smoothing", expected: "at least 0 and below 1", found: s })
+        }
+        Loss::SmoothHinge { temperature: t } if !(t > 0.0 && t.is_finite()) => {
+            Err(ModelError::Setting { name: "temperature", expected: "a number above 0", found: t })
+        }
+        Loss::Logit | Loss::Margin => Err(ModelError::Spec(
+            "logit and margin measure queries and are no training losses; expected cross-entropy, label-smoothing, logistic, squared, hinge or smooth-hinge"
+                .into(),
+        )),
+        _ => Ok(()),
     }
 }

@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{cpu, dataset};
 use if_linalg::Cpu;
+use if_models::layer::{Dense, EmbeddingBag, Layer};
 use if_models::{Dataset, HostArray, Inputs, Loss, ModelError, Network, Rows};
 use ndarray::ArrayD;
 use proptest::prelude::*;
@@ -19,7 +22,8 @@ fn refused(labels: &[f64], loss: Loss, outputs: usize) -> String {
 #[test]
 fn labels_become_targets() {
     let binary = [Loss::Logistic, Loss::Hinge, Loss::SmoothHinge { temperature: 0.1 }];
-    for loss in binary {
+    let measurements = [Loss::Logit, Loss::Margin];
+    for loss in binary.into_iter().chain(measurements) {
         assert_eq!(labelled(&[0.0, 1.0, 1.0]).targets(loss, 1).unwrap(), [-1.0, 1.0, 1.0]);
         assert_eq!(labelled(&[-1.0, 1.0, -1.0]).targets(loss, 1).unwrap(), [-1.0, 1.0, -1.0]);
         for label in [2.0, 0.5, -0.5, f64::NAN, f64::INFINITY] {
@@ -29,7 +33,8 @@ fn labels_become_targets() {
     }
     let mixed = refused(&[1.0, 0.0, -1.0], Loss::Logistic, 1);
     assert_eq!(mixed, "example 1 has label 0, expected -1 or +1, like the others");
-    for loss in [Loss::CrossEntropy, Loss::Squared] {
+    let smoothed = Loss::LabelSmoothing { smoothing: 0.1 };
+    for loss in [Loss::CrossEntropy, smoothed, Loss::Squared].into_iter().chain(measurements) {
         assert_eq!(labelled(&[0.0, 2.0, 1.0]).targets(loss, 3).unwrap(), [0.0, 2.0, 1.0]);
         for label in [3.0, -1.0, 0.5, f64::NAN] {
             let expected = format!("example 1 has label {label}, expected a class from 0 to 2");
@@ -175,4 +180,37 @@ fn check_batches(data: &Dataset, expected: &ArrayD<f64>, budget: usize) {
         let rounded: Vec<f32> = expected.iter().map(|v| *v as f32).collect();
         assert_eq!(Cpu::<f32>::new().download(in_single.batch(rows).x()), rounded);
     }
+}
+
+/// Ids from 0 to 4, whole, anything whole below 0; and never bytes, which would become fractions.
+#[test]
+fn token_ids_are_checked() {
+    let bag = EmbeddingBag::new("emb", 5, 3);
+    let network = Network::new(&cpu(), 2, vec![Arc::new(bag)], Loss::CrossEntropy);
+    let inputs = |x: HostArray| Inputs::new(&network, &Dataset::new(x, vec![0.0; 2]).unwrap(), usize::MAX);
+    let array = |ids: [f64; 4]| ArrayD::from_shape_vec(vec![2, 2], ids.to_vec()).unwrap();
+    assert!(inputs(HostArray::F64(array([0.0, 4.0, -1.0, -7.0]))).is_ok());
+    for found in [5.0, 1e300, 0.5, -0.5] {
+        let x = array([0.0, 1.0, 2.0, found]);
+        let expected = ModelError::TokenId { example: 1, position: 1, found, vocabulary: 5 };
+        assert_eq!(inputs(HostArray::F64(x.clone())).err().unwrap(), expected);
+        let single = x.mapv(|id| id as f32);
+        if single[[1, 1]].is_finite() {
+            assert_eq!(inputs(HostArray::F32(single)).err().unwrap(), expected);
+        }
+    }
+    assert_eq!(
+        inputs(HostArray::F64(array([0.0, 9.0, 0.0, 0.0]))).err().unwrap().to_string(),
+        "example 0 has token id 9 at position 1, expected a whole number below the vocabulary size 5, negative for padding"
+    );
+    let bytes = inputs(HostArray::U8(ArrayD::zeros(vec![2, 2]))).err().unwrap().to_string();
+    assert!(bytes.contains("divided by 255") && bytes.contains("float32"), "{bytes}");
+}
+
+#[test]
+#[should_panic(expected = "token ids are what the first layer takes")]
+fn token_ids_do_not_come_out_of_layers() {
+    let layers: [Arc<dyn Layer<Cpu<f64>>>; 2] =
+        [Arc::new(Dense::new("fc", 2, 2, true)), Arc::new(EmbeddingBag::new("emb", 5, 3))];
+    Network::new(&cpu(), 2, layers.into(), Loss::CrossEntropy);
 }

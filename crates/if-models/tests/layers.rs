@@ -7,7 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use common::{Double, cpu};
 use if_linalg::{Activation, Backend, Segment, View, ViewMut, Window};
 use if_models::layer::{
-    BatchNorm, Conv2d, Delta, Dense, Direction, Elementwise, Factors, Layer, Pool2d, Pooling, Primal, Scratch,
+    BatchNorm, Conv2d, Delta, Dense, Direction, Elementwise, EmbeddingBag, Factors, Layer, Pool2d, Pooling,
+    Primal, Scratch,
 };
 use if_models::testing::{LayerCheck, check_layer};
 use proptest::prelude::*;
@@ -51,6 +52,16 @@ proptest! {
         prop_assume!(window.steps().is_some());
         let sizes = LayerCheck { inputs: window.inputs(), rows, directions, seed };
         check_layer(&cpu(), &Conv2d::new("conv", window, outputs, bias), sizes);
+    }
+
+    /// More and fewer tokens than an example has places, so that they repeat, and do not.
+    #[test]
+    fn embedding_bag_of_any_shape(
+        vocabulary in 1usize..9, dim in 1usize..5, inputs in 1usize..7, rows in 1usize..6,
+        directions in 1usize..5, seed in 0u64..1000,
+    ) {
+        let sizes = LayerCheck { inputs, rows, directions, seed };
+        check_layer(&cpu(), &EmbeddingBag::new("emb", vocabulary, dim), sizes);
     }
 
     #[test]
@@ -184,6 +195,32 @@ const FAULTS: [Fault; 20] = [
     Fault::NormsOverwrite,
     Fault::NormsNotSquared,
 ];
+
+/// PyTorch's `EmbeddingBag(mode="mean")` with offsets: the mean over the tokens, padding not counted, a
+/// token twice where it stands twice, zeros where there is none.
+#[test]
+fn embedding_bag_by_hand() {
+    let layer: &dyn Layer<Double> = &EmbeddingBag::new("emb", 3, 2);
+    let w = vec![1.0, 2.0, 10.0, 20.0, 100.0, 200.0];
+    // Tokens [0, 2, 2], [1], [], each row followed by its one.
+    let x = vec![0.0, 2.0, 2.0, 1.0, -1.0, 1.0, -3.0, 1.0, -1.0, -1.0, -1.0, 1.0];
+    let (w, x) = (View::new(&w, 0, 3, 2), View::new(&x, 0, 3, 4));
+    let mut y = vec![f64::NAN; 9];
+    let scratch = &mut Scratch::new(&cpu());
+    layer.forward(scratch, Some(w), x, ViewMut::new(&mut y, 0, 3, 2).with_stride(3));
+    let found: Vec<f64> = y.chunks(3).flat_map(|row| row[..2].to_vec()).collect();
+    common::assert_close(&found, &[67.0, 134.0, 10.0, 20.0, 0.0, 0.0], 1e-15);
+
+    let at = Primal { w: Some(w), x, y: View::new(&y, 0, 3, 3) };
+    let dy = vec![3.0, 6.0, 1.0, 0.0, 5.0, 5.0];
+    let dy = View::new(&dy, 0, 3, 2);
+    let mut dw = vec![0.0; 6];
+    layer.backward(scratch, at, dy, None, Some(ViewMut::new(&mut dw, 0, 3, 2)));
+    common::assert_close(&dw, &[1.0, 2.0, 1.0, 0.0, 2.0, 4.0], 1e-15);
+    let mut squares = vec![0.0; 3];
+    layer.squared_norms(scratch, at, dy, ViewMut::new(&mut squares, 0, 3, 1));
+    common::assert_close(&squares, &[25.0, 1.0, 0.0], 1e-15);
+}
 
 #[test]
 fn the_kit_sees_every_fault() {

@@ -10,12 +10,18 @@ use num_dual::{Dual2_64, DualNum};
 use proptest::prelude::*;
 
 const TEMPERATURES: [f64; 4] = [0.001, 0.1, 1.0, 10.0];
+const SMOOTHINGS: [f64; 3] = [0.0, 0.1, 0.9];
 
 #[test]
 fn kernels_against_differences() {
     for outputs in [1, 2, 3, 10, 17] {
         check_loss(&cpu(), Loss::CrossEntropy, outputs);
         check_loss(&cpu(), Loss::Squared, outputs);
+        check_loss(&cpu(), Loss::Logit, outputs);
+        check_loss(&cpu(), Loss::Margin, outputs);
+        for smoothing in SMOOTHINGS {
+            check_loss(&cpu(), Loss::LabelSmoothing { smoothing }, outputs);
+        }
     }
     for loss in [Loss::Logistic, Loss::Hinge] {
         check_loss(&cpu(), loss, 1);
@@ -57,11 +63,21 @@ fn hessian_product(loss: Loss, z: &[f64], y: f64, v: &[f64]) -> Vec<f64> {
 fn formula(loss: Loss, z: &[Dual2_64], y: f64) -> Dual2_64 {
     let zero = Dual2_64::from(0.0);
     let log_one_plus_exp = |u: Dual2_64| if u.re > 0.0 { u + (-u).exp().ln_1p() } else { u.exp().ln_1p() };
+    let log_sum = |z: &[Dual2_64]| {
+        let max = z.iter().map(|z| z.re).fold(f64::NEG_INFINITY, f64::max);
+        z.iter().fold(zero, |sum, z| sum + (*z - max).exp()).ln() + max
+    };
     match loss {
-        Loss::CrossEntropy => {
-            let max = z.iter().map(|z| z.re).fold(f64::NEG_INFINITY, f64::max);
-            let total = z.iter().fold(zero, |sum, z| sum + (*z - max).exp());
-            total.ln() + max - z[y as usize]
+        Loss::CrossEntropy => log_sum(z) - z[y as usize],
+        Loss::LabelSmoothing { smoothing: s } => z.iter().enumerate().fold(zero, |sum, (c, z_c)| {
+            let hot = if c as f64 == y { 1.0 - s } else { 0.0 };
+            sum + (log_sum(z) - *z_c) * (hot + s / z.len() as f64)
+        }),
+        Loss::Logit | Loss::Margin if z.len() == 1 => -z[0] * y,
+        Loss::Logit => -z[y as usize],
+        Loss::Margin => {
+            let others = [&z[..y as usize], &z[y as usize + 1..]].concat();
+            log_sum(&others) - z[y as usize]
         }
         Loss::Logistic => log_one_plus_exp(-z[0] * y),
         Loss::Squared if z.len() == 1 => (z[0] - y).powi(2) * 0.5,
@@ -92,7 +108,7 @@ fn check_against_duals(loss: Loss, z: &[f64], y: f64, v: &[f64]) {
     let expected = along(loss, z, y, v);
     let size: f64 = v.iter().map(|v| v.abs()).sum();
     // Softmax probabilities carry the rounding of z: a few eps times its size.
-    let scale = [1.0 + expected[0], size, size * size * loss_curvature_scale(loss)];
+    let scale = [1.0 + expected[0].abs(), size, size * size * loss_curvature_scale(loss)];
     for order in 0..3 {
         let error = (found[order] - expected[order]).abs();
         assert!(
@@ -101,6 +117,8 @@ fn check_against_duals(loss: Loss, z: &[f64], y: f64, v: &[f64]) {
         );
     }
 }
+
+const BINARY: [Loss; 5] = [Loss::Logistic, Loss::Hinge, Loss::Squared, Loss::Logit, Loss::Margin];
 
 fn loss_curvature_scale(loss: Loss) -> f64 {
     match loss {
@@ -116,7 +134,7 @@ proptest! {
     fn binary_losses_against_dual_numbers(z in -30.0f64..30.0, sign: bool, v in -2.0f64..2.0) {
         let y = if sign { 1.0 } else { -1.0 };
         let smooth = TEMPERATURES.map(|temperature| Loss::SmoothHinge { temperature });
-        for loss in smooth.into_iter().chain([Loss::Logistic, Loss::Hinge, Loss::Squared]) {
+        for loss in smooth.into_iter().chain(BINARY) {
             // Away from the kink, and where u = (1 - m) / t is not amplified rounding.
             if (1.0 - y * z).abs() > 1e-6 {
                 check_against_duals(loss, &[z], y, &[v]);
@@ -130,25 +148,77 @@ proptest! {
     ) {
         let y = (class % z.len()) as f64;
         let v = if_linalg::testing::random(z.len(), seed);
-        check_against_duals(Loss::CrossEntropy, &z, y, &v);
-        check_against_duals(Loss::Squared, &z, y, &v);
+        for loss in [Loss::CrossEntropy, Loss::Squared, Loss::Logit, Loss::Margin] {
+            check_against_duals(loss, &z, y, &v);
+        }
+        for smoothing in SMOOTHINGS {
+            check_against_duals(Loss::LabelSmoothing { smoothing }, &z, y, &v);
+        }
     }
 }
 
-/// Every entry of the Hessian, not only its quadratic form: `diag(p) - p p^T` by hand.
+/// Every entry of the Hessian at `z = ln (1, 2, 5)` and class 1, not only its quadratic form.
+fn check_hessian(loss: Loss, rows: [[f64; 3]; 3]) {
+    for (i, row) in rows.iter().enumerate() {
+        let unit: Vec<f64> = (0..3).map(|j| f64::from(u8::from(i == j))).collect();
+        common::assert_close(&hessian_product(loss, &by_hand(), 1.0, &unit), row, 1e-14);
+    }
+}
+
+/// Their softmax is `(1, 2, 5) / 8`.
+fn by_hand() -> [f64; 3] {
+    [0.0, 2.0f64.ln(), 5.0f64.ln()]
+}
+
+/// `diag(p) - p p^T`
+const SOFTMAX_HESSIAN: [[f64; 3]; 3] = [
+    [7.0 / 64.0, -2.0 / 64.0, -5.0 / 64.0],
+    [-2.0 / 64.0, 12.0 / 64.0, -10.0 / 64.0],
+    [-5.0 / 64.0, -10.0 / 64.0, 15.0 / 64.0],
+];
+
 #[test]
 fn cross_entropy_by_hand() {
-    // softmax(ln 1, ln 2, ln 5) = (1, 2, 5) / 8
-    let z = [0.0, 2.0f64.ln(), 5.0f64.ln()];
-    let [value, delta, p] = kernel(Loss::CrossEntropy, &z, 1.0);
+    let [value, delta, p] = kernel(Loss::CrossEntropy, &by_hand(), 1.0);
     common::assert_close(&value, &[4.0f64.ln()], 1e-15);
     common::assert_close(&delta, &[0.125, -0.75, 0.625], 1e-15);
     common::assert_close(&p, &[0.125, 0.25, 0.625], 1e-15);
-    let rows = [[7.0, -2.0, -5.0], [-2.0, 12.0, -10.0], [-5.0, -10.0, 15.0]];
-    for (i, row) in rows.iter().enumerate() {
-        let unit: Vec<f64> = (0..3).map(|j| f64::from(u8::from(i == j))).collect();
-        let expected = row.map(|v| v / 64.0);
-        common::assert_close(&hessian_product(Loss::CrossEntropy, &z, 1.0, &unit), &expected, 1e-14);
+    check_hessian(Loss::CrossEntropy, SOFTMAX_HESSIAN);
+    assert_eq!(Loss::CrossEntropy.scalar(3.0, 0.0), [0.0; 3], "the only class is certain");
+}
+
+/// Catches: a share of `s / (C - 1)`, or one that leaves out the target.
+#[test]
+fn label_smoothing_by_hand() {
+    // s = 0.3 of 3 classes: t = (0.1, 0.8, 0.1)
+    let loss = Loss::LabelSmoothing { smoothing: 0.3 };
+    let [value, delta, p] = kernel(loss, &by_hand(), 1.0);
+    let expected = 0.1 * 8.0f64.ln() + 0.8 * 4.0f64.ln() + 0.1 * 1.6f64.ln();
+    common::assert_close(&value, &[expected], 1e-15);
+    common::assert_close(&delta, &[0.025, -0.55, 0.525], 1e-14);
+    common::assert_close(&p, &[0.125, 0.25, 0.625], 1e-15);
+    check_hessian(loss, SOFTMAX_HESSIAN);
+    let none = kernel(Loss::LabelSmoothing { smoothing: 0.0 }, &by_hand(), 1.0);
+    assert_eq!(none, kernel(Loss::CrossEntropy, &by_hand(), 1.0), "without smoothing it is cross-entropy");
+}
+
+/// Catches: a sign, the target's own output in the sum, a Hessian of `p` instead of `q`.
+#[test]
+fn measurements_by_hand() {
+    // The others are (1, 5) / 6; the odds of class 1 are 2 to 6.
+    let [value, delta, q] = kernel(Loss::Margin, &by_hand(), 1.0);
+    common::assert_close(&value, &[3.0f64.ln()], 1e-15);
+    common::assert_close(&delta, &[1.0 / 6.0, -1.0, 5.0 / 6.0], 1e-15);
+    common::assert_close(&q, &[1.0 / 6.0, 0.0, 5.0 / 6.0], 1e-15);
+    let h = 5.0 / 36.0;
+    check_hessian(Loss::Margin, [[h, 0.0, -h], [0.0; 3], [-h, 0.0, h]]);
+
+    let expected = [vec![-2.0f64.ln()], vec![0.0, -1.0, 0.0], vec![0.0; 3]];
+    assert_eq!(kernel(Loss::Logit, &by_hand(), 1.0), expected);
+    check_hessian(Loss::Logit, [[0.0; 3]; 3]);
+    for loss in [Loss::Logit, Loss::Margin] {
+        assert_eq!(kernel(loss, &[3.0], 1.0).concat(), [-3.0, -1.0, 0.0]);
+        assert_eq!(kernel(loss, &[3.0], -1.0).concat(), [3.0, 1.0, 0.0]);
     }
 }
 
@@ -196,6 +266,14 @@ fn extreme_margins() {
         assert_eq!((value, delta, p), (vec![0.0], vec![0.0; 3], vec![1.0, 0.0, 0.0]));
         let [value, delta, _] = kernel(Loss::CrossEntropy, &[far, 0.0, -far], 1.0);
         assert_eq!((value, delta), (vec![far], vec![1.0, -1.0, 0.0]));
+        let [value, delta, q] = kernel(Loss::Margin, &[far, 0.0, -far], 0.0);
+        assert_eq!((value, delta, q), (vec![-far], vec![-1.0, 1.0, 0.0], vec![0.0, 1.0, 0.0]));
+        let [value, delta, _] = kernel(Loss::Margin, &[far, 0.0, -far], 2.0);
+        assert_eq!((value, delta), (vec![2.0 * far], vec![1.0, 0.0, -1.0]));
+        // The target's own t is 0.8, the others' 0.1: 0.1 far + 0.2 far.
+        let [value, delta, _] = kernel(Loss::LabelSmoothing { smoothing: 0.3 }, &[far, 0.0, -far], 0.0);
+        common::assert_close(&value, &[0.3 * far], 1e-15);
+        common::assert_close(&delta, &[0.2, -0.1, -0.1], 1e-15);
     }
 }
 
@@ -214,12 +292,11 @@ fn smooth_hinge_tends_to_the_hinge() {
 
 /// Equal outputs shifted by a constant have the same loss.
 #[test]
-fn cross_entropy_ignores_shifts() {
+fn softmax_losses_ignore_shifts() {
     let z = [0.5, -1.0, 2.0];
     let shifted = z.map(|z| z + 512.0);
-    common::assert_close(
-        &kernel(Loss::CrossEntropy, &shifted, 2.0).concat(),
-        &kernel(Loss::CrossEntropy, &z, 2.0).concat(),
-        1e-12,
-    );
+    for loss in [Loss::CrossEntropy, Loss::LabelSmoothing { smoothing: 0.3 }, Loss::Margin] {
+        let (found, expected) = (kernel(loss, &shifted, 2.0), kernel(loss, &z, 2.0));
+        common::assert_close(&found.concat(), &expected.concat(), 1e-12);
+    }
 }

@@ -11,7 +11,7 @@ use if_models::{Approximation, Dataset, HostArray, LayerSpec, Loss, ModelSpec, N
 use ndarray::ArrayD;
 use proptest::prelude::*;
 
-const LOSSES: [(Loss, usize); 7] = [
+const LOSSES: [(Loss, usize); 11] = [
     (Loss::CrossEntropy, 3),
     (Loss::CrossEntropy, 2),
     (Loss::Logistic, 1),
@@ -19,6 +19,10 @@ const LOSSES: [(Loss, usize); 7] = [
     (Loss::Squared, 3),
     (Loss::Hinge, 1),
     (Loss::SmoothHinge { temperature: 0.3 }, 1),
+    (Loss::LabelSmoothing { smoothing: 0.2 }, 3),
+    (Loss::Logit, 3),
+    (Loss::Margin, 3),
+    (Loss::Margin, 1),
 ];
 
 #[test]
@@ -140,6 +144,34 @@ fn small_networks_of_every_kind() {
     }
 }
 
+/// Texts of up to 4 tokens out of 5: some repeat, some are missing, one text is empty.
+#[test]
+fn networks_of_token_ids() {
+    let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
+    let bag = |dim| LayerSpec::EmbeddingBag { name: "emb".into(), vocab: 5, dim };
+    let ids = [
+        [0, 1, 2, 3],
+        [4, 4, 4, -1],
+        [-1, -1, -1, -1],
+        [-1, 2, -1, 2],
+        [3, -1, -1, -1],
+        [0, 0, 1, 1],
+        [2, 3, 0, -1],
+    ];
+    let ids = ids.iter().flatten().map(|id| f64::from(*id)).collect();
+    let data = common::dataset(4, ids, vec![0.0, 2.0, 1.0, 1.0, 0.0, 2.0, 0.0]);
+    let lists = [
+        vec![bag(3), dense("fc", 4), LayerSpec::Relu, dense("out", 3)],
+        vec![LayerSpec::Dropout, bag(2), LayerSpec::Tanh, dense("out", 3)],
+        // Linear in the parameters, but no dense layer.
+        vec![bag(3)],
+    ];
+    for layers in lists {
+        let network = ModelSpec { input: vec![4], loss: Loss::CrossEntropy, layers }.build(&cpu()).unwrap();
+        check_network(&network, &data, &random_theta(&network, 9));
+    }
+}
+
 /// Skips from the input, around several layers, inside one another, and through batch normalisation.
 #[test]
 fn residual_networks() {
@@ -169,7 +201,7 @@ proptest! {
     #[test]
     fn networks_of_any_shape(
         n in 4usize..24, inputs in 1usize..5, hidden in proptest::option::of(1usize..4),
-        which in 0usize..7, bias: bool, seed in 0u64..1000,
+        which in 0usize..LOSSES.len(), bias: bool, seed in 0u64..1000,
     ) {
         let (loss, outputs) = LOSSES[which];
         let widths: Vec<usize> = [Some(inputs), hidden, Some(outputs)].into_iter().flatten().collect();

@@ -143,3 +143,64 @@ fn residual_blocks_keep_their_shape_and_names_are_unique() {
     assert_eq!(error(vec![LayerSpec::Residual { layers: inside }]), "layer 0.1: dense \"1\" has no outputs");
     assert_eq!(error(vec![dense("0", 3), dense("0", 3)]), "layer 1: the name \"0\" is taken");
 }
+
+#[test]
+fn losses_that_cannot_be_trained_on_are_refused() {
+    let layers = vec![LayerSpec::Dense { name: "0".into(), out: 3, bias: true }];
+    let build =
+        |loss| ModelSpec { input: vec![4], loss, layers: layers.clone() }.build(&Cpu::<f64>::new()).map(drop);
+    let error = |loss| build(loss).unwrap_err().to_string();
+    for smoothing in [1.0, -0.1, f64::NAN] {
+        let found = error(Loss::LabelSmoothing { smoothing });
+        assert_eq!(found, format!("smoothing must be at least 0 and below 1, found {smoothing}"));
+    }
+    for temperature in [0.0, f64::INFINITY] {
+        let found = error(Loss::SmoothHinge { temperature });
+        assert_eq!(found, format!("temperature must be a number above 0, found {temperature}"));
+    }
+    for loss in [Loss::Logit, Loss::Margin] {
+        let expected = "logit and margin measure queries and are no training losses; expected cross-entropy, label-smoothing, logistic, squared, hinge or smooth-hinge";
+        assert_eq!(error(loss), expected);
+    }
+    for loss in [Loss::LabelSmoothing { smoothing: 0.0 }, Loss::SmoothHinge { temperature: 1e-3 }] {
+        assert_eq!(build(loss), Ok(()));
+    }
+}
+
+#[test]
+fn an_embedding_bag_is_the_first_layer() {
+    let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
+    let bag = |vocab, dim| LayerSpec::EmbeddingBag { name: "emb".into(), vocab, dim };
+    let spec =
+        |input: &[usize], layers| ModelSpec { input: input.to_vec(), loss: Loss::CrossEntropy, layers };
+    let network = spec(&[7], vec![bag(3, 2), dense("fc", 2)]).build(&Cpu::<f64>::new()).unwrap();
+    let names = network.tensors();
+    assert_eq!((names[0].0.as_str(), names[0].1.as_slice()), ("emb.weight", &[3, 2][..]));
+    let state = Tensors::from([
+        ("emb.weight".into(), tensor(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
+        ("fc.weight".into(), tensor(&[2, 2], &[0.1, 0.2, 0.3, 0.4])),
+        ("fc.bias".into(), tensor(&[2], &[0.5, 0.6])),
+    ]);
+    let theta = network.parameters(&state).unwrap();
+    assert_eq!(&theta.to_f64()[..7], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 0.1]);
+    assert_eq!(network.state(&theta), state);
+
+    let error = |spec: ModelSpec| spec.build(&Cpu::<f64>::new()).err().unwrap().to_string();
+    let first = "embedding_bag \"emb\" takes token ids: it can only be the first layer";
+    assert_eq!(error(spec(&[4], vec![dense("fc", 4), bag(3, 2)])), format!("layer 1: {first}"));
+    assert_eq!(error(spec(&[4], vec![LayerSpec::Relu, bag(3, 2)])), format!("layer 1: {first}"));
+    assert_eq!(
+        error(spec(&[4], vec![LayerSpec::Residual { layers: vec![bag(3, 4)] }])),
+        "layer 0: an embedding_bag cannot stand in a residual block: nothing is added to token ids"
+    );
+    assert_eq!(
+        error(spec(&[2, 4], vec![bag(3, 2)])),
+        "layer 0: embedding_bag \"emb\" takes a row of ids, found shape [2, 4]"
+    );
+    assert_eq!(
+        error(spec(&[4], vec![bag(1 << 25, 2)])),
+        "layer 0: embedding_bag \"emb\" knows from 1 to 16777216 tokens, found vocab 33554432"
+    );
+    assert!(error(spec(&[4], vec![bag(0, 2)])).ends_with("found vocab 0"));
+    assert!(error(spec(&[4], vec![bag(3, 0)])).ends_with("has no outputs"));
+}

@@ -19,12 +19,6 @@ use crate::output::{Report, document, seconds};
 use crate::session::{Session, report_flags};
 use crate::source::{Data, keep_inputs};
 
-/// What a score means, for who finds the file.
-const SIGN: &str = "positive = proponent: removing the training example raises the loss of the query";
-
-/// How the numbers of the file become changes of a loss.
-const FORMULA: &str = "score = g_q^T (H + (l2 + damping) I)^-1 g_i; predicted change of the query's loss when the example is removed = factor * score";
-
 /// Runs the command.
 pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
     let certificates = certificates_path(&args.scores)?;
@@ -67,10 +61,12 @@ impl Job<'_> {
         let shape = [self.query.set.len(), self.problem.train.set.len()];
         let session = Session::<T>::open(self.problem, &self.settings, shape[0])?;
         let queries = session.inputs(self.query)?;
+        let measured = session.measured(self.args.measure)?;
         // Both outputs are open before the long run: what cannot be written fails now.
         let mut scores = NpyWriter::<T>::create(&self.args.scores, &shape)?;
         let mut certificates = AtomicFile::create(self.certificates)?;
         let ((report, unit), optimality) = session.influence(console, |_, influence| {
+            let influence = influence.measuring(measured.loss())?;
             let report = influence
                 .attribute(&queries, console, |rows| scores.append(rows.scores).map_err(Failure::output))?;
             Ok((report, influence.unit()))
@@ -107,9 +103,10 @@ impl Job<'_> {
         scores["file"] = json!(self.args.scores.file_name().map(|name| name.to_string_lossy()));
         scores["dtype"] = json!(T::DESCR);
         scores["shape"] = json!(shape);
-        scores["sign"] = json!(SIGN);
-        scores["formula"] = json!(FORMULA);
+        scores["sign"] = json!(self.args.measure.sign_text());
+        scores["formula"] = json!(self.args.measure.formula_text());
         json!({
+            "measure": self.args.measure,
             "scores": scores,
             "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
             "first_train_row": self.problem.train.set.ids()[0],

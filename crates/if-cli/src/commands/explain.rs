@@ -8,7 +8,7 @@ use if_models::Inputs;
 use serde_json::{Value, json};
 
 use super::model_name;
-use crate::args::{ExplainArgs, Precision, SolverName};
+use crate::args::{ExplainArgs, MeasureName, Precision, SolverName};
 use crate::console::Console;
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
@@ -46,6 +46,8 @@ struct Explained {
     position: usize,
     prediction: Prediction,
     loss: f64,
+    /// What is explained of it; the loss again unless `--measure` says otherwise.
+    measured: f64,
     extremes: Extremes,
 }
 
@@ -58,6 +60,7 @@ impl Job<'_> {
         let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
         let each = explained.iter().zip(&report.columns);
         let json = json!({
+            "measure": self.args.measure,
             "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
             "optimality": optimality,
             "converged": report.all_converged(),
@@ -71,7 +74,8 @@ impl Job<'_> {
         Ok(Report { text: text.join("\n"), json, flagged: flagged || self.problem.unfinished })
     }
 
-    /// Scores a block of queries at a time, and keeps the extremes of each.
+    /// Scores a block of queries at a time, and keeps the extremes of each. A score times the factor is
+    /// the predicted change of what is explained.
     fn explain<T: Real>(
         &self,
         session: &Session<T>,
@@ -79,9 +83,13 @@ impl Job<'_> {
         console: &Console,
     ) -> Result<((Vec<Explained>, SolveReport, f64), Optimality), Failure> {
         let n = self.problem.train.set.len();
+        let measured = session.measured(self.args.measure)?;
         let losses = session.network.example_losses(queries, &session.theta);
-        let known = session.predictions(queries).into_iter().zip(losses);
+        let values = measured.example_losses(queries, &session.theta);
+        let known = session.predictions(queries).into_iter().zip(losses).zip(values);
+        let sign = self.args.measure.sign();
         session.influence(console, |risk, influence| {
+            let influence = influence.measuring(measured.loss())?;
             let mut extremes = Vec::new();
             let report = influence.attribute(queries, console, |rows| {
                 extremes.extend(rows.scores.chunks_exact(n).map(|row| Extremes::of(row, self.args.top)));
@@ -90,25 +98,32 @@ impl Job<'_> {
             let explained = known
                 .zip(extremes)
                 .enumerate()
-                .map(|(position, ((prediction, loss), extremes))| Explained {
+                .map(|(position, (((prediction, loss), value), extremes))| Explained {
                     position,
                     prediction,
                     loss,
+                    measured: sign * value,
                     extremes,
                 })
                 .collect();
-            Ok((explained, report, risk.removal_factor()))
+            Ok((explained, report, sign * risk.removal_factor()))
         })
     }
 
     fn text(&self, query: &Explained, factor: f64) -> String {
         let Data { source, set, .. } = self.query;
+        let measure = self.args.measure;
+        let name = measure.name();
         let train = &self.problem.train;
         let (draw, colours) = self.drawing();
         let probability =
             query.prediction.probability.map_or(String::new(), |p| format!(" with probability {p:.3}"));
+        let measured = match measure {
+            MeasureName::Loss => String::new(),
+            _ => format!(", {name} {}", short(query.measured)),
+        };
         let mut text = format!(
-            "{}[{}]: label {}, predicted {}{probability}, loss {}\n",
+            "{}[{}]: label {}, predicted {}{probability}, loss {}{measured}\n",
             source.origin,
             set.ids()[query.position],
             train.label_name(set.labels()[query.position]),
@@ -119,15 +134,17 @@ impl Job<'_> {
             picture.lines(colours).iter().for_each(|line| text += &format!("  {}\n", line.trim_end()));
         }
         if query.extremes.proponents.iter().chain(&query.extremes.opponents).all(|r| r.score == 0.0) {
-            return text
-                + "\nall scores are zero, as is the gradient of this loss: no training example matters to it\n";
+            return format!(
+                "{text}\nall scores are zero, as is the gradient of this {name}: no training example matters to it\n"
+            );
         }
         let sides = [
-            ("proponents: without one of them the loss would rise", &query.extremes.proponents),
-            ("opponents: without one of them the loss would fall", &query.extremes.opponents),
+            ("proponents", measure.without_proponent(), &query.extremes.proponents),
+            ("opponents", measure.without_opponent(), &query.extremes.opponents),
         ];
-        for (heading, ranked) in sides {
-            text += &format!("\n{heading}\n{}", self.table(ranked, factor));
+        for (side, change, ranked) in sides {
+            let table = self.table(ranked, factor);
+            text += &format!("\n{side}: without one of them the {name} would {change}\n{table}");
             let pictures: Vec<(Picture, String)> = ranked
                 .iter()
                 .filter_map(|r| Some((Picture::of(train.set.features(), r.example)?, self.caption(r))))
@@ -147,7 +164,8 @@ impl Job<'_> {
 
     fn table(&self, ranked: &[Ranked], factor: f64) -> String {
         let set = &self.problem.train.set;
-        let mut table = Table::new(&["rank", "train", "<label", "score", "change of the loss"]);
+        let change = format!("change of the {}", self.args.measure.name());
+        let mut table = Table::new(&["rank", "train", "<label", "score", &change]);
         for (rank, Ranked { example, score }) in ranked.iter().enumerate() {
             table.row([
                 (rank + 1).to_string(),
@@ -171,6 +189,8 @@ impl Job<'_> {
 
     fn entry(&self, query: &Explained, factor: f64) -> Value {
         let train = &self.problem.train;
+        let name = self.args.measure.name();
+        let change = format!("{name}_change");
         let side = |ranked: &[Ranked]| -> Vec<Value> {
             let entry = |r: &Ranked| {
                 let label = train.set.labels()[r.example];
@@ -179,7 +199,7 @@ impl Job<'_> {
                     "label": label,
                     "class": train.label_name(label),
                     "score": r.score,
-                    "loss_change": factor * r.score,
+                    (&change): factor * r.score,
                 })
             };
             ranked.iter().map(entry).collect()
@@ -193,6 +213,7 @@ impl Job<'_> {
             "predicted_class": train.label_name(query.prediction.label),
             "probability": query.prediction.probability,
             "loss": query.loss,
+            (name): query.measured,
             "proponents": side(&query.extremes.proponents),
             "opponents": side(&query.extremes.opponents),
         })

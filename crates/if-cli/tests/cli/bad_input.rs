@@ -281,3 +281,28 @@ fn json_holds_the_error_too() {
     assert_eq!(document["exit_code"], 2);
     assert!(document["error"].as_str().unwrap().contains("--max-iterations"));
 }
+
+/// Said before the work begins, and of the file that says it.
+#[test]
+fn losses_and_measures_that_do_not_belong() {
+    let folder = good();
+    let model = |loss: &str, out: usize| {
+        let text =
+            format!("input = [4]\nloss = {loss}\n[[layer]]\ntype = \"dense\"\nname = \"fc\"\nout = {out}\n");
+        folder.write("net.toml", text.as_bytes());
+    };
+    model("\"margin\"", 3);
+    check(&folder.attribute("--model net.toml"), &["net.toml: ", "no training losses", "label-smoothing"]);
+    model("{ label-smoothing = { smoothing = 1.0 } }", 3);
+    check(&folder.attribute("--model net.toml"), &["net.toml: smoothing must be", "below 1, found 1"]);
+    model("\"squared\"", 1);
+    write_weights(&folder, &[("fc.weight", &[1, 4]), ("fc.bias", &[1])]);
+    let before = folder.names();
+    for command in ["attribute --scores OUT.npy", "explain"] {
+        let refused = folder.run(&format!(
+            "{command} --model net.toml --weights W.safetensors --train T.npz --query Q.npz --l2 0.1 --measure logit"
+        ));
+        check(&refused, &["--measure logit: ", "expected real numbers"]);
+    }
+    assert_eq!(folder.names(), before);
+}

@@ -54,6 +54,30 @@ fn explain_needs_nothing_else() {
     assert_eq!(query["query"], 7);
 }
 
+/// Log-odds of the label: `ln(p / (1 - p))`, here of a prediction that is right.
+#[test]
+fn explain_speaks_of_the_measure() {
+    let folder = Folder::new();
+    let command = format!("explain {DIGITS} --query digits:test[0] --top 3 --measure margin");
+    let text = folder.succeed(&command).stdout;
+    for part in [", margin ", "one of them the margin would fall", "change of the margin"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let document = json(&folder.succeed(&format!("{command} --json")).stdout);
+    assert_eq!(document["measure"], "margin");
+    let query = &document["queries"][0];
+    let value = |name: &str| query[name].as_f64().unwrap();
+    let p = value("probability");
+    assert_eq!(query["label"], query["predicted"]);
+    assert!((value("margin") - (p / (1.0 - p)).ln()).abs() < 1e-9, "{query}");
+    assert!((value("loss") + p.ln()).abs() < 1e-9, "{query}");
+    for side in ["proponents", "opponents"] {
+        let first = &query[side][0];
+        let (score, change) = (first["score"].as_f64().unwrap(), first["margin_change"].as_f64().unwrap());
+        assert!((change * 400.0 + score).abs() < 1e-9, "{first}");
+    }
+}
+
 #[test]
 fn audit_finds_flipped_labels() {
     let folder = Folder::new();

@@ -1,6 +1,6 @@
 //! `influence attribute`, on which other programs rely.
 
-use if_data::Array;
+use if_data::{Array, write_npz};
 use ndarray::ArrayD;
 
 use crate::dense::Dense;
@@ -62,6 +62,95 @@ fn a_network_of_one_dense_layer_is_softmax_regression() {
         matches!(folder.scores("OUT.npy"), Array::F32(_)),
         "networks compute in f32 unless told otherwise"
     );
+}
+
+/// Texts as rows of token ids: trained, attributed, and refused where an id is unknown.
+#[test]
+fn texts_are_bags_of_token_ids() {
+    let folder = Folder::new();
+    let write = |name: &str, ids: &[[i32; 3]]| {
+        let x = Array::F32(ArrayD::from_shape_fn(vec![ids.len(), 3], |at| ids[at[0]][at[1]] as f32));
+        let y = Array::I64(ArrayD::from_shape_fn(vec![ids.len()], |at| i64::from(ids[at[0]][0] > 3)));
+        write_npz(&folder.path(name), [("x", &x), ("y", &y)]).unwrap();
+    };
+    let texts: Vec<[i32; 3]> =
+        (0..40).map(|i| [i % 8, (3 * i + 1) % 8, if i % 3 == 0 { -1 } else { i % 5 }]).collect();
+    write("T.npz", &texts);
+    write("Q.npz", &texts[3..6]);
+    let model = "input = [3]\nloss = \"cross-entropy\"\n[[layer]]\ntype = \"embedding_bag\"\nname = \"emb\"\nvocab = 8\ndim = 4\n[[layer]]\ntype = \"dense\"\nname = \"fc\"\nout = 2\n";
+    folder.write("text.toml", model.as_bytes());
+    folder.succeed("train --model text.toml --train T.npz --l2 0.01 --epochs 20 --batch 8 --learning-rate 0.05 --out W.safetensors");
+    let tensors = if_data::read_tensors(&folder.path("W.safetensors")).unwrap();
+    assert_eq!(tensors["emb.weight"].shape(), [8, 4]);
+    let outcome = folder.attribute("--model text.toml --damping 0.1 --curvature gauss-newton");
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert_eq!(folder.scores("OUT.npy").shape(), [3, 40]);
+
+    write("Q.npz", &[[0, 1, 2], [3, 8, -1]]);
+    let outcome = folder.attribute("--model text.toml");
+    assert_eq!(outcome.code, 2);
+    assert!(
+        outcome.stderr.starts_with("error: Q.npz: example 1 has token id 8 at position 1"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+/// Without smoothing it is cross-entropy, to the bit; with it, another model.
+#[test]
+fn label_smoothing_is_a_loss_with_a_setting() {
+    let folder = folder_of(&Problem::new(45, 3, true));
+    let mut results = Vec::new();
+    for loss in [
+        "\"cross-entropy\"",
+        "{ label-smoothing = { smoothing = 0.0 } }",
+        "{ label-smoothing = { smoothing = 0.2 } }",
+    ] {
+        let model =
+            format!("input = [4]\nloss = {loss}\n[[layer]]\ntype = \"dense\"\nname = \"fc\"\nout = 3\n");
+        folder.write("net.toml", model.as_bytes());
+        assert_eq!(folder.attribute("--model net.toml --precision f64").code, 0);
+        results.push(folder.bytes("OUT.npy"));
+        let explained = folder.succeed(
+            "explain --model net.toml --weights W.safetensors --train T.npz --query Q.npz --l2 0.05 --json",
+        );
+        assert!(json(&explained.stdout)["queries"][0]["probability"].as_f64().is_some());
+    }
+    assert_eq!(results[0], results[1]);
+    assert_ne!(results[0], results[2]);
+}
+
+/// The margin of a binary model is linear in the parameters: its gradient is `y x`, whatever the weights.
+#[test]
+fn measures_other_than_the_loss() {
+    let problem = Problem::new(45, 2, true);
+    let folder = folder_of(&problem);
+    let by_loss = folder.attribute("--model logistic --solver cholesky --json");
+    let by_loss = json(&by_loss.stdout);
+    assert_eq!(by_loss["measure"], "loss");
+    let losses = folder.scores("OUT.npy").to_f64();
+    let outcome = folder.attribute("--model logistic --solver cholesky --measure margin --json");
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let certificates = json(&String::from_utf8(folder.bytes("OUT.json")).unwrap());
+    assert_eq!(certificates["measure"], "margin");
+    let scores = &certificates["scores"];
+    assert_eq!(scores["unit"], "measurement-drop-on-removal");
+    assert_eq!(scores["factor"].as_f64(), Some(1.0 / 40.0));
+    let sign = "positive = proponent: removing the training example lowers the margin of the query";
+    assert_eq!(scores["sign"], sign);
+    assert!(scores["formula"].as_str().unwrap().ends_with("= -factor * score"), "{scores}");
+    // The gradient of the loss is sigma(-m) times that of minus the margin.
+    let margins = folder.scores("OUT.npy").to_f64();
+    for q in 0..5 {
+        let z = problem.x.row(40 + q).dot(&problem.weight.row(0)) + problem.bias.as_ref().unwrap()[0];
+        let m = if problem.y[40 + q] == 1 { z } else { -z };
+        for i in 0..40 {
+            let expected = margins[[q, i]] / (1.0 + m.exp());
+            assert!((losses[[q, i]] - expected).abs() < 1e-9 * losses[[q, i]].abs().max(1e-3));
+        }
+    }
+    assert_eq!(folder.attribute("--model logistic --solver cholesky --measure logit").code, 0);
+    assert_eq!(folder.scores("OUT.npy").to_f64(), margins, "with one output they are the same");
 }
 
 #[test]

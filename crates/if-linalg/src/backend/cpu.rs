@@ -5,7 +5,8 @@ use std::marker::PhantomData;
 use rayon::prelude::*;
 
 use super::gemm::{Operand, product};
-use super::{Adam, Backend, View, ViewMut, cpu_activation, cpu_window};
+use super::{Adam, Backend, View, ViewMut};
+use super::{cpu_activation, cpu_bag, cpu_loss, cpu_window};
 use crate::{Activation, Loss, Real, Window};
 
 /// The processor, computing in `T` (`f32` or `f64`).
@@ -286,6 +287,18 @@ impl<T: Real> Backend for Cpu<T> {
         }
     }
 
+    fn bag_gather(&self, ids: View<Self>, w: View<Self>, out: ViewMut<Self>) {
+        cpu_bag::gather_mean(ids, w, out);
+    }
+
+    fn bag_scatter(&self, ids: View<Self>, dy: View<Self>, dw: ViewMut<Self>) {
+        cpu_bag::scatter_mean(ids, dy, dw);
+    }
+
+    fn bag_squares(&self, ids: View<Self>, out: ViewMut<Self>) {
+        cpu_bag::squares(ids, out);
+    }
+
     fn loss(
         &self,
         loss: Loss,
@@ -298,19 +311,16 @@ impl<T: Real> Backend for Cpu<T> {
         for i in 0..z.rows {
             let target = targets.row(i)[0];
             let (z, delta, curvature) = (z.row(i), delta.row(i), curvature.row(i));
-            value.row(i)[0] = match loss {
-                Loss::CrossEntropy => cross_entropy(z, target, delta, curvature),
-                _ => elementwise_loss(loss, z, target, delta, curvature),
-            };
+            value.row(i)[0] = cpu_loss::evaluate(loss, z, target, delta, curvature);
         }
     }
 
     fn loss_hessian(&self, loss: Loss, curvature: View<Self>, rz: View<Self>, mut out: ViewMut<Self>) {
         for i in 0..rz.rows {
             let (c, rz, out) = (curvature.row(i % curvature.rows), rz.row(i), out.row(i));
-            let mean = match loss {
-                Loss::CrossEntropy => c.iter().zip(rz).map(|(p, rz)| *p * *rz).sum(),
-                _ => T::ZERO,
+            let mean = match loss.couples_outputs() {
+                true => c.iter().zip(rz).map(|(c, rz)| *c * *rz).sum(),
+                false => T::ZERO,
             };
             for ((out, c), rz) in out.iter_mut().zip(c).zip(rz) {
                 *out = *c * (*rz - mean);
@@ -322,7 +332,7 @@ impl<T: Real> Backend for Cpu<T> {
         for row in 0..out.rows {
             let (c, p) = (row / curvature.rows, curvature.row(row % curvature.rows));
             let (root, out) = (p[c].sqrt(), out.row(row));
-            if loss.has_probabilities() {
+            if loss.couples_outputs() {
                 out.iter_mut().zip(p).for_each(|(out, p)| *out = T::ZERO - root * *p);
                 out[c] += root;
             } else {
@@ -367,34 +377,4 @@ fn dot<T: Real>(x: &[T], y: &[T]) -> f64 {
         }
     }
     lanes.iter().sum::<f64>() + tail
-}
-
-/// Softmax cross-entropy of one row: `probabilities = softmax(z)`, `delta = probabilities - e_y`.
-fn cross_entropy<T: Real>(z: &[T], target: T, delta: &mut [T], probabilities: &mut [T]) -> T {
-    let class = target.to_f64() as usize;
-    let max = z.iter().fold(z[0], |m, v| m.max(*v));
-    let mut total = T::ZERO;
-    for (p, z) in probabilities.iter_mut().zip(z) {
-        *p = (*z - max).exp();
-        total += *p;
-    }
-    for (p, d) in probabilities.iter_mut().zip(delta.iter_mut()) {
-        *p /= total;
-        *d = *p;
-    }
-    delta[class] -= T::ONE;
-    total.ln() + max - z[class]
-}
-
-fn elementwise_loss<T: Real>(loss: Loss, z: &[T], target: T, delta: &mut [T], second: &mut [T]) -> T {
-    let mut total = 0.0;
-    let single = z.len() == 1;
-    for (c, z) in z.iter().enumerate() {
-        let y = if single { target.to_f64() } else { f64::from(u8::from(target.to_f64() == c as f64)) };
-        let [value, d1, d2] = loss.scalar(z.to_f64(), y);
-        total += value;
-        delta[c] = T::from_f64(d1);
-        second[c] = T::from_f64(d2);
-    }
-    T::from_f64(total)
 }

@@ -2,6 +2,8 @@
 
 mod cpu;
 mod cpu_activation;
+mod cpu_bag;
+mod cpu_loss;
 mod cpu_window;
 pub(crate) mod gemm;
 mod view;
@@ -141,9 +143,20 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// The transpose of [`avg_pool`](Self::avg_pool); overwrites `out`.
     fn avg_pool_transpose(&self, window: &Window, dy: View<Self>, out: ViewMut<Self>);
 
+    /// Row `i` of `out` becomes the mean, over the tokens `t` of row `i mod ids.rows` of `ids`, of the rows
+    /// `t` of `w`; zeros where there is no token. `ids` are whole numbers below the size of the vocabulary,
+    /// and those below 0 are no tokens. `w` stacks as many `vocabulary x out.cols` matrices, one direction
+    /// each, as `out` stacks directions of the examples.
+    fn bag_gather(&self, ids: View<Self>, w: View<Self>, out: ViewMut<Self>);
+    /// The transpose of [`bag_gather`](Self::bag_gather), added to `dw`, example by example.
+    fn bag_scatter(&self, ids: View<Self>, dy: View<Self>, dw: ViewMut<Self>);
+    /// `out_i = sum_t (m_t / c)^2` where `m_t` of the `c` tokens of row `i` are `t` (one column).
+    fn bag_squares(&self, ids: View<Self>, out: ViewMut<Self>);
+
     /// Loss of every row of `z`: `value` (one column), `delta = dl/dz`, and what
-    /// [`loss_hessian`](Self::loss_hessian) needs of the second derivative: the probabilities for
-    /// cross-entropy, `l''` for the others. `targets` is one column: class index, -1 / +1, or real.
+    /// [`loss_hessian`](Self::loss_hessian) needs of the second derivative, the curvature `c`: the
+    /// probabilities `p` or `q` where the loss [couples its outputs](Loss::couples_outputs), else `l''`.
+    /// `targets` is one column: class index, -1 / +1, or real, as [`Loss::target`] says.
     fn loss(
         &self,
         loss: Loss,
@@ -153,10 +166,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
         delta: ViewMut<Self>,
         curvature: ViewMut<Self>,
     );
-    /// `out = (d2 l / dz2) rz` for every row; `rz` and `out` stack several directions of the
-    /// `curvature.rows` examples (direction-major).
+    /// `out = (d2 l / dz2) rz` for every row, with `d2 l / dz2` either `diag(c) - c c^T` or `diag(c)`; `rz` and
+    /// `out` stack several directions of the `curvature.rows` examples (direction-major).
     fn loss_hessian(&self, loss: Loss, curvature: View<Self>, rz: View<Self>, out: ViewMut<Self>);
     /// A square root of the loss's Hessian, `d2 l / dz2 = sum_c s_c s_c^T`: direction `c` of `out` (as many
-    /// as outputs, direction-major) gets `sqrt(p_c) (e_c - p)` for cross-entropy, `sqrt(l''_c) e_c` for the others.
+    /// as outputs, direction-major) gets `sqrt(c_c) (e_c - c)`, or `sqrt(c_c) e_c`.
     fn loss_root(&self, loss: Loss, curvature: View<Self>, out: ViewMut<Self>);
 }

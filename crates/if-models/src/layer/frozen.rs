@@ -51,6 +51,10 @@ impl<B: Backend> Layer<B> for Frozen<B> {
         self.layer.width()
     }
 
+    fn vocabulary(&self) -> Option<usize> {
+        self.layer.vocabulary()
+    }
+
     fn by_example(&self) -> bool {
         self.layer.by_example()
     }

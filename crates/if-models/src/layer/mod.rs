@@ -4,6 +4,7 @@ mod batch_norm;
 mod conv2d;
 mod dense;
 mod elementwise;
+mod embedding_bag;
 mod frozen;
 mod pool;
 mod sum;
@@ -12,6 +13,7 @@ pub use batch_norm::BatchNorm;
 pub use conv2d::Conv2d;
 pub use dense::Dense;
 pub use elementwise::Elementwise;
+pub use embedding_bag::EmbeddingBag;
 pub use frozen::Frozen;
 pub use pool::{Pool2d, Pooling};
 pub use sum::ResidualSum;
@@ -116,6 +118,13 @@ pub trait Layer<B: Backend>: Send + Sync {
     /// Whether its kernels take one example after another, so that a network may as well do so.
     fn by_example(&self) -> bool {
         false
+    }
+
+    /// Where the input is token ids, the number of different tokens: ids are whole and below it, or
+    /// negative and then ignored. Such a layer comes first; its `dx` and `rdx` are zero, and `rx` does not
+    /// matter.
+    fn vocabulary(&self) -> Option<usize> {
+        None
     }
 
     /// `y = f(x; w)` into the first `width` columns of `y`.

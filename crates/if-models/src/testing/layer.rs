@@ -39,6 +39,9 @@ impl LayerCheck {
 ///   the factors;
 /// - everything twice gives the same bits.
 ///
+/// The input of a layer that takes token ids is random ids, with repeats and padding, and the first of
+/// several examples has none; derivatives in it are to be zero.
+///
 /// A layer with kinks (relu, max pool) is differentiable at the random point almost surely.
 ///
 /// # Panics
@@ -72,8 +75,8 @@ struct Probe<'a, B: Backend> {
 /// Outer products in each of the vectors that pairwise scores are checked against.
 const TERMS: usize = 2;
 
-/// What sums are added to, to see that they are added: small, so that little is lost when it is taken off again.
-const BEFORE: f64 = 1.0 / (1 << 20) as f64;
+/// What sums are added to, to see that they are added.
+const BEFORE: f64 = 1.0;
 
 impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
     fn new(backend: &'a B, layer: &'a dyn Layer<B>, sizes: LayerCheck) -> Self {
@@ -87,12 +90,21 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
             segment,
             sizes,
             w: random(parameters, seeds(1)),
-            x: random(rows * inputs, seeds(2)),
+            x: match layer.vocabulary() {
+                Some(vocabulary) => token_ids(vocabulary, rows, inputs, seeds(2)),
+                None => random(rows * inputs, seeds(2)),
+            },
             v: random(directions * parameters, seeds(3)),
             rx: random(directions * rows * inputs, seeds(4)),
             dy: random(rows * layer.width(), seeds(5)),
             rdy: random(directions * rows * layer.width(), seeds(6)),
         }
+    }
+
+    /// `x + h rx`, or token ids as they are.
+    fn moved(&self, h: f64, rx: &[f64]) -> Vec<f64> {
+        let h = if self.layer.vocabulary().is_some() { 0.0 } else { h };
+        plus(&self.x, h, rx)
     }
 
     fn check_forward(&self) {
@@ -114,7 +126,7 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
             let (v, rx) = (self.direction(&self.v, j), self.direction(&self.rx, j));
             let along = self.direction(&all, j);
             close(&self.jvp(v, Some(rx)), along, ROUNDING, "jvp of a single direction");
-            let by_difference = difference(|h| self.forward(&plus(&self.w, h, v), &plus(&self.x, h, rx)));
+            let by_difference = difference(|h| self.forward(&plus(&self.w, h, v), &self.moved(h, rx)));
             close(along, &by_difference, DIFFERENCE, "jvp against differences of forward");
         }
     }
@@ -126,7 +138,7 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
         same_bits(&again.1, &dw, "backward twice, dw");
         let value = |w: &[f64], x: &[f64]| vec![dot(&self.forward(w, x), &self.dy)];
         let to_w = coordinates(self.w.len(), |e| difference(|h| value(&plus(&self.w, h, e), &self.x)));
-        let to_x = coordinates(self.x.len(), |e| difference(|h| value(&self.w, &plus(&self.x, h, e))));
+        let to_x = coordinates(self.x.len(), |e| difference(|h| value(&self.w, &self.moved(h, e))));
         close(&dw, &to_w, DIFFERENCE, "backward against differences of forward, dw");
         close(&dx, &to_x, DIFFERENCE, "backward against differences of forward, dx");
         let (all_dx, all_dw) = self.backward(&self.w, &self.x, &self.rdy);
@@ -176,8 +188,7 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
     /// output gradients.
     fn check_r_direction(&self, j: usize, rx: &[f64], (rdx, dw): &(Vec<f64>, Vec<f64>)) {
         let (v, rx, rdy) = (self.direction(&self.v, j), self.direction(rx, j), self.direction(&self.rdy, j));
-        let moved =
-            |h: f64| self.backward(&plus(&self.w, h, v), &plus(&self.x, h, rx), &plus(&self.dy, h, rdy));
+        let moved = |h: f64| self.backward(&plus(&self.w, h, v), &self.moved(h, rx), &plus(&self.dy, h, rdy));
         let (to_x, to_w) = (difference(|h| moved(h).0), difference(|h| moved(h).1));
         close(self.direction(rdx, j), &to_x, DIFFERENCE, "r_backward against differences of backward, rdx");
         close(self.direction(dw, j), &to_w, DIFFERENCE, "r_backward against differences of backward, dw");
@@ -190,10 +201,10 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
         close(&gradients, &single.concat(), ROUNDING, "example gradients against single examples");
         let mut sum = vec![0.0; self.w.len()];
         single.iter().for_each(|gradient| sum = plus(&sum, 1.0, gradient));
-        close(&sum, &self.backward(&self.w, &self.x, &self.dy).1, ROUNDING, "sum of example gradients");
+        close_sums(&self.backward(&self.w, &self.x, &self.dy).1, &sum, "sum of example gradients");
         let squares: Vec<f64> = gradients.chunks(self.w.len()).map(|g| dot(g, g)).collect();
         let norms = self.squared_norms();
-        close(&norms, &squares, ROUNDING, "squared norms against example gradients");
+        close_sums(&norms, &squares, "squared norms against example gradients");
         same_bits(&self.squared_norms(), &norms, "squared norms twice");
         self.check_scores(&gradients);
         if self.layer.gradient_terms().is_some() {
@@ -213,19 +224,14 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
         for way in [ScoringWay::Ghost, ScoringWay::Materialised] {
             if self.layer.scoring_cost(way, k, None).is_some() {
                 let scores = self.scores(way);
-                close(
-                    &scores,
-                    &dots(&self.v),
-                    ROUNDING,
-                    &format!("{way:?} scores against example gradients"),
-                );
+                close_sums(&scores, &dots(&self.v), &format!("{way:?} scores against example gradients"));
                 same_bits(&self.scores(way), &scores, "scores twice");
             }
         }
         if self.layer.scoring_cost(ScoringWay::Pairwise, k, Some(TERMS)).is_some() {
             let scores = self.pairwise_scores();
             let whole: Vec<f64> = (0..k).flat_map(|j| self.outer_sum(&self.factors(), j, TERMS)).collect();
-            close(&scores, &dots(&whole), ROUNDING, "pairwise scores against example gradients");
+            close_sums(&scores, &dots(&whole), "pairwise scores against example gradients");
             same_bits(&self.pairwise_scores(), &scores, "pairwise scores twice");
         }
     }
@@ -237,21 +243,12 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
         let sums: Vec<f64> = (0..self.sizes.rows).flat_map(|i| self.outer_sum(&factors, i, terms)).collect();
         close(&sums, gradients, ROUNDING, "gradient factors against example gradients");
         let (inputs, outputs) = self.moments();
-        close(
-            &inputs,
-            &second_moment(&factors.1, self.shape().1),
-            ROUNDING,
-            "input moments against the factors",
-        );
+        let expected = second_moment(&factors.1, self.shape().1);
+        close_sums(&inputs, &expected, "input moments against the factors");
         // Stacked output gradients count like more examples.
         let left =
             self.rdy.chunks(self.dy.len()).flat_map(|dy| self.factors_of(terms, dy).0).collect::<Vec<_>>();
-        close(
-            &outputs,
-            &second_moment(&left, self.shape().0),
-            ROUNDING,
-            "output moments against the factors",
-        );
+        close_sums(&outputs, &second_moment(&left, self.shape().0), "output moments against the factors");
     }
 
     /// Rows and columns of the parameters.
@@ -495,6 +492,17 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
     }
 }
 
+/// Ids from -1 to `vocabulary - 1`, `inputs` a row; the first of several rows is all padding.
+fn token_ids(vocabulary: usize, rows: usize, inputs: usize, seed: u64) -> Vec<f64> {
+    let choices = (vocabulary + 1) as f64;
+    let mut ids: Vec<f64> =
+        random(rows * inputs, seed).iter().map(|v| ((v + 1.0) / 2.0 * choices).floor() - 1.0).collect();
+    if rows > 1 {
+        ids[..inputs].fill(-1.0);
+    }
+    ids
+}
+
 /// Every row of `width` numbers followed by a one.
 fn with_ones(x: &[f64], width: usize) -> Vec<f64> {
     x.chunks(width).flat_map(|row| row.iter().copied().chain([1.0])).collect()
@@ -503,6 +511,12 @@ fn with_ones(x: &[f64], width: usize) -> Vec<f64> {
 /// What was added to [`BEFORE`].
 fn added(sums: &[f64]) -> Vec<f64> {
     sums.iter().map(|v| v - BEFORE).collect()
+}
+
+/// [`close`] for what was added to [`BEFORE`], and carries the rounding of that sum however small it is.
+fn close_sums(found: &[f64], expected: &[f64], what: &str) {
+    let sums = |x: &[f64]| x.iter().map(|v| BEFORE + v).collect::<Vec<_>>();
+    close(&sums(found), &sums(expected), ROUNDING, what);
 }
 
 /// `f` at every unit vector of length `n`.

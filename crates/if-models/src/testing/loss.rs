@@ -1,7 +1,7 @@
 //! Checks of a loss kernel.
 
 use if_linalg::testing::random;
-use if_linalg::{Backend, Loss, View, ViewMut};
+use if_linalg::{Backend, Loss, Target, View, ViewMut};
 
 use super::{DIFFERENCE, ROUNDING, close, difference, dot, norm, plus, same_bits};
 
@@ -49,11 +49,10 @@ pub fn check_loss<B: Backend<Elem = f64>>(backend: &B, loss: Loss, outputs: usiz
 /// Outputs in [-3, 3) and targets that the loss takes.
 fn problem(loss: Loss, outputs: usize) -> (Vec<f64>, Vec<f64>) {
     let mut z: Vec<f64> = random(ROWS * outputs, 1).iter().map(|z| 3.0 * z).collect();
-    let by_class = loss == Loss::CrossEntropy || outputs > 1;
-    let targets = (0..ROWS).map(|i| match i {
-        _ if loss.is_binary() => [1.0, -1.0][i % 2],
-        _ if by_class => (i % outputs) as f64,
-        _ => (i as f64).sin(),
+    let targets = (0..ROWS).map(|i| match loss.target(outputs) {
+        Target::Sign => [1.0, -1.0][i % 2],
+        Target::Class => (i % outputs) as f64,
+        Target::Real => (i as f64).sin(),
     });
     let targets: Vec<f64> = targets.collect();
     if loss.is_binary() {

@@ -13,7 +13,8 @@ use crate::{RiskSettings, Rows};
 /// than [`ROW_BLOCK`](crate::ROW_BLOCK) to reach the sums over row blocks).
 ///
 /// - Examples: gradients against central differences of the losses, tangents and input gradients
-///   likewise; scores and norms against the explicit gradients, for 1, 3 and 33 vectors.
+///   likewise (the latter zero where examples are token ids); scores and norms against the explicit
+///   gradients, for 1, 3 and 33 vectors.
 /// - Objectives (both families, both removals, bias regularised or not): value and gradient against
 ///   the sum over explicit examples; the Hessian against central differences of the gradient; the
 ///   Gauss-Newton matrix against `sum w_i J_i^T (d2 l / dz2) J_i + l2 + damping`.
@@ -172,6 +173,12 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
         let gradients = self.network.input_gradients(&self.inputs, self.theta);
         let v = self.vectors(2, 8);
         let mixed = self.network.mixed_products(&self.inputs, self.theta, &v);
+        if self.network.vocabulary().is_some() {
+            let n = self.n() * width;
+            close(&gradients, &vec![0.0; n], 0.0, "input gradients at token ids");
+            close(&mixed, &vec![0.0; 2 * n], 0.0, "mixed products at token ids");
+            return;
+        }
         for feature in 0..width {
             let losses = |h| {
                 let mut moved = features.clone();
@@ -369,10 +376,16 @@ fn risk<'r, B: Backend>(network: &'r Network<B>, inputs: &'r Inputs<B>, case: &C
 fn loss_hessian(loss: Loss, z: &[f64], y: f64) -> Vec<f64> {
     let total: f64 = z.iter().map(|z| z.exp()).sum();
     let p: Vec<f64> = z.iter().map(|z| z.exp() / total).collect();
+    let target = y as usize;
     let entry = |c: usize, d: usize| {
         let on = f64::from(u8::from(c == d));
         match loss {
-            Loss::CrossEntropy => p[c] * (on - p[d]),
+            Loss::CrossEntropy | Loss::LabelSmoothing { .. } => p[c] * (on - p[d]),
+            Loss::Margin if z.len() > 1 && c != target && d != target => {
+                let others = 1.0 - p[target];
+                p[c] / others * (on - p[d] / others)
+            }
+            Loss::Margin | Loss::Logit => 0.0,
             Loss::Logistic => on * sigmoid(z[c]) * (1.0 - sigmoid(z[c])),
             Loss::Squared => on,
             Loss::Hinge => 0.0,

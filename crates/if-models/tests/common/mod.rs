@@ -6,7 +6,7 @@ use std::sync::Arc;
 use if_linalg::testing::random;
 use if_linalg::{Backend, Block, Cpu, Segment, View, ViewMut};
 use if_models::layer::{Delta, Dense, Direction, Layer, Primal, Scratch};
-use if_models::{Dataset, HostArray, Loss, Network};
+use if_models::{Dataset, HostArray, Loss, Network, Target};
 use ndarray::ArrayD;
 
 pub type Double = Cpu<f64>;
@@ -23,12 +23,11 @@ pub fn dataset(width: usize, x: Vec<f64>, labels: Vec<f64>) -> Dataset {
 
 /// Random features, and labels that the loss takes.
 pub fn random_data(n: usize, width: usize, loss: Loss, outputs: usize, seed: u64) -> Dataset {
-    let by_class = loss == Loss::CrossEntropy || outputs > 1;
     let noise = random(n, seed + 1000);
-    let label = |i: usize| match i {
-        _ if loss.is_binary() => noise[i].signum(),
-        _ if by_class => ((noise[i] + 1.0) / 2.0 * outputs as f64).floor(),
-        _ => noise[i],
+    let label = |i: usize| match loss.target(outputs) {
+        Target::Sign => noise[i].signum(),
+        Target::Class => ((noise[i] + 1.0) / 2.0 * outputs as f64).floor(),
+        Target::Real => noise[i],
     };
     dataset(width, random(n * width, seed), (0..n).map(label).collect())
 }

@@ -1,0 +1,61 @@
+//! What is explained of a query, and what scores of it mean.
+
+use if_models::Loss;
+
+use crate::args::MeasureName;
+
+impl MeasureName {
+    /// The loss whose gradient is taken, of a model trained on `training`.
+    pub fn loss(self, training: Loss) -> Loss {
+        match self {
+            Self::Loss => training,
+            Self::Margin => Loss::Margin,
+            Self::Logit => Loss::Logit,
+        }
+    }
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loss => "loss",
+            Self::Margin => "margin",
+            Self::Logit => "logit",
+        }
+    }
+
+    /// What [`loss`](Self::loss) is a multiple of: measurements enter with the opposite sign.
+    pub fn sign(self) -> f64 {
+        if self == Self::Loss { 1.0 } else { -1.0 }
+    }
+
+    /// What becomes of it without a proponent.
+    pub fn without_proponent(self) -> &'static str {
+        if self == Self::Loss { "rise" } else { "fall" }
+    }
+
+    /// What becomes of it without an opponent.
+    pub fn without_opponent(self) -> &'static str {
+        if self == Self::Loss { "fall" } else { "rise" }
+    }
+
+    /// What the sign of a score means, for who finds the file.
+    pub fn sign_text(self) -> String {
+        let verb = if self == Self::Loss { "raises" } else { "lowers" };
+        format!("positive = proponent: removing the training example {verb} the {} of the query", self.name())
+    }
+
+    /// How the numbers of a file become changes of what is explained.
+    pub fn formula_text(self) -> String {
+        let measured = match self {
+            Self::Loss => {
+                return "score = g_q^T (H + (l2 + damping) I)^-1 g_i; predicted change of the query's loss when the example is removed = factor * score".into();
+            }
+            Self::Margin => "margin, z_y - ln sum_(c != y) exp z_c (with one output y z)",
+            Self::Logit => "logit, z_y (with one output y z)",
+        };
+        format!(
+            "score = g_q^T (H + (l2 + damping) I)^-1 g_i, with g_q the gradient of minus the query's {measured}; predicted change of the query's {} when the example is removed = -factor * score",
+            self.name()
+        )
+    }
+}
