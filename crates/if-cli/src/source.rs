@@ -111,7 +111,10 @@ pub fn keep_inputs(outputs: &[&Path], sources: &[&Source], files: &[&Path]) -> R
 }
 
 fn located(origin: &Origin, ids: &[usize], mut error: ModelError) -> Failure {
-    if let ModelError::Label { example, .. } | ModelError::NonFiniteFeature { example, .. } = &mut error {
+    if let ModelError::Label { example, .. }
+    | ModelError::NonFiniteFeature { example, .. }
+    | ModelError::Diverged { example, .. } = &mut error
+    {
         *example = ids[*example];
     }
     Failure::input(format!("{origin}: {error}"))

@@ -33,7 +33,8 @@ impl Lbfgs {
     /// Minimises `risk` from `start`: to a stationary point, which for networks need not be the lowest.
     ///
     /// The objective falls with every step, but for rounding. Where no step lowers it, not even along the
-    /// gradient, training stops; the report says how far it came.
+    /// gradient, training stops; the report says how far it came. With relu that is the rule: its minima
+    /// often lie at kinks, where the gradient does not vanish.
     pub fn minimise<B: Backend>(
         &self,
         risk: &EmpiricalRisk<B>,

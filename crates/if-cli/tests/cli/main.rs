@@ -6,3 +6,4 @@ mod contract;
 mod dense;
 mod pytorch;
 mod support;
+mod train_network;
