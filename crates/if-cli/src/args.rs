@@ -34,7 +34,7 @@ SOURCE is NAME:SPLIT[a..b] of a known dataset (influence data list), T.npz with 
 a pair X.npy,Y.npy, T.csv, or a pair of idx files; rows [i] or [a..b] can follow any of them.
 
 Exit codes: 0 done; 2 bad input, nothing written; 3 written, but something did not converge;
-130 interrupted, nothing written; 1 anything else.";
+130 interrupted, nothing written but the checkpoints of a --run; 1 anything else.";
 
 /// What all commands share.
 #[derive(Args, Debug)]
@@ -85,10 +85,7 @@ pub enum ModelName {
 /// `256,128`.
 fn sizes(text: &str) -> Result<Vec<usize>, String> {
     let size = |part: &str| part.parse().ok().filter(|size| *size > 0);
-    text.split(',')
-        .map(size)
-        .collect::<Option<_>>()
-        .ok_or(format!("expected sizes such as 256,128, found {text:?}"))
+    text.split(',').map(size).collect::<Option<_>>().ok_or("expected sizes such as 256,128".into())
 }
 
 impl FromStr for ModelName {
@@ -256,7 +253,8 @@ pub struct TrainArgs {
     /// Train without a bias
     #[arg(long)]
     pub no_bias: bool,
-    /// Gradient norm to reach; for an svm the distance to the optimum [default: 1e-8; svm: 1e-6]
+    /// Gradient norm to reach; for an svm the distance to the optimum [default: 1e-8; svm: 1e-6; lbfgs in
+    /// f32: 1e-4]
     #[arg(long, value_name = "G", value_parser = positive, allow_negative_numbers = true)]
     pub gradient_norm: Option<f64>,
     /// Start from these parameters
@@ -270,41 +268,45 @@ pub struct TrainArgs {
     pub network: NetworkArgs,
 }
 
-/// Minibatch training.
+/// Training of networks.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Networks")]
 pub struct NetworkArgs {
-    /// Passes over the examples
-    #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
-    pub epochs: usize,
-    /// Examples in a step
-    #[arg(long, value_name = "N", default_value = "128", value_parser = count)]
-    pub batch: usize,
-    /// How a gradient becomes a step
-    #[arg(long, value_enum, value_name = "OPTIMIZER", default_value = "adam")]
-    pub optimizer: OptimizerName,
+    /// How steps are taken: adam or sgd on minibatches, or lbfgs on all examples until the gradient norm
+    /// is reached, for small networks without kinks such as relu's [default: adam]
+    #[arg(long, value_enum, value_name = "OPTIMIZER")]
+    pub optimizer: Option<OptimizerName>,
+    /// Passes over the examples [default: 10]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub epochs: Option<usize>,
+    /// Examples in a step [default: 128]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub batch: Option<usize>,
     /// Largest learning rate [default: adam 1e-3; sgd 0.05]
     #[arg(long, value_name = "RATE", value_parser = positive, allow_negative_numbers = true)]
     pub learning_rate: Option<f64>,
     /// Of sgd [default: 0.9]
     #[arg(long, value_name = "M", value_parser = non_negative, allow_negative_numbers = true)]
     pub momentum: Option<f64>,
-    /// What becomes of the learning rate
-    #[arg(long, value_enum, value_name = "SCHEDULE", default_value = "cosine")]
-    pub schedule: ScheduleName,
-    /// Epochs between the changes of --schedule step
-    #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
-    pub step_epochs: usize,
-    /// Factor of each change of --schedule step
-    #[arg(long, value_name = "F", default_value = "0.1", value_parser = positive)]
-    pub step_factor: f64,
-    /// Of initial parameters and the order of the examples
-    #[arg(long, value_name = "N", default_value = "0")]
-    pub seed: u64,
-    /// Arithmetic, and the type of the weights
-    #[arg(long, value_enum, value_name = "PRECISION", default_value = "f32")]
-    pub precision: Precision,
-    /// Folder for checkpoints and the manifest that replays the run
+    /// What becomes of the learning rate [default: cosine]
+    #[arg(long, value_enum, value_name = "SCHEDULE")]
+    pub schedule: Option<ScheduleName>,
+    /// Epochs between the changes of --schedule step [default: 10]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub step_epochs: Option<usize>,
+    /// Factor of each change of --schedule step [default: 0.1]
+    #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true)]
+    pub step_factor: Option<f64>,
+    /// Steps of lbfgs at most [default: 1000]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub max_iterations: Option<usize>,
+    /// Of initial parameters and the order of the examples [default: 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Arithmetic, and the type of the weights [default: f32; lbfgs: f64]
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    pub precision: Option<Precision>,
+    /// Folder for checkpoints of adam or sgd and the manifest that replays the run
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
     /// Go on with the run in --run from its last checkpoint
@@ -316,18 +318,36 @@ pub struct NetworkArgs {
 }
 
 impl NetworkArgs {
-    /// An option without default that was given: it would be passed over where no network is trained.
+    /// An option that was given: it would be passed over where no network is trained.
     pub fn given(&self) -> Option<&'static str> {
-        [
+        let common = [
+            (self.optimizer.is_some(), "--optimizer"),
+            (self.max_iterations.is_some(), "--max-iterations"),
+            (self.seed.is_some(), "--seed"),
+            (self.precision.is_some(), "--precision"),
+        ];
+        self.given_for_minibatches().or_else(|| first(&common))
+    }
+
+    /// An option that was given, of those that say how minibatches are trained on.
+    pub fn given_for_minibatches(&self) -> Option<&'static str> {
+        first(&[
+            (self.epochs.is_some(), "--epochs"),
+            (self.batch.is_some(), "--batch"),
             (self.learning_rate.is_some(), "--learning-rate"),
             (self.momentum.is_some(), "--momentum"),
+            (self.schedule.is_some(), "--schedule"),
+            (self.step_epochs.is_some(), "--step-epochs"),
+            (self.step_factor.is_some(), "--step-factor"),
             (self.run.is_some(), "--run"),
             (self.resume, "--resume"),
             (self.checkpoint_every.is_some(), "--checkpoint-every"),
-        ]
-        .into_iter()
-        .find_map(|(given, name)| given.then_some(name))
+        ])
     }
+}
+
+fn first(options: &[(bool, &'static str)]) -> Option<&'static str> {
+    options.iter().find_map(|(given, name)| given.then_some(*name))
 }
 
 /// `--optimizer`.
@@ -337,6 +357,8 @@ pub enum OptimizerName {
     Adam,
     /// Stochastic gradient descent with momentum
     Sgd,
+    /// All examples at once, to an optimum
+    Lbfgs,
 }
 
 /// `--schedule`.

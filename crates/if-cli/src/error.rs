@@ -24,6 +24,8 @@ pub enum Failure {
     Input(String, Option<String>),
     /// Ctrl-C.
     Interrupted,
+    /// Ctrl-C in a run that can go on.
+    Suspended,
     /// A full disk, a server that does not answer.
     Other(String),
 }
@@ -51,7 +53,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input(..) => INPUT,
-            Self::Interrupted => INTERRUPTED,
+            Self::Interrupted | Self::Suspended => INTERRUPTED,
             Self::Other(_) => OTHER,
         }
     }
@@ -61,6 +63,7 @@ impl Failure {
         match self {
             Self::Input(message, _) | Self::Other(message) => message,
             Self::Interrupted => "interrupted; nothing was written",
+            Self::Suspended => "interrupted; go on from the last checkpoint with --resume",
         }
     }
 }

@@ -16,6 +16,7 @@ mod picture;
 mod run_dir;
 mod session;
 mod source;
+mod spec_file;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -8,6 +8,7 @@ use if_models::{LayerSpec, Loss, ModelError, ModelSpec, Network, Tensors};
 use crate::args::{ModelArgs, ModelName, Precision};
 use crate::error::Failure;
 use crate::source::Data;
+use crate::spec_file::read_spec;
 
 /// Temperature of the smooth hinge, Koh & Liang 2017, section 4.2.
 const TEMPERATURE: f64 = 0.001;
@@ -113,19 +114,6 @@ pub fn network_spec(args: &ModelArgs, train: &Data) -> Result<Option<ModelSpec>,
     Ok(Some(ModelSpec { input, loss: Loss::CrossEntropy, layers }))
 }
 
-fn read_spec(path: &Path) -> Result<ModelSpec, Failure> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::input(format!("{shown}: cannot read: {error}")))?;
-    let spec: ModelSpec = toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-        Failure::input(format!("{shown}: line {line}: {}", error.message().replace('\n', ", ")))
-    })?;
-    // What no weights could mend is said of this file.
-    spec.build(&Cpu::<f64>::new()).map_err(|error| Failure::input(format!("{shown}: {error}")))?;
-    Ok(spec)
-}
-
 /// A network with parameters, in no particular precision yet.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -169,7 +157,11 @@ impl Model {
         let bias = tensors.contains_key("fc.bias");
         let model = Self { kind: kind.clone(), inputs: train.set.width(), outputs, bias, tensors };
         model.build::<f64>().map_err(|error| {
-            let shape = matches!(error, ModelError::TensorShape { .. });
+            // The shapes inside a network have little to do with the examples.
+            let shape = matches!(
+                (&error, kind),
+                (ModelError::TensorShape { .. }, Kind::Linear(_) | Kind::Svm { .. })
+            );
             let failure = Failure::input(format!("{}: {error}", path.display()));
             let features =
                 format!("{} has {} features for each example", train.source.origin, train.set.width());

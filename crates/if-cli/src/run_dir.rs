@@ -14,6 +14,7 @@ use if_data::{Array, AtomicFile, DataError, read_tensors, sha256_of, write_tenso
 use if_linalg::{Block, Cpu, Real};
 use if_models::{Network, RiskSettings, TrainState, Training};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::Failure;
 
@@ -117,7 +118,7 @@ impl RunDir {
         Ok(Some(TrainState { step: checkpoint.step, theta, memory }))
     }
 
-    /// Adds a checkpoint.
+    /// Adds a checkpoint, if the last one is not of this step.
     ///
     /// # Errors
     /// A full disk.
@@ -127,6 +128,9 @@ impl RunDir {
         state: &TrainState<Cpu<T>>,
         learning_rate: f64,
     ) -> Result<(), Failure> {
+        if self.manifest.checkpoints.last().is_some_and(|last| last.step == state.step) {
+            return Ok(());
+        }
         let weights = format!("step-{:08}.safetensors", state.step);
         let weights_sha256 = self.write(&weights, &tensors(network, &state.theta, ""))?;
         let (mut optimizer, mut optimizer_sha256) = (None, None);
@@ -207,10 +211,17 @@ pub fn tensors<T: Real>(
 
 /// The first field in which two configurations differ, with both values.
 fn difference(there: &RunConfig, here: &RunConfig) -> Option<String> {
-    let (there, here) = (serde_json::to_value(there).ok()?, serde_json::to_value(here).ok()?);
-    let fields = there.as_object()?.iter();
-    let (name, value) = fields.into_iter().find(|(name, value)| here.get(*name) != Some(*value))?;
-    Some(format!("expected {name} {value}, found {}", here.get(name).unwrap_or(&serde_json::Value::Null)))
+    fn within(path: &str, there: &Value, here: &Value) -> Option<String> {
+        match (there, here) {
+            (Value::Object(fields), Value::Object(other)) if fields.keys().eq(other.keys()) => fields
+                .iter()
+                .zip(other.values())
+                .find_map(|((name, there), here)| within(&format!("{path}.{name}"), there, here)),
+            _ if there == here => None,
+            _ => Some(format!("expected {} {there}, found {here}", path.trim_start_matches('.'))),
+        }
+    }
+    within("", &serde_json::to_value(there).ok()?, &serde_json::to_value(here).ok()?)
 }
 
 /// For a new run.

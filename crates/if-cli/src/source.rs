@@ -113,7 +113,8 @@ pub fn keep_inputs(outputs: &[&Path], sources: &[&Source], files: &[&Path]) -> R
 fn located(origin: &Origin, ids: &[usize], mut error: ModelError) -> Failure {
     if let ModelError::Label { example, .. }
     | ModelError::NonFiniteFeature { example, .. }
-    | ModelError::TokenId { example, .. } = &mut error
+    | ModelError::TokenId { example, .. }
+    | ModelError::Diverged { example, .. } = &mut error
     {
         *example = ids[*example];
     }

@@ -113,6 +113,14 @@ pub enum ModelError {
         /// What was given.
         found: f64,
     },
+    /// Training that went astray.
+    #[error("the loss of example {example} is not finite at step {step}: lower the learning rate")]
+    Diverged {
+        /// Position in the data set.
+        example: usize,
+        /// Counted from 1.
+        step: usize,
+    },
     /// A method that does not apply to this model.
     #[error("{0}")]
     Unsupported(String),

@@ -1,6 +1,9 @@
 //! A network as data: what `model.toml` holds.
 
+use std::fmt;
+
 use if_linalg::{Backend, Block, Loss};
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::ModelError;
@@ -28,7 +31,7 @@ pub struct ModelSpec {
     /// `loss = { label-smoothing = { smoothing = 0.1 } }`.
     pub loss: Loss,
     /// First to last.
-    #[serde(rename = "layer")]
+    #[serde(rename = "layer", deserialize_with = "one_by_one")]
     pub layers: Vec<LayerSpec>,
 }
 
@@ -107,7 +110,7 @@ pub enum LayerSpec {
     /// The input of some layers added to their output.
     Residual {
         /// The layers, first to last.
-        #[serde(rename = "layer")]
+        #[serde(rename = "layer", deserialize_with = "one_by_one")]
         layers: Vec<LayerSpec>,
     },
     /// From `(c, h, w)` to `c h w` numbers; nothing moves.
@@ -147,6 +150,37 @@ pub enum Approximation {
     None,
     /// By the form with tanh.
     Tanh,
+}
+
+/// Layers, with their position before errors: `layer 2: ...`, `layer 2.0: ...` inside a residual block.
+fn one_by_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<LayerSpec>, D::Error> {
+    struct Layers;
+    impl<'de> Visitor<'de> for Layers {
+        type Value = Vec<LayerSpec>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of layers")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Self::Value, A::Error> {
+            let mut layers = Vec::new();
+            while let Some(layer) = all.next_element().map_err(|e| at_layer(layers.len(), &e))? {
+                layers.push(layer);
+            }
+            Ok(layers)
+        }
+    }
+    deserializer.deserialize_seq(Layers)
+}
+
+fn at_layer<E: Error>(position: usize, error: &E) -> E {
+    // What follows the first line repeats the name of a key.
+    let text = error.to_string();
+    let text = text.lines().next().unwrap_or_default();
+    E::custom(match text.strip_prefix("layer ") {
+        Some(inside) => format!("layer {position}.{inside}"),
+        None => format!("layer {position}: {text}"),
+    })
 }
 
 fn one() -> usize {

@@ -60,9 +60,13 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
         let entry = entry?;
         let kind = entry.file_type()?;
         let name = entry.file_name();
+        // In a further worktree `.git` is a file.
+        if name == ".git" {
+            continue;
+        }
         if kind.is_file() {
             files.push(entry.path());
-        } else if kind.is_dir() && name != "target" && name != ".git" {
+        } else if kind.is_dir() && name != "target" {
             collect(&entry.path(), files)?;
         }
     }

@@ -6,6 +6,7 @@ mod data;
 mod explain;
 mod train;
 mod train_network;
+mod train_plan;
 mod verify;
 
 use crate::args::{Command, ModelName};

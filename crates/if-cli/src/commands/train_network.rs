@@ -1,18 +1,20 @@
-//! `influence train` for networks: minibatches, with checkpoints that a run resumes from.
+//! `influence train` for networks: minibatches, with checkpoints that a run resumes from, or L-BFGS.
 
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use if_data::{AtomicFile, sha256_of, write_tensors};
+use if_data::{AtomicFile, DataError, sha256_of, write_tensors};
 use if_linalg::{Block, Cpu, Observer, Real};
 use if_models::{
-    EmpiricalRisk, Inputs, ModelSpec, Network, Optimizer, RiskSettings, Schedule, StepReport, TrainState,
-    Training,
+    EmpiricalRisk, FitReport, Inputs, LayerSpec, Lbfgs, ModelError, ModelSpec, Network, RiskSettings,
+    StepReport, TrainState, Training,
 };
 use serde_json::json;
 
 use super::train::accuracy_of;
-use crate::args::{OptimizerName, Precision, ScheduleName, TrainArgs};
+use super::train_plan::Plan;
+use crate::args::{ModelName, Precision, TrainArgs};
 use crate::console::Console;
 use crate::error::Failure;
 use crate::output::{Report, seconds, short};
@@ -27,36 +29,13 @@ pub fn run(
     (train, test): (&Data, Option<&Data>),
     console: &Console,
 ) -> Result<Report, Failure> {
-    let training = training(args)?.validate()?;
-    let job = Job { args, spec, risk, train, test, training, start: Instant::now() };
-    match args.network.precision {
+    let (plan, precision) = Plan::new(args)?;
+    let description = args.out.with_extension("toml");
+    let job = Job { args, spec, risk, train, test, plan, description, start: Instant::now() };
+    match precision {
         Precision::F32 => job.run::<f32>(console),
         Precision::F64 => job.run::<f64>(console),
     }
-}
-
-/// The settings, with the usual learning rate of the optimiser.
-fn training(args: &TrainArgs) -> Result<Training, Failure> {
-    let network = &args.network;
-    let (optimizer, usual) = match network.optimizer {
-        OptimizerName::Adam if network.momentum.is_some() => {
-            return Err(Failure::input("--momentum belongs to --optimizer sgd"));
-        }
-        OptimizerName::Adam => (Optimizer::adam(), 1e-3),
-        OptimizerName::Sgd => (Optimizer::Sgd { momentum: network.momentum.unwrap_or(0.9) }, 0.05),
-    };
-    Ok(Training {
-        optimizer,
-        learning_rate: network.learning_rate.unwrap_or(usual),
-        schedule: match network.schedule {
-            ScheduleName::Constant => Schedule::Constant,
-            ScheduleName::Cosine => Schedule::Cosine,
-            ScheduleName::Step => Schedule::Step { epochs: network.step_epochs, factor: network.step_factor },
-        },
-        epochs: network.epochs,
-        batch: network.batch,
-        seed: network.seed,
-    })
 }
 
 struct Job<'a> {
@@ -65,8 +44,32 @@ struct Job<'a> {
     risk: RiskSettings,
     train: &'a Data,
     test: Option<&'a Data>,
-    training: Training,
+    plan: Plan,
+    /// The network beside its weights, as `attribute` takes it.
+    description: PathBuf,
     start: Instant,
+}
+
+/// What training gave.
+struct Trained<T: Real> {
+    theta: Block<Cpu<T>>,
+    steps: usize,
+    /// Of the last step on a minibatch.
+    learning_rate: Option<f64>,
+    /// How near an optimum L-BFGS came.
+    fit: Option<FitReport>,
+}
+
+/// Why minibatch training ended early.
+enum Stop {
+    Model(ModelError),
+    Other(Failure),
+}
+
+impl From<ModelError> for Stop {
+    fn from(error: ModelError) -> Self {
+        Self::Model(error)
+    }
 }
 
 impl Job<'_> {
@@ -86,29 +89,33 @@ impl Job<'_> {
         };
         let inputs = Inputs::new(&network, &self.train.set, usize::MAX).map_err(|e| self.train.failure(e))?;
         let risk = EmpiricalRisk::new(&network, &inputs, self.risk)?;
-        let mut run = self.open_run::<T>()?;
-        let writable = AtomicFile::create(&self.args.out)?;
-        let description = self.args.out.with_extension("toml");
-        let mut state = self.first_state(&network, init, run.as_ref(), console)?;
-        let last = self.take_steps(&network, &risk, &mut state, run.as_mut(), console)?;
-        drop(writable);
-        write_tensors(&self.args.out, &tensors(&network, &state.theta, "")).map_err(Failure::output)?;
-        self.write_description(&description)?;
-        self.report(&network, &risk, &state, last)
+        // Outputs are open before the long run: what cannot be written fails now.
+        let weights = AtomicFile::create(&self.args.out)?;
+        let description = self.open_description()?;
+        let trained = match self.plan {
+            Plan::Minibatches(training) => self.take_steps(&training, &risk, init, console)?,
+            Plan::Lbfgs { lbfgs, seed } => {
+                let start = init.unwrap_or_else(|| network.initial(seed));
+                minimise(lbfgs, &risk, &start, console)?
+            }
+        };
+        // Nothing is written that cannot be used.
+        let report = self.report(&network, &risk, &trained, console)?;
+        drop(weights);
+        write_tensors(&self.args.out, &tensors(&network, &trained.theta, "")).map_err(Failure::output)?;
+        if let Some(file) = description {
+            self.write_description(file)?;
+        }
+        Ok(report)
     }
 
-    fn open_run<T: Real>(&self) -> Result<Option<RunDir>, Failure> {
-        let Some(folder) = &self.args.network.run else {
-            if self.args.network.resume {
-                return Err(Failure::input("--resume goes with --run, the folder of the run"));
-            }
-            return Ok(None);
-        };
+    fn open_run<T: Real>(&self, training: &Training) -> Result<Option<RunDir>, Failure> {
+        let Some(folder) = &self.args.network.run else { return Ok(None) };
         let config = RunConfig {
             schema: schema(),
             model: self.spec.clone(),
             objective: self.risk,
-            training: self.training,
+            training: *training,
             precision: T::NAME.into(),
             train: self.train.source.to_string(),
             examples: self.train.set.len(),
@@ -118,75 +125,78 @@ impl Job<'_> {
         RunDir::open(folder, config, self.args.network.resume).map(Some)
     }
 
-    fn first_state<T: Real>(
-        &self,
-        network: &Network<Cpu<T>>,
-        init: Option<Block<Cpu<T>>>,
-        run: Option<&RunDir>,
-        console: &Console,
-    ) -> Result<TrainState<Cpu<T>>, Failure> {
-        if let Some(state) = run.map(|run| run.last(network)).transpose()?.flatten() {
-            console.note(&format!("resumed at step {}", state.step));
-            return Ok(state);
-        }
-        let mut state = self.training.start(network);
-        if let Some(theta) = init {
-            state.theta = theta;
-        }
-        Ok(state)
-    }
-
-    /// Runs to the end, with a line for every epoch and the checkpoints that were asked for.
+    /// Minibatches to the end, with a line for every epoch and the checkpoints that were asked for.
     fn take_steps<T: Real>(
         &self,
-        network: &Network<Cpu<T>>,
+        training: &Training,
         risk: &EmpiricalRisk<Cpu<T>>,
-        state: &mut TrainState<Cpu<T>>,
-        mut run: Option<&mut RunDir>,
+        init: Option<Block<Cpu<T>>>,
         console: &Console,
-    ) -> Result<Option<StepReport>, Failure> {
-        let n = risk.n();
-        let (per_epoch, steps) = (self.training.steps_per_epoch(n), self.training.steps(n));
+    ) -> Result<Trained<T>, Failure> {
+        let (network, n) = (risk.network(), risk.n());
+        let mut run = self.open_run::<T>(training)?;
+        let mut state = first_state(training, network, init, run.as_ref(), console)?;
+        let (per_epoch, steps) = (training.steps_per_epoch(n), training.steps(n));
         let every = self.args.network.checkpoint_every.unwrap_or(per_epoch);
-        let (mut last, mut sum, mut count) = (None, 0.0, 0);
-        self.training.run::<_, Failure>(risk, state, console, |state, report| {
+        let (mut last, mut sum, mut count) = (None::<StepReport>, 0.0, 0);
+        let stopped = training.run(risk, &mut state, console, |state, report| {
             (last, sum, count) = (Some(report), sum + report.loss, count + 1);
-            let whole = report.step == steps;
             if let Some(run) = &mut run
-                && (report.step % every == 0 || whole || console.cancelled())
+                && (report.step % every == 0 || report.step == steps)
             {
-                run.save(network, state, report.learning_rate)?;
+                run.save(network, state, report.learning_rate).map_err(Stop::Other)?;
             }
             if report.step % per_epoch == 0 {
-                let tested = self.test.map(|test| accuracy_of(network, &state.theta, test)).transpose()?;
+                let tested = self.tested(network, &state.theta).map_err(Stop::Other)?;
                 let tested = tested.map_or(String::new(), |a| format!(", test accuracy {:.2} %", 100.0 * a));
-                let epoch = report.step / per_epoch;
-                let of = self.training.epochs;
-                console.note(&format!(
-                    "epoch {epoch} of {of}: mean loss {}{tested}",
-                    short(sum / f64::from(count))
-                ));
+                let (epoch, of) = (report.step / per_epoch, training.epochs);
+                let mean = short(sum / f64::from(count));
+                console.note(&format!("epoch {epoch} of {of}: mean loss {mean}{tested}"));
                 (sum, count) = (0.0, 0);
             }
             Ok(())
+        });
+        stopped.map_err(|stop| match stop {
+            Stop::Model(error) => self.train.failure(error),
+            Stop::Other(failure) => failure,
         })?;
+        let learning_rate = last.map(|last| last.learning_rate);
         if console.cancelled() {
-            if run.is_some() {
-                console.note("go on from the last checkpoint with --resume");
+            let Some(mut run) = run else { return Err(Failure::Interrupted) };
+            if let Some(rate) = learning_rate {
+                run.save(network, &state, rate)?;
             }
-            return Err(Failure::Interrupted);
+            return Err(Failure::Suspended);
         }
-        Ok(last)
+        Ok(Trained { theta: state.theta, steps: state.step, learning_rate, fit: None })
     }
 
-    /// The network beside its weights, as `attribute` takes it.
-    fn write_description(&self, path: &Path) -> Result<(), Failure> {
-        use std::io::Write;
+    fn tested<T: Real>(
+        &self,
+        network: &Network<Cpu<T>>,
+        theta: &Block<Cpu<T>>,
+    ) -> Result<Option<f64>, Failure> {
+        self.test.map(|test| accuracy_of(network, theta, test)).transpose()
+    }
+
+    /// The file that will describe the network; none where it is described by that file already.
+    fn open_description(&self) -> Result<Option<AtomicFile>, Failure> {
+        let same = |path: &Path| {
+            let (a, b) = (path.canonicalize(), self.description.canonicalize());
+            a.is_ok() && a.ok() == b.ok()
+        };
+        match &self.args.model.model {
+            ModelName::File(path) if same(path) => Ok(None),
+            _ => Ok(Some(AtomicFile::create(&self.description)?)),
+        }
+    }
+
+    fn write_description(&self, mut file: AtomicFile) -> Result<(), Failure> {
+        let path = &self.description;
         let text = toml::to_string(self.spec)
             .map_err(|e| Failure::Other(format!("{}: cannot describe the network: {e}", path.display())))?;
-        let mut file = AtomicFile::create(path)?;
         file.write_all(text.as_bytes()).map_err(|source| {
-            Failure::output(if_data::DataError::Io { path: path.to_owned(), action: "write", source })
+            Failure::output(DataError::Io { path: path.clone(), action: "write", source })
         })?;
         file.finish().map_err(Failure::output)
     }
@@ -195,41 +205,100 @@ impl Job<'_> {
         &self,
         network: &Network<Cpu<T>>,
         risk: &EmpiricalRisk<Cpu<T>>,
-        state: &TrainState<Cpu<T>>,
-        last: Option<StepReport>,
+        trained: &Trained<T>,
+        console: &Console,
     ) -> Result<Report, Failure> {
-        let (objective, gradient) = risk.gradient(&state.theta);
-        let trained = accuracy_of(network, &state.theta, self.train)?;
-        let tested = self.test.map(|test| accuracy_of(network, &state.theta, test)).transpose()?;
-        let description = self.args.out.with_extension("toml");
-        let elapsed = self.start.elapsed().as_secs_f64();
+        let Trained { theta, steps, learning_rate, fit } = trained;
+        let (objective, gradient) = risk.gradient(theta);
         let norm = gradient.norms()[0];
+        if !objective.is_finite() || !norm.is_finite() {
+            return Err(Failure::input(format!(
+                "{}: the objective is not finite after step {steps}: lower the learning rate, or scale the features",
+                self.train.source.origin
+            )));
+        }
+        let unfinished = fit.as_ref().filter(|fit| !fit.converged());
+        if let Some(fit) = unfinished {
+            let kinks = if has_kinks(&self.spec.layers) {
+                "; at kinks, where the minima of relu networks often lie, no gradient vanishes: tanh or softplus have none"
+            } else {
+                ""
+            };
+            console.warn(&format!(
+                "training stopped after {steps} iterations at gradient norm {norm:.1e}, above {:.0e}: raise --max-iterations or --l2, or ask for less{kinks}",
+                fit.tolerance
+            ));
+        }
+        let accuracy = accuracy_of(network, theta, self.train)?;
+        let tested = self.tested(network, theta)?;
+        let elapsed = self.start.elapsed().as_secs_f64();
         let mut lines = vec![
             ("parameters", network.layout().dim().to_string()),
-            ("steps", state.step.to_string()),
+            ("steps", steps.to_string()),
             ("objective", format!("{} (mean loss and penalty)", short(objective))),
             ("gradient norm", format!("{norm:.1e}")),
-            ("train accuracy", format!("{:.2} %", 100.0 * trained)),
+            ("train accuracy", format!("{:.2} %", 100.0 * accuracy)),
         ];
         lines.extend(tested.map(|tested| ("test accuracy", format!("{:.2} %", 100.0 * tested))));
         lines.push(("weights", self.args.out.display().to_string()));
-        lines.push(("network", format!("{} ({})", description.display(), seconds(elapsed))));
+        lines.push(("network", format!("{} ({})", self.description.display(), seconds(elapsed))));
         let text = lines.iter().map(|(name, value)| format!("{name:<14}  {value}\n")).collect();
         let json = json!({
-            "training": self.training,
+            "training": self.plan,
             "objective_settings": self.risk,
             "train": self.train.source.to_string(),
             "weights": self.args.out,
-            "network": description,
+            "network": self.description,
             "parameters": network.layout().dim(),
-            "steps": state.step,
-            "last_learning_rate": last.map(|last| last.learning_rate),
+            "steps": steps,
+            "last_learning_rate": learning_rate,
+            "fit": fit,
             "objective": objective,
             "gradient_norm": norm,
-            "train_accuracy": trained,
+            "train_accuracy": accuracy,
             "test_accuracy": tested,
             "seconds": elapsed,
         });
-        Ok(Report { text, json, flagged: false })
+        Ok(Report { text, json, flagged: unfinished.is_some() })
     }
+}
+
+/// Whether the gradient jumps anywhere.
+fn has_kinks(layers: &[LayerSpec]) -> bool {
+    layers.iter().any(|layer| match layer {
+        LayerSpec::Residual { layers } => has_kinks(layers),
+        LayerSpec::Relu | LayerSpec::LeakyRelu { .. } | LayerSpec::Selu | LayerSpec::MaxPool { .. } => true,
+        _ => false,
+    })
+}
+
+fn first_state<T: Real>(
+    training: &Training,
+    network: &Network<Cpu<T>>,
+    init: Option<Block<Cpu<T>>>,
+    run: Option<&RunDir>,
+    console: &Console,
+) -> Result<TrainState<Cpu<T>>, Failure> {
+    if let Some(state) = run.map(|run| run.last(network)).transpose()?.flatten() {
+        console.note(&format!("resumed at step {}", state.step));
+        return Ok(state);
+    }
+    let mut state = training.start(network);
+    if let Some(theta) = init {
+        state.theta = theta;
+    }
+    Ok(state)
+}
+
+fn minimise<T: Real>(
+    lbfgs: Lbfgs,
+    risk: &EmpiricalRisk<Cpu<T>>,
+    start: &Block<Cpu<T>>,
+    console: &Console,
+) -> Result<Trained<T>, Failure> {
+    let fit = lbfgs.minimise(risk, start, console);
+    if console.cancelled() {
+        return Err(Failure::Interrupted);
+    }
+    Ok(Trained { theta: fit.theta, steps: fit.report.iterations, learning_rate: None, fit: Some(fit.report) })
 }

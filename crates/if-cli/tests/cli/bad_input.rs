@@ -208,7 +208,7 @@ fn a_network_that_is_described_wrongly() {
     folder
         .write("net.toml", b"input = [4]\nloss = \"cross-entropy\"\n[[layer]]\ntype = \"dense\"\nout = 3\n");
     let outcome = folder.attribute("--model net.toml");
-    check(&outcome, &["net.toml: line", "name"]);
+    check(&outcome, &["net.toml: layer 0", "name"]);
     check(&folder.attribute("--model none.toml"), &["none.toml: cannot read"]);
 }
 

@@ -241,18 +241,14 @@ fn an_svm_is_attributed_at_the_smooth_hinge() {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_leaves_nothing() {
-    use std::process::{Command, Stdio};
+    use std::process::Command;
     use std::time::Duration;
 
     let folder = Folder::new();
     folder.succeed("train --model softmax --train digits:train --l2 0.001 --out W.safetensors");
-    let mut program = Command::new(env!("CARGO_BIN_EXE_influence"))
-        .args(["attribute", "--model", "softmax", "--weights", "W.safetensors", "--train", "digits:train"])
-        .args(["--query", "digits", "--l2", "0.001", "--tolerance", "1e-30", "--scores", "OUT.npy"])
-        .current_dir(folder.path("."))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut program = folder.spawn(
+        "attribute --model softmax --weights W.safetensors --train digits:train --query digits --l2 0.001 --tolerance 1e-30 --scores OUT.npy",
+    );
     // Both outputs are open under their temporary names: the long run begins.
     while folder.names().len() < 3 {
         assert!(program.try_wait().unwrap().is_none(), "ended too early to be interrupted");

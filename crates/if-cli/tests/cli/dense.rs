@@ -74,7 +74,7 @@ fn derivatives(z: &Array1<f64>, y: usize) -> (Array1<f64>, Array2<f64>) {
 }
 
 /// Gaussian elimination with pivoting.
-fn solve(mut a: Array2<f64>, mut b: Array1<f64>) -> Array1<f64> {
+pub fn solve(mut a: Array2<f64>, mut b: Array1<f64>) -> Array1<f64> {
     let n = b.len();
     for k in 0..n {
         let pivot = (k..n).max_by(|&i, &j| a[[i, k]].abs().total_cmp(&a[[j, k]].abs())).unwrap();

@@ -4,4 +4,6 @@ mod bad_input;
 mod commands;
 mod contract;
 mod dense;
+mod pytorch;
 mod support;
+mod train_network;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::{Child, Stdio};
 
 use assert_cmd::Command;
 use if_data::{Array, write_npz, write_tensors};
@@ -101,6 +102,18 @@ impl Folder {
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+
+    /// Starts a command that a test stops.
+    pub fn spawn(&self, arguments: &str) -> Child {
+        std::process::Command::new(env!("CARGO_BIN_EXE_influence"))
+            .args(arguments.split_whitespace())
+            .current_dir(self.0.path())
+            .env_remove("INFLUENCE_DATA")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// Runs a command that must succeed.

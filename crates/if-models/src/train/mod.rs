@@ -107,10 +107,9 @@ impl Training {
         self.learning_rate * self.schedule.factor(step, self.steps(n), self.steps_per_epoch(n))
     }
 
-    /// Parameters before the first step: uniform within `1/sqrt(fan-in)`, as PyTorch's layers begin, and
-    /// 1 and 0 for batch normalisation.
+    /// The state before the first step, at [`Network::initial`].
     pub fn start<B: Backend>(&self, network: &Network<B>) -> TrainState<B> {
-        let theta = initial::parameters(network, self.seed);
+        let theta = network.initial(self.seed);
         let zeros = || Block::zeros(network.backend(), network.layout(), 1);
         let memory = (0..self.optimizer.memories()).map(|_| zeros()).collect();
         TrainState { step: 0, theta, memory }
@@ -139,12 +138,7 @@ impl Training {
             let batch = &order.1[part * self.batch..n.min((part + 1) * self.batch)];
             let (losses, gradient) = risk.batch_gradient(&state.theta, batch);
             if let Some(bad) = losses.iter().position(|loss| !loss.is_finite()) {
-                let reason = format!(
-                    "the loss of example {} is not finite at step {}: lower the learning rate",
-                    batch[bad],
-                    state.step + 1
-                );
-                return Err(ModelError::Unsupported(reason).into());
+                return Err(ModelError::Diverged { example: batch[bad], step: state.step + 1 }.into());
             }
             let learning_rate = self.learning_rate_at(n, state.step);
             state.step += 1;

@@ -1,0 +1,193 @@
+//! Networks from PyTorch (`tests/interop`), and what is said about one that does not fit its description.
+
+use std::path::PathBuf;
+
+use if_data::{Array, read_tensors, write_npz, write_tensors};
+use ndarray::ArrayD;
+
+use crate::support::{Folder, Outcome, json};
+
+fn interop(network: &str, file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop").join(network).join(file)
+}
+
+/// model.toml, W.safetensors and the examples T.npz.
+fn folder_of(network: &str) -> Folder {
+    let folder = Folder::new();
+    for (file, name) in [("model.toml", "model.toml"), ("weights.safetensors", "W.safetensors")] {
+        std::fs::copy(interop(network, file), folder.path(name)).unwrap();
+    }
+    let dump = read_tensors(&interop(network, "dump.safetensors")).unwrap();
+    write_npz(&folder.path("T.npz"), [("x", &dump["x"]), ("y", &dump["y"])]).unwrap();
+    folder
+}
+
+fn attribute(folder: &Folder, more: &str) -> Outcome {
+    folder.run(&format!(
+        "attribute --model model.toml --weights W.safetensors --train T.npz --query T.npz[0..3] --l2 0.1 --curvature gauss-newton --scores OUT.npy {more}"
+    ))
+}
+
+#[test]
+fn a_state_dict_is_attributed_unchanged() {
+    for (network, examples) in [("mlp", 16), ("cnn", 10), ("residual", 10)] {
+        let folder = folder_of(network);
+        let outcome = attribute(&folder, "--precision f64");
+        assert_eq!(outcome.code, 0, "{network}: {}", outcome.stderr);
+        let by_cg = folder.scores("OUT.npy").to_f64();
+        assert_eq!(by_cg.shape(), [3, examples]);
+        attribute(&folder, "--precision f64 --solver cholesky");
+        let by_cholesky = folder.scores("OUT.npy").to_f64();
+        let size = by_cholesky.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        assert!(by_cg.iter().zip(&by_cholesky).all(|(a, b)| (a - b).abs() < 1e-7 * size), "{network}");
+        // Predictions are PyTorch's.
+        let explained = folder.succeed(
+            "explain --model model.toml --weights W.safetensors --train T.npz --query T.npz[0..3] --l2 0.1 --curvature gauss-newton --precision f64 --json",
+        );
+        let dump = read_tensors(&interop(network, "dump.safetensors")).unwrap();
+        let (logits, labels) = (dump["logits"].to_f64(), dump["y"].to_f64());
+        for (i, query) in json(&explained.stdout)["queries"].as_array().unwrap().iter().enumerate() {
+            let row: Vec<f64> = logits.index_axis(ndarray::Axis(0), i).iter().copied().collect();
+            let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+            assert_eq!(query["label"].as_f64(), Some(labels[i]));
+            assert_eq!(query["predicted"].as_f64(), Some(best as f64), "{query}");
+        }
+    }
+}
+
+/// Checks that `folder` is refused with exactly these lines.
+fn assert_refused(folder: &Folder, lines: &[&str]) {
+    let Outcome { code, stdout, stderr } = attribute(folder, "");
+    assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+    assert_eq!(stderr.lines().collect::<Vec<_>>(), lines);
+    assert!(!folder.path("OUT.npy").exists());
+}
+
+fn rewrite(folder: &Folder, network: &str, from: &str, to: &str) {
+    let text = std::fs::read_to_string(interop(network, "model.toml")).unwrap();
+    assert!(text.contains(from));
+    folder.write("model.toml", text.replacen(from, to, 1).as_bytes());
+}
+
+const SUPPORTED: &str = "dense, conv2d, max_pool, avg_pool, global_avg_pool, batch_norm, residual, flatten, dropout, relu, leaky_relu, tanh, sigmoid, softplus, gelu, selu";
+
+#[test]
+fn layers_that_are_not_supported() {
+    let folder = folder_of("residual");
+    let unknown = |place: &str, name: &str| {
+        format!("error: model.toml: layer {place}: unknown layer type \"{name}\", supported: {SUPPORTED}")
+    };
+    rewrite(&folder, "residual", "\"selu\"", "\"lstm\"");
+    assert_refused(&folder, &[&unknown("1", "lstm")]);
+    rewrite(&folder, "residual", "\"batch_norm\"", "\"BatchNorm2d\"");
+    assert_refused(&folder, &[&unknown("2.1", "BatchNorm2d"), "hint: BatchNorm2d is called batch_norm here"]);
+    for name in ["linear", "Linear"] {
+        rewrite(&folder, "residual", "\"dense\"", &format!("\"{name}\""));
+        assert_refused(&folder, &[&unknown("6", name), &format!("hint: {name} is called dense here")]);
+    }
+}
+
+#[test]
+fn settings_that_a_layer_does_not_have() {
+    let folder = folder_of("cnn");
+    let refused = |from: &str, to: &str, lines: &[&str]| {
+        rewrite(&folder, "cnn", from, to);
+        assert_refused(&folder, lines);
+    };
+    refused(
+        "padding = 1\nbias = false",
+        "padding = 1\ndilation = 2",
+        &[
+            "error: model.toml: layer 4: unknown field \"dilation\", expected one of \"name\", \"out\", \"kernel\", \"stride\", \"padding\", \"bias\"",
+        ],
+    );
+    refused(
+        "out = 5",
+        "out = \"5\"",
+        &["error: model.toml: layer 4: invalid type: string \"5\", expected usize"],
+    );
+    refused("type = \"relu\"", "", &["error: model.toml: layer 2: missing field \"type\""]);
+    refused(
+        "\"cross-entropy\"",
+        "\"mse\"",
+        &[
+            "error: model.toml: line 2: unknown value \"mse\", supported: cross-entropy, logistic, squared, hinge, smooth-hinge",
+        ],
+    );
+    refused(
+        "type = \"flatten\"",
+        "type = \"relu\"",
+        &["error: model.toml: layer 8: dense \"8\" takes a flat input, found shape [5, 2, 2]"],
+    );
+    refused(
+        "kernel = 3",
+        "kernel = 12",
+        &[
+            "error: model.toml: layer 0: conv2d \"0\": no window of side 12 with stride 2 fits 9 x 9 with padding 1",
+        ],
+    );
+}
+
+/// Replaces or (without values) removes a tensor of W.safetensors.
+fn change_tensor(folder: &Folder, network: &str, name: &str, values: Option<ArrayD<f64>>) {
+    let mut tensors = read_tensors(&interop(network, "weights.safetensors")).unwrap();
+    match values {
+        Some(values) => tensors.insert(name.to_owned(), Array::F64(values)),
+        None => tensors.remove(name),
+    };
+    write_tensors(&folder.path("W.safetensors"), &tensors).unwrap();
+}
+
+#[test]
+fn tensors_that_do_not_fit() {
+    let folder = folder_of("mlp");
+    let refused = |name: &str, values: Option<ArrayD<f64>>, line: &str| {
+        change_tensor(&folder, "mlp", name, values);
+        assert_refused(&folder, &[&format!("error: W.safetensors: {line}")]);
+    };
+    let zeros = |shape: &[usize]| Some(ArrayD::zeros(shape.to_vec()));
+    refused(
+        "3.bias",
+        None,
+        "tensor 3.bias of shape [8] is missing; there are: 0.bias, 0.weight, 3.weight, 5.weight, 7.bias, 7.weight",
+    );
+    refused(
+        "5.bias",
+        zeros(&[6]),
+        "tensor 5.bias belongs to no layer of the model; its tensors are: 0.bias, 0.weight, 3.bias, 3.weight, 5.weight, 7.bias, 7.weight",
+    );
+    refused("3.weight", zeros(&[10, 8]), "tensor 3.weight has shape [10, 8], expected [8, 10]");
+    refused(
+        "7.bias",
+        Some(ArrayD::from_elem(vec![4], f64::NAN)),
+        "tensor 7.bias holds a number that is not finite at position 0",
+    );
+}
+
+#[test]
+fn running_statistics_that_do_not_fit() {
+    let folder = folder_of("cnn");
+    change_tensor(&folder, "cnn", "1.running_var", Some(ArrayD::from_elem(vec![4], -1.0)));
+    assert_refused(
+        &folder,
+        &["error: W.safetensors: 1.running_var: expected variances of at least 0, found -1 at position 0"],
+    );
+    change_tensor(&folder, "cnn", "1.running_mean", None);
+    let outcome = attribute(&folder, "");
+    assert!(
+        outcome.stderr.starts_with("error: W.safetensors: tensor 1.running_mean of shape [4] is missing"),
+        "{}",
+        outcome.stderr
+    );
+    change_tensor(&folder, "cnn", "1.num_batches_tracked", None);
+    assert_eq!(attribute(&folder, "").code, 0, "the count is not needed");
+}
+
+/// Another number of features than the network takes is the fault of the examples.
+#[test]
+fn examples_of_another_shape() {
+    let folder = folder_of("mlp");
+    std::fs::copy(interop("cnn", "model.toml"), folder.path("model.toml")).unwrap();
+    std::fs::copy(interop("cnn", "weights.safetensors"), folder.path("W.safetensors")).unwrap();
+    assert_refused(&folder, &["error: T.npz: the examples have 12 features, the model takes 162"]);
+}
