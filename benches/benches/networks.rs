@@ -7,7 +7,7 @@
 #![allow(clippy::print_stdout)]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use if_benches::{best_seconds, gemm_rate, matrix, on_threads, print_fraction};
+use if_benches::{beside_gemm, matrix, on_threads, print_fraction};
 use if_linalg::testing::random;
 use if_linalg::{Block, Cpu, LinearOperator};
 use if_models::{Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LayerSpec, Loss, ModelSpec, Network};
@@ -142,9 +142,7 @@ impl Case {
         let mut seconds = Vec::new();
         for k in [1, 16] {
             let (x, mut y) = (x.select(&(0..k).collect::<Vec<_>>()), x.select(&(0..k).collect::<Vec<_>>()));
-            let before = gemm_rate::<f32>();
-            let time = best_seconds(5, || operator.apply(&x, &mut y));
-            let gemm = 0.5 * (before + gemm_rate::<f32>());
+            let (gemm, time) = beside_gemm::<f32>(4, || operator.apply(&x, &mut y));
             let shared = if self.cache > 0 { 0.0 } else { self.forward() + self.shared(curvature) };
             let flops = self.n as f64 * (shared + k as f64 * self.direction(curvature));
             let what = format!("{} {curvature:?} product, {k} directions, {threads} threads", self.name);
@@ -171,8 +169,7 @@ impl Case {
         threads: usize,
         (theta, v): (&Block<Device>, &Block<Device>),
     ) {
-        let gemm = gemm_rate::<f32>();
-        let seconds = best_seconds(3, || drop(network.scores(inputs, theta, v)));
+        let (gemm, seconds) = beside_gemm::<f32>(3, || drop(network.scores(inputs, theta, v)));
         let p = network.layout().dim();
         let example = self.forward() + self.backward() + 2.0 * (v.k() * p) as f64;
         let what = format!("{} scoring, {} vectors, {threads} threads", self.name, v.k());

@@ -14,12 +14,13 @@ use if_linalg::{Backend, Cpu, Real, View, ViewMut};
 /// Seconds of the fastest of `runs` runs of `work`, after one that is not counted.
 pub fn best_seconds(runs: usize, mut work: impl FnMut()) -> f64 {
     work();
-    let time = |_| {
-        let start = Instant::now();
-        work();
-        start.elapsed().as_secs_f64()
-    };
-    (0..runs).map(time).fold(f64::INFINITY, f64::min)
+    (0..runs).map(|_| seconds(&mut work)).fold(f64::INFINITY, f64::min)
+}
+
+fn seconds(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
 }
 
 /// Runs `work` on a pool of `threads` threads.
@@ -52,6 +53,14 @@ pub fn gemm_rate<T: Real>() -> f64 {
     let shape = [512, 512, 512];
     let products = rayon::current_num_threads() as f64;
     products * gemm_flops(shape) / gemm_seconds::<T>(shape, 20)
+}
+
+/// The best rate of a matrix product (flops a second) and the best seconds of `work`, measured in turns, so that both
+/// meet the machine in the same moods.
+pub fn beside_gemm<T: Real>(runs: usize, mut work: impl FnMut()) -> (f64, f64) {
+    work();
+    let turns = (0..runs).map(|_| (gemm_rate::<T>(), seconds(&mut work)));
+    turns.fold((0.0, f64::INFINITY), |best, (rate, seconds)| (best.0.max(rate), best.1.min(seconds)))
 }
 
 /// `2 m n k`.

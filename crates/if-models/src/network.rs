@@ -47,7 +47,7 @@ impl<B: Backend> Clone for Network<B> {
 const COLUMNS: usize = 256;
 /// Tangents of the directions that go through a convolutional network together, one example at a time: about
 /// what a second-level cache holds.
-const TANGENTS: usize = 1 << 17;
+const TANGENTS: usize = 1 << 18;
 
 impl<B: Backend> Network<B> {
     /// The network `layers`, from `inputs` numbers per example.

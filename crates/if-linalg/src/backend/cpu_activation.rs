@@ -23,6 +23,9 @@ pub(super) fn activate<T: Real>(f: Activation, x: View<Cpu<T>>, mut y: ViewMut<C
     }
 }
 
+/// Numbers whose derivatives are kept while all directions use them: a part of the first-level cache.
+const CHUNK: usize = 512;
+
 /// `out = f'(x) dy` for all directions of every example.
 pub(super) fn backward<T: Real>(
     f: Activation,
@@ -30,12 +33,18 @@ pub(super) fn backward<T: Real>(
     dy: View<Cpu<T>>,
     mut out: ViewMut<Cpu<T>>,
 ) {
-    let mut first = vec![T::ZERO; x.cols];
+    let mut slopes = [T::ZERO; CHUNK];
     for example in 0..x.rows {
-        derivative(f, x.row(example), y.row(example), &mut first);
-        for i in (example..dy.rows).step_by(x.rows) {
-            for ((out, dy), first) in out.row(i).iter_mut().zip(dy.row(i)).zip(&first) {
-                *out = *first * *dy;
+        let points = x.row(example).chunks(CHUNK).zip(y.row(example).chunks(CHUNK));
+        for (start, (x_part, y_part)) in points.enumerate().map(|(c, part)| (c * CHUNK, part)) {
+            let first = &mut slopes[..x_part.len()];
+            derivative(f, x_part, y_part, first);
+            for i in (example..dy.rows).step_by(x.rows) {
+                let out = &mut out.row(i)[start..start + first.len()];
+                let dy = &dy.row(i)[start..start + first.len()];
+                for ((out, dy), first) in out.iter_mut().zip(dy).zip(&*first) {
+                    *out = *first * *dy;
+                }
             }
         }
     }
@@ -48,16 +57,23 @@ pub(super) fn r_backward<T: Real>(
     [dy, rx, rdy]: [View<Cpu<T>>; 3],
     mut out: ViewMut<Cpu<T>>,
 ) {
-    let (mut first, mut second) = (vec![T::ZERO; x.cols], vec![T::ZERO; x.cols]);
+    let (mut slopes, mut curves) = ([T::ZERO; CHUNK], [T::ZERO; CHUNK]);
     for example in 0..x.rows {
-        let (x_row, y_row) = (x.row(example), y.row(example));
-        derivative(f, x_row, y_row, &mut first);
-        second_derivative(f, x_row, y_row, &mut second);
-        second.iter_mut().zip(dy.row(example)).for_each(|(second, dy)| *second *= *dy);
-        for i in (example..rdy.rows).step_by(x.rows) {
-            let sources = rdy.row(i).iter().zip(rx.row(i)).zip(first.iter().zip(&second));
-            for (out, ((rdy, rx), (first, second))) in out.row(i).iter_mut().zip(sources) {
-                *out = *first * *rdy + *second * *rx;
+        let points = x.row(example).chunks(CHUNK).zip(y.row(example).chunks(CHUNK));
+        for (start, (x_part, y_part)) in points.enumerate().map(|(c, part)| (c * CHUNK, part)) {
+            let end = start + x_part.len();
+            let (first, second) = (&mut slopes[..x_part.len()], &mut curves[..x_part.len()]);
+            derivative(f, x_part, y_part, first);
+            second_derivative(f, x_part, y_part, second);
+            second.iter_mut().zip(&dy.row(example)[start..end]).for_each(|(second, dy)| *second *= *dy);
+            for i in (example..rdy.rows).step_by(x.rows) {
+                let deltas = rdy.row(i)[start..end].iter().zip(&rx.row(i)[start..end]);
+                let factors = first.iter().zip(&*second);
+                for ((out, (rdy, rx)), (first, second)) in
+                    out.row(i)[start..end].iter_mut().zip(deltas).zip(factors)
+                {
+                    *out = *first * *rdy + *second * *rx;
+                }
             }
         }
     }

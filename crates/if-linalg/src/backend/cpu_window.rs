@@ -7,22 +7,39 @@ use crate::{Real, Window};
 pub(super) fn im2col<T: Real>(window: &Window, image: &[T], out: &mut [T], row_stride: usize) {
     let [down, across] = window.steps().expect("the window fits the image");
     let [height, width] = window.image;
+    // As many windows as pixels: a row of patches is the plane, shifted.
+    let shifted = window.stride == 1 && [down, across] == window.image;
     let mut row = 0;
     for plane in image.chunks_exact(height * width) {
         for u in 0..window.kernel[0] {
             for v in 0..window.kernel[1] {
                 let target = &mut out[row * row_stride..][..down * across];
                 let inside = Inside::new(window, v, across);
+                row += 1;
+                if shifted {
+                    shift(plane, (u * width + v) as isize - (window.padding * (width + 1)) as isize, target);
+                    inside.clear_outside(target, across);
+                    continue;
+                }
                 for (i, target) in target.chunks_exact_mut(across).enumerate() {
                     match window.source(0, i, u) {
                         Some(y) => inside.take(&plane[y * width..][..width], target),
                         None => target.fill(T::ZERO),
                     }
                 }
-                row += 1;
             }
         }
     }
+}
+
+/// `out[at] = plane[at + by]`, 0 beyond its ends.
+fn shift<T: Real>(plane: &[T], by: isize, out: &mut [T]) {
+    let (before, after) =
+        ((-by).clamp(0, out.len() as isize) as usize, by.clamp(0, out.len() as isize) as usize);
+    let len = out.len() - before - after;
+    out[..before].fill(T::ZERO);
+    out[before..before + len].copy_from_slice(&plane[after..after + len]);
+    out[before + len..].fill(T::ZERO);
 }
 
 /// Adds every patch to the image it was taken from: the transpose of [`im2col`].
@@ -77,6 +94,16 @@ impl Inside {
         } else if count > 0 {
             let sources = image[self.start..].iter().step_by(self.stride);
             out[self.first..self.last].iter_mut().zip(sources).for_each(|(out, x)| *out = *x);
+        }
+    }
+
+    /// Zeros in every line, one for each row of windows, where the offset lies in the padding.
+    fn clear_outside<T: Real>(&self, lines: &mut [T], across: usize) {
+        if (self.first, self.last) != (0, across) {
+            for line in lines.chunks_exact_mut(across) {
+                line[..self.first].iter_mut().for_each(|value| *value = T::ZERO);
+                line[self.last..].iter_mut().for_each(|value| *value = T::ZERO);
+            }
         }
     }
 
@@ -137,9 +164,12 @@ fn maxima_of_tiles<T: Real>(window: &Window, image: &[T], found: &mut Vec<usize>
             let first = plane * height * width + 2 * i * width;
             let tiles = upper.chunks_exact(2).zip(lower.chunks_exact(2)).enumerate();
             found.extend(tiles.map(|(j, (upper, lower))| {
-                let (above, right) = if upper[1] > upper[0] { (upper[1], 1) } else { (upper[0], 0) };
-                let (below, under) = if lower[1] > lower[0] { (lower[1], 1) } else { (lower[0], 0) };
-                first + 2 * j + if below > above { width + under } else { right }
+                // Selections without branches, which no processor could predict.
+                let (right, under) = (usize::from(upper[1] > upper[0]), usize::from(lower[1] > lower[0]));
+                let above = if upper[1] > upper[0] { upper[1] } else { upper[0] };
+                let below = if lower[1] > lower[0] { lower[1] } else { lower[0] };
+                let down = usize::from(below > above);
+                first + 2 * j + down * (width + under) + (1 - down) * right
             }));
         }
     }
