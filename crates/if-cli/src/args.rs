@@ -216,6 +216,9 @@ pub struct SolveArgs {
     /// Which second derivative
     #[arg(long, value_enum, value_name = "CURVATURE", default_value = "hessian")]
     pub curvature: CurvatureName,
+    /// Layers whose parameters count, by name, or last; the others are constants [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub layers: Vec<String>,
     /// True relative residual to reach [default: 1e-8 in f64, 1e-4 in f32]
     #[arg(long, value_name = "TOL", value_parser = fraction, allow_negative_numbers = true)]
     pub tolerance: Option<f64>,
@@ -223,7 +226,7 @@ pub struct SolveArgs {
     #[arg(long, value_name = "N", default_value = "1000", value_parser = count)]
     pub max_iterations: usize,
     /// Memory to keep to, such as 2GiB; the results have the same bits for any
-    #[arg(long, value_name = "BYTES", default_value = "4GiB", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", default_value = "1536MiB", value_parser = bytes)]
     pub memory_budget: usize,
 }
 

@@ -215,12 +215,19 @@ impl<B: Backend> Network<B> {
         self.layers.iter().map(|layer| layer.width() + 1).sum()
     }
 
+    /// Largest width of a layer.
+    pub fn widest(&self) -> usize {
+        self.layers.iter().map(|layer| layer.width()).max().unwrap_or(1)
+    }
+
     /// Directions that go through all layers together: one after another where layers are wide, so that
     /// tangents stay in the cache.
     pub(crate) fn group(&self) -> usize {
-        let widest = self.layers.iter().map(|layer| layer.width()).max().unwrap_or(1);
-        let group =
-            if self.part < ROW_BLOCK { TANGENTS / (self.part * self.widths()) } else { COLUMNS / widest };
+        let group = if self.part < ROW_BLOCK {
+            TANGENTS / (self.part * self.widths())
+        } else {
+            COLUMNS / self.widest()
+        };
         group.max(1)
     }
 
