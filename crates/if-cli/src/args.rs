@@ -50,7 +50,7 @@ pub struct GlobalArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train a model to the optimum
+    /// Train a linear model to the optimum, or a network
     Train(TrainArgs),
     /// Score every training example for every query
     Attribute(AttributeArgs),
@@ -172,7 +172,7 @@ pub enum MeasureName {
 /// A model and its training examples.
 #[derive(Args, Debug)]
 pub struct ModelArgs {
-    /// softmax, logistic, svm, or a network described in FILE.toml
+    /// softmax, logistic, svm, or a network described in FILE.toml; train also takes mlp:256,128 and cnn:16,32
     #[arg(long, value_name = "MODEL")]
     pub model: ModelName,
     /// Training examples
@@ -315,12 +315,21 @@ pub struct NetworkArgs {
     /// Go on with the run in --run from its last checkpoint
     #[arg(long)]
     pub resume: bool,
-    /// Steps between checkpoints [default: an epoch]
+    /// Steps between checkpoints [default: an epoch]; the last step always has one
     #[arg(long, value_name = "N", value_parser = count)]
     pub checkpoint_every: Option<usize>,
+    /// Checkpoints at these steps, instead or beside
+    #[arg(long, value_name = "STEP,...", value_delimiter = ',', value_parser = count)]
+    pub checkpoint_at: Vec<usize>,
 }
 
 impl NetworkArgs {
+    /// Whether a run of `per_epoch` steps an epoch has a checkpoint at `step`, its last one apart.
+    pub fn is_checkpoint(&self, step: usize, per_epoch: usize) -> bool {
+        let every = self.checkpoint_every.or_else(|| self.checkpoint_at.is_empty().then_some(per_epoch));
+        every.is_some_and(|every| step.is_multiple_of(every)) || self.checkpoint_at.contains(&step)
+    }
+
     /// An option that was given: it would be passed over where no network is trained.
     pub fn given(&self) -> Option<&'static str> {
         let common = [
@@ -345,6 +354,7 @@ impl NetworkArgs {
             (self.run.is_some(), "--run"),
             (self.resume, "--resume"),
             (self.checkpoint_every.is_some(), "--checkpoint-every"),
+            (!self.checkpoint_at.is_empty(), "--checkpoint-at"),
         ])
     }
 }

@@ -137,12 +137,11 @@ impl Job<'_> {
         let mut run = self.open_run::<T>(training)?;
         let mut state = first_state(training, network, init, run.as_ref(), console)?;
         let (per_epoch, steps) = (training.steps_per_epoch(n), training.steps(n));
-        let every = self.args.network.checkpoint_every.unwrap_or(per_epoch);
         let (mut last, mut sum, mut count) = (None::<StepReport>, 0.0, 0);
         let stopped = training.run(risk, &mut state, console, |state, report| {
             (last, sum, count) = (Some(report), sum + report.loss, count + 1);
             if let Some(run) = &mut run
-                && (report.step % every == 0 || report.step == steps)
+                && (self.args.network.is_checkpoint(report.step, per_epoch) || report.step == steps)
             {
                 run.save(network, state, report.learning_rate).map_err(Stop::Other)?;
             }

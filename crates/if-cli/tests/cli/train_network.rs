@@ -24,6 +24,28 @@ fn refused(outcome: &Outcome, line: &str) {
     assert_eq!(first, format!("error: {line}"));
 }
 
+#[test]
+fn checkpoints_at_chosen_steps() {
+    // 12 steps an epoch.
+    for (options, steps) in [
+        ("", vec![12, 24]),
+        ("--checkpoint-every 10", vec![10, 20, 24]),
+        ("--checkpoint-at 1,7", vec![1, 7, 24]),
+        ("--checkpoint-at 1,7,99 --checkpoint-every 12", vec![1, 7, 12, 24]),
+    ] {
+        let folder = Folder::new();
+        folder.succeed(&format!("{TRAIN} --epochs 2 --run run {options}"));
+        let manifest = json(&std::fs::read_to_string(folder.path("run/run.json")).unwrap());
+        let found: Vec<usize> = manifest["checkpoints"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|checkpoint| checkpoint["step"].as_u64().unwrap() as usize)
+            .collect();
+        assert_eq!(found, steps, "{options}");
+    }
+}
+
 /// Stopped in any way after a checkpoint, a run goes on to the same bits.
 #[cfg(unix)]
 #[test]
@@ -126,6 +148,7 @@ fn settings_that_make_no_sense() {
         ("--optimizer sgd --momentum 1", "momentum must be at least 0 and below 1, found 1"),
         ("--step-epochs 3", "--step-epochs and --step-factor belong to --schedule step"),
         ("--checkpoint-every 3", "--checkpoint-every goes with --run, the folder of the run"),
+        ("--checkpoint-at 3", "--checkpoint-at goes with --run, the folder of the run"),
         ("--no-bias", "--no-bias belongs to models of one layer"),
         (
             "--max-iterations 3",
