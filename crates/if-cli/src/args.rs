@@ -233,7 +233,7 @@ pub struct SolveArgs {
 /// Where the parameters come from.
 #[derive(Args, Debug)]
 pub struct WeightsArgs {
-    /// Parameters, fc.weight and perhaps fc.bias [default: trained to the optimum first]
+    /// Parameters: fc.weight and perhaps fc.bias, or those of the network [default: a linear model is trained to the optimum first]
     #[arg(long, value_name = "W.safetensors")]
     pub weights: Option<PathBuf>,
     /// Train without a bias

@@ -9,7 +9,7 @@ use crate::args::MeasureName;
 use crate::console::Console;
 use crate::error::Failure;
 use crate::job::{MemoryPlan, Problem, Settings};
-use crate::model::{Kind, Prediction};
+use crate::model::{Kind, Prediction, check_shape};
 use crate::source::Data;
 
 /// The network, its parameters and its training examples.
@@ -69,8 +69,11 @@ fn select<T: Real>(
     }
     let last = network.last_layer().unwrap_or_default();
     let known = |name: &str| network.layout().segments().iter().any(|segment| segment.name == name);
-    let names: Vec<&str> =
-        names.iter().map(|name| if name == "last" && !known(name) { last } else { name }).collect();
+    let names: Vec<&str> = names
+        .iter()
+        .map(|name| name.trim())
+        .map(|name| if name == "last" && !known(name) { last } else { name })
+        .collect();
     network.select(&theta, &names).map_err(|error| Failure::input(format!("--layers: {error}")))
 }
 
@@ -95,6 +98,9 @@ const NOT_AN_OPTIMUM_SVM: f64 = 0.1;
 impl<'a, T: Real> Session<'a, T> {
     /// Brings `problem` to the device; `queries` solves share a block.
     pub fn open(problem: &'a Problem, settings: &Settings, queries: usize) -> Result<Self, Failure> {
+        if let Kind::Network(spec) = &problem.model.kind {
+            check_shape(spec, &problem.train)?;
+        }
         let (whole, theta) = problem.model.build::<T>()?;
         let (network, theta) = select(&whole, theta, &settings.layers)?;
         let coverage = Coverage::of(&network, &whole);
@@ -107,7 +113,11 @@ impl<'a, T: Real> Session<'a, T> {
 
     /// Other examples for the same network.
     pub fn inputs(&self, data: &Data) -> Result<Inputs<Cpu<T>>, Failure> {
-        Inputs::new(&self.network, &data.set, self.memory.resident).map_err(|error| data.failure(error))
+        if let Kind::Network(spec) = &self.problem.model.kind {
+            check_shape(spec, data)?;
+        }
+        // A few queries; whatever there are, they are streamed past what the training examples left.
+        Inputs::new(&self.network, &data.set, self.memory.cache).map_err(|error| data.failure(error))
     }
 
     /// The network under what is explained of queries.

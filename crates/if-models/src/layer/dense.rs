@@ -15,7 +15,7 @@
 
 use if_linalg::{Backend, Segment, View, ViewMut};
 
-use super::{Delta, Direction, Factors, Layer, Primal, Scratch};
+use super::{Delta, Direction, Factors, Layer, PRODUCTS, Primal, Scratch};
 
 /// `y = W x + b`.
 #[derive(Clone, Debug)]
@@ -25,9 +25,6 @@ pub struct Dense {
     outputs: usize,
     bias: bool,
 }
-
-/// Numbers of `V x` at once when scoring. A constant, so that memory is bounded.
-const PRODUCTS: usize = 1 << 22;
 
 impl Dense {
     /// A layer with `inputs x outputs` weights and, where `bias`, one bias per output.
