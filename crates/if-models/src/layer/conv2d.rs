@@ -230,9 +230,7 @@ impl<B: Backend> Layer<B> for Conv2d {
             for row in (i..dy.rows).step_by(rows) {
                 let target = ViewMut::new(&mut cols, 0, patch, positions);
                 backend.gemm(1.0, w.t(), self.planes(dy, row), 0.0, target);
-                let mut image = dx.part(row, 1, self.window.inputs());
-                backend.fill(0.0, image.reborrow());
-                backend.col2im(&self.window, self.view(&cols, patch), image);
+                backend.col2im(&self.window, self.view(&cols, patch), dx.part(row, 1, self.window.inputs()));
             }
         }
         scratch.give(patches);
@@ -253,8 +251,16 @@ impl<B: Backend> Layer<B> for Conv2d {
         let w = self.weights(at.w.expect("a convolution has parameters"));
         let mut patches = self.patches(scratch);
         let mut tangents = scratch.take(self.patches_len());
+        let mut turned = scratch.take(positions * self.outputs);
         for i in 0..rows {
             let dy = self.planes(delta.dy, i);
+            // Position by position, so that products with patches of tangents need no copies of either.
+            backend.swap_axes(
+                [self.outputs, positions, 1],
+                dy,
+                ViewMut::new(&mut turned, 0, positions, self.outputs),
+            );
+            let dy_turned = View::new(&turned, 0, positions, self.outputs).t();
             if let Some(dw) = &mut dw {
                 self.fill(&backend, at.x, i, &mut patches);
                 self.add_products(&backend, delta.rdy, self.view(&patches, self.cols()), (i, rows), dw);
@@ -265,7 +271,7 @@ impl<B: Backend> Layer<B> for Conv2d {
                 if let (Some(dw), Some(rx)) = (&mut dw, direction.rx) {
                     self.fill(&backend, rx, row, &mut tangents);
                     let target = dw.part(j * self.outputs, self.outputs, patch);
-                    backend.gemm(1.0, dy, self.view(&tangents, patch).t(), 1.0, target);
+                    backend.gemm(1.0, dy_turned, self.view(&tangents, patch).t(), 1.0, target);
                 }
                 if let Some(rdx) = &mut rdx {
                     // The tangents' buffer is free again.
@@ -274,14 +280,14 @@ impl<B: Backend> Layer<B> for Conv2d {
                         let v = self.weights(v.row_range(j * self.outputs, self.outputs));
                         backend.gemm(1.0, v.t(), dy, 1.0, ViewMut::new(&mut tangents, 0, patch, positions));
                     }
-                    let mut image = rdx.part(row, 1, self.window.inputs());
-                    backend.fill(0.0, image.reborrow());
+                    let image = rdx.part(row, 1, self.window.inputs());
                     backend.col2im(&self.window, self.view(&tangents, patch), image);
                 }
             }
         }
         scratch.give(patches);
         scratch.give(tangents);
+        scratch.give(turned);
     }
 
     fn example_gradients(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, mut out: ViewMut<B>) {
