@@ -202,6 +202,8 @@ mod x86 {
         }
 
         /// Rows `i..i + H` of `a` times this panel.
+        // Counted loops, so that every index into the sums is a constant once they are unrolled.
+        #[allow(clippy::needless_range_loop)]
         #[inline(always)]
         fn tile<const V: usize, const H: usize>(&self, a: Operand<T>, i: usize, target: &mut Target<T>) {
             let (inner, [row, step]) = (a.shape[1], a.strides);
