@@ -8,11 +8,11 @@
 #![allow(clippy::print_stdout)]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use if_benches::{beside_gemm, matrix, on_threads, print_fraction};
+use if_benches::{beside_gemm, best_seconds, matrix, on_threads, print_fraction};
 use if_linalg::testing::random;
 use if_linalg::{Block, Cpu, LinearOperator};
 use if_models::{Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LayerSpec, Loss, ModelSpec, Network};
-use if_models::{ROW_BLOCK, RiskSettings};
+use if_models::{ROW_BLOCK, RiskSettings, Rows};
 use ndarray::ArrayD;
 
 type Device = Cpu<f32>;
@@ -177,6 +177,25 @@ impl Case {
         let example = self.forward() + self.backward() + 2.0 * (v.k() * p) as f64;
         let what = format!("{} scoring, {} vectors, {threads} threads", self.name, v.k());
         print_fraction(&what, self.n as f64 * example, seconds, gemm);
+        self.inner_products(network, inputs, threads, theta);
+    }
+
+    /// Inner products of the gradients of 100 examples with those of all, beside one forward and backward pass.
+    fn inner_products(
+        &self,
+        network: &Network<Device>,
+        inputs: &Inputs<Device>,
+        threads: usize,
+        theta: &Block<Device>,
+    ) {
+        let risk = EmpiricalRisk::new(network, inputs, RiskSettings::mean(0.0)).expect("in range");
+        let passes = best_seconds(3, || drop(risk.batch_gradient(theta, &(0..self.n).collect::<Vec<_>>())));
+        let queries = (inputs, Rows::Range(0, 100));
+        let products = best_seconds(3, || drop(network.gradient_products(inputs, theta, queries)));
+        println!(
+            "    inner products of gradients, 100 x {}, {threads} threads: {products:.3} s; forward and backward {passes:.3} s",
+            self.n
+        );
     }
 }
 

@@ -97,6 +97,26 @@ fn check_all(golden: &Golden, network: Network<Cpu<f64>>) {
         risk.operator(&theta, curvature, 0.0, usize::MAX).apply(&v, &mut product);
         check(name, &product.to_f64(), &in_order(name));
     }
+    // Where each parameter stands in the golden order.
+    let p = network.layout().dim();
+    let order = vectors(&network, &(0..p).map(|i| i as f64).collect::<Vec<_>>()).to_f64();
+    let matrix = |name: &str| -> Vec<f64> {
+        let rows = golden.values(name);
+        let entry = |at: usize| rows[order[at / p] as usize * p + order[at % p] as usize];
+        (0..p * p).map(entry).collect()
+    };
+    for (curvature, name) in [(Curvature::Hessian, "H"), (Curvature::GaussNewton, "GGN")] {
+        let dense = risk.operator(&theta, curvature, 0.0, usize::MAX).to_dense();
+        check(name, dense.as_slice(), &matrix(name));
+    }
+    let products = gradients.to_f64();
+    let mut fisher = vec![0.0; p * p];
+    for g in products.chunks_exact(p) {
+        for (row, gi) in fisher.chunks_exact_mut(p).zip(g) {
+            row.iter_mut().zip(g).for_each(|(out, gj)| *out += gi * gj / n as f64);
+        }
+    }
+    check("hess_emp_fisher", &fisher, &matrix("hess_emp_fisher"));
     let damped = risk.operator(&theta, Curvature::GaussNewton, 0.05, usize::MAX);
     let solver = Cholesky { tolerance: 1e-10, memory_budget: usize::MAX };
     let solution = solver.prepare(&damped).unwrap().solve(&gradients, &());

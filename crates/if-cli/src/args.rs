@@ -50,7 +50,7 @@ pub struct GlobalArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train a model to the optimum
+    /// Train a linear model to the optimum, or a network
     Train(TrainArgs),
     /// Score every training example for every query
     Attribute(AttributeArgs),
@@ -172,7 +172,7 @@ pub enum MeasureName {
 /// A model and its training examples.
 #[derive(Args, Debug)]
 pub struct ModelArgs {
-    /// softmax, logistic, svm, or a network described in FILE.toml
+    /// softmax, logistic, svm, or a network described in FILE.toml; train also takes mlp:256,128 and cnn:16,32
     #[arg(long, value_name = "MODEL")]
     pub model: ModelName,
     /// Training examples
@@ -216,6 +216,9 @@ pub struct SolveArgs {
     /// Which second derivative
     #[arg(long, value_enum, value_name = "CURVATURE", default_value = "hessian")]
     pub curvature: CurvatureName,
+    /// Layers whose parameters count, by name, or last; the others are constants [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub layers: Vec<String>,
     /// True relative residual to reach [default: 1e-8 in f64, 1e-4 in f32]
     #[arg(long, value_name = "TOL", value_parser = fraction, allow_negative_numbers = true)]
     pub tolerance: Option<f64>,
@@ -223,14 +226,14 @@ pub struct SolveArgs {
     #[arg(long, value_name = "N", default_value = "1000", value_parser = count)]
     pub max_iterations: usize,
     /// Memory to keep to, such as 2GiB; the results have the same bits for any
-    #[arg(long, value_name = "BYTES", default_value = "4GiB", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", default_value = "1536MiB", value_parser = bytes)]
     pub memory_budget: usize,
 }
 
 /// Where the parameters come from.
 #[derive(Args, Debug)]
 pub struct WeightsArgs {
-    /// Parameters, fc.weight and perhaps fc.bias [default: trained to the optimum first]
+    /// Parameters: fc.weight and perhaps fc.bias, or those of the network [default: a linear model is trained to the optimum first]
     #[arg(long, value_name = "W.safetensors")]
     pub weights: Option<PathBuf>,
     /// Train without a bias
@@ -312,12 +315,21 @@ pub struct NetworkArgs {
     /// Go on with the run in --run from its last checkpoint
     #[arg(long)]
     pub resume: bool,
-    /// Steps between checkpoints [default: an epoch]
+    /// Steps between checkpoints [default: an epoch]; the last step always has one
     #[arg(long, value_name = "N", value_parser = count)]
     pub checkpoint_every: Option<usize>,
+    /// Checkpoints at these steps, instead or beside
+    #[arg(long, value_name = "STEP,...", value_delimiter = ',', value_parser = count)]
+    pub checkpoint_at: Vec<usize>,
 }
 
 impl NetworkArgs {
+    /// Whether a run of `per_epoch` steps an epoch has a checkpoint at `step`, its last one apart.
+    pub fn is_checkpoint(&self, step: usize, per_epoch: usize) -> bool {
+        let every = self.checkpoint_every.or_else(|| self.checkpoint_at.is_empty().then_some(per_epoch));
+        every.is_some_and(|every| step.is_multiple_of(every)) || self.checkpoint_at.contains(&step)
+    }
+
     /// An option that was given: it would be passed over where no network is trained.
     pub fn given(&self) -> Option<&'static str> {
         let common = [
@@ -342,6 +354,7 @@ impl NetworkArgs {
             (self.run.is_some(), "--run"),
             (self.resume, "--resume"),
             (self.checkpoint_every.is_some(), "--checkpoint-every"),
+            (!self.checkpoint_at.is_empty(), "--checkpoint-at"),
         ])
     }
 }

@@ -3,7 +3,7 @@
 use if_data::Source;
 use if_linalg::{Cg, Cholesky, Cpu, Real, Solver};
 use if_methods::QUERY_BLOCK;
-use if_models::{Curvature, Family, HostArray, Inputs, Network, Removal, RiskSettings};
+use if_models::{Curvature, Family, HostArray, Inputs, Network, ROW_BLOCK, Removal, RiskSettings};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ pub fn risk_settings(args: &ObjectiveArgs, removal: RemovalName) -> Result<RiskS
 }
 
 /// How influence is computed.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Settings {
     /// The objective and what removal means.
     #[serde(flatten)]
@@ -47,6 +47,9 @@ pub struct Settings {
     pub damping: f64,
     /// Which second derivative.
     pub curvature: Curvature,
+    /// Names of the layers whose parameters count; all where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
     /// True relative residual to reach.
     pub tolerance: f64,
     /// Of conjugate gradients.
@@ -78,6 +81,7 @@ impl Settings {
                 CurvatureName::Hessian => Curvature::Hessian,
                 CurvatureName::GaussNewton => Curvature::GaussNewton,
             },
+            layers: solve.layers.clone(),
             tolerance: solve.tolerance.unwrap_or(tolerance),
             max_iterations: solve.max_iterations,
             precision,
@@ -201,18 +205,30 @@ impl MemoryPlan {
 /// Vectors of a block solve that are alive at once: right-hand sides, solution, and the four of
 /// conjugate gradients with a copy each while columns leave.
 const SOLVE_VECTORS: usize = 10;
-/// Partial sums in flight, for each thread.
-const SUMS: usize = 2 * 32;
+/// Vectors in a partial sum, and sums in flight for each thread.
+const SUM_VECTORS: usize = 32;
+const SUMS: usize = 2;
+/// Bytes of sums in flight at the least, and numbers of intermediate products of scoring, for each thread.
+const IN_FLIGHT: usize = 64 << 20;
+/// Parts of a sum over examples.
+const SEGMENTS: usize = 16;
+const PRODUCTS: usize = 1 << 22;
 
 /// Bytes that no budget can avoid: the stored examples (twice while they are streamed), one block of
-/// solves, and one block of score rows.
+/// solves, one block of score rows, and what every thread has in hand: sums, and the passes of a row block.
 fn minimum<T: Real>(network: &Network<Cpu<T>>, train: &HostArray, queries: usize) -> usize {
     let stored = match train {
         HostArray::U8(a) => a.len(),
         HostArray::F32(a) => 4 * a.len(),
         HostArray::F64(a) => 8 * a.len(),
     };
-    let block = queries.min(QUERY_BLOCK);
-    let vectors = SOLVE_VECTORS * block + SUMS.min(2 * block) * rayon::current_num_threads();
-    2 * stored + size_of::<T>() * (vectors * network.layout().dim() + 3 * block * train.rows())
+    let (block, threads, size) = (queries.min(QUERY_BLOCK), rayon::current_num_threads(), size_of::<T>());
+    let solves = size * SOLVE_VECTORS * block * network.layout().dim();
+    let sum = size * SUM_VECTORS.min(block) * network.layout().dim();
+    let sums = (SEGMENTS.min(train.rows().div_ceil(ROW_BLOCK)) * block.div_ceil(SUM_VECTORS) * sum)
+        .min(IN_FLIGHT.max(threads * SUMS * sum));
+    let rows = ROW_BLOCK.min(train.rows());
+    let products = PRODUCTS.min(rows * block * network.widest());
+    let passes = threads * (rows * network.passes_bytes() + size * products);
+    2 * stored + solves + sums + passes + size * 3 * block * train.rows()
 }

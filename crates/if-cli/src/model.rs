@@ -114,6 +114,21 @@ pub fn network_spec(args: &ModelArgs, train: &Data) -> Result<Option<ModelSpec>,
     Ok(Some(ModelSpec { input, loss: Loss::CrossEntropy, layers }))
 }
 
+/// Whether examples have the shape that a network takes: flat, or the same but for axes of length 1. Another order of
+/// the axes would have as many numbers, and another meaning.
+pub fn check_shape(spec: &ModelSpec, data: &Data) -> Result<(), Failure> {
+    let found = &data.set.features().shape()[1..];
+    let long = |shape: &[usize]| shape.iter().copied().filter(|axis| *axis > 1).collect::<Vec<_>>();
+    if found.len() <= 1 || spec.input.len() <= 1 || long(found) == long(&spec.input) {
+        return Ok(());
+    }
+    let expected = &spec.input;
+    Err(Failure::input(format!(
+        "{}: expected examples of shape {expected:?}, found {found:?}",
+        data.source.origin
+    )))
+}
+
 /// A network with parameters, in no particular precision yet.
 #[derive(Clone, Debug)]
 pub struct Model {

@@ -100,12 +100,43 @@ impl RunDir {
         Ok(Self { folder: folder.to_owned(), manifest })
     }
 
-    /// The state at the last checkpoint, if there is one.
+    /// The state at the last checkpoint that is whole, if there is one; those after it are forgotten. `note` is
+    /// told of each that is not.
     ///
     /// # Errors
-    /// A file that is missing, changed, or not that of the network.
-    pub fn last<T: Real>(&self, network: &Network<Cpu<T>>) -> Result<Option<TrainState<Cpu<T>>>, Failure> {
-        let Some(checkpoint) = self.manifest.checkpoints.last() else { return Ok(None) };
+    /// Where all are missing, changed, or not those of the network.
+    pub fn last<T: Real>(
+        &mut self,
+        network: &Network<Cpu<T>>,
+        note: impl Fn(&str),
+    ) -> Result<Option<TrainState<Cpu<T>>>, Failure> {
+        while let Some(checkpoint) = self.manifest.checkpoints.last() {
+            match self.state(network, checkpoint) {
+                Ok(state) => return Ok(Some(state)),
+                Err(failure) if self.manifest.checkpoints.len() == 1 => return Err(failure),
+                Err(failure) => {
+                    note(&format!("{}; going back to the checkpoint before it", failure.message()))
+                }
+            }
+            self.manifest.checkpoints.pop();
+        }
+        Ok(None)
+    }
+
+    fn state<T: Real>(
+        &self,
+        network: &Network<Cpu<T>>,
+        checkpoint: &Checkpoint,
+    ) -> Result<TrainState<Cpu<T>>, Failure> {
+        if checkpoint.weights != weights_name(checkpoint.step) {
+            return Err(Failure::input(format!(
+                "{}: step {} has {}, expected {}",
+                self.folder.join(MANIFEST).display(),
+                checkpoint.step,
+                checkpoint.weights,
+                weights_name(checkpoint.step)
+            )));
+        }
         let tensors = self.verified(&checkpoint.weights, &checkpoint.weights_sha256)?;
         let theta = self.block(network, &checkpoint.weights, &tensors, "")?;
         let mut memory = Vec::new();
@@ -115,7 +146,7 @@ impl RunDir {
                 memory.push(self.block(network, name, &tensors, &format!("{i}."))?);
             }
         }
-        Ok(Some(TrainState { step: checkpoint.step, theta, memory }))
+        Ok(TrainState { step: checkpoint.step, theta, memory })
     }
 
     /// Adds a checkpoint, if the last one is not of this step.
@@ -131,7 +162,7 @@ impl RunDir {
         if self.manifest.checkpoints.last().is_some_and(|last| last.step == state.step) {
             return Ok(());
         }
-        let weights = format!("step-{:08}.safetensors", state.step);
+        let weights = weights_name(state.step);
         let weights_sha256 = self.write(&weights, &tensors(network, &state.theta, ""))?;
         let (mut optimizer, mut optimizer_sha256) = (None, None);
         if !state.memory.is_empty() {
@@ -191,6 +222,10 @@ impl RunDir {
     }
 }
 
+fn weights_name(step: usize) -> String {
+    format!("step-{step:08}.safetensors")
+}
+
 /// A vector of parameters as tensors of its own type, names with a prefix.
 pub fn tensors<T: Real>(
     network: &Network<Cpu<T>>,
@@ -198,8 +233,10 @@ pub fn tensors<T: Real>(
     prefix: &str,
 ) -> BTreeMap<String, Array> {
     let array = |values: ndarray::ArrayD<f64>| match T::NAME {
-        // Exact: the numbers were single before they were widened.
-        "f32" => Array::F32(values.mapv(|value| value as f32)),
+        // Exact for parameters, which were single before they were widened; running statistics may be double.
+        "f32" if values.iter().all(|value| f64::from(*value as f32) == *value) => {
+            Array::F32(values.mapv(|value| value as f32))
+        }
         _ => Array::F64(values),
     };
     network

@@ -9,7 +9,7 @@ use crate::args::MeasureName;
 use crate::console::Console;
 use crate::error::Failure;
 use crate::job::{MemoryPlan, Problem, Settings};
-use crate::model::{Kind, Prediction};
+use crate::model::{Kind, Prediction, check_shape};
 use crate::source::Data;
 
 /// The network, its parameters and its training examples.
@@ -22,8 +22,59 @@ pub struct Session<'a, T: Real> {
     pub theta: Block<Cpu<T>>,
     /// The training examples.
     pub train: Inputs<Cpu<T>>,
+    /// How much of the network counts.
+    pub coverage: Coverage,
     memory: MemoryPlan,
     settings: Settings,
+}
+
+/// The layers whose parameters count, and their share of all.
+#[derive(Clone, Debug, Serialize)]
+pub struct Coverage {
+    /// Their names.
+    layers: Vec<String>,
+    /// Parameters of these layers.
+    covered: usize,
+    /// Parameters of the whole network.
+    of: usize,
+    /// The first number over the second.
+    share: f64,
+}
+
+impl Coverage {
+    fn of<T: Real>(network: &Network<Cpu<T>>, whole: &Network<Cpu<T>>) -> Self {
+        let layers = network.layout().segments().iter().map(|segment| segment.name.clone()).collect();
+        let (covered, of) = (network.layout().dim(), whole.layout().dim());
+        Self { layers, covered, of, share: covered as f64 / of as f64 }
+    }
+
+    /// What to say where some layers are left out.
+    fn note(&self) -> Option<String> {
+        let Self { layers, covered, of, share } = self;
+        let which = if layers.len() == 1 { "layer" } else { "layers" };
+        (covered < of).then(|| {
+            format!("{which} {}: {covered} of {of} parameters ({:.1} %)", layers.join(", "), 100.0 * share)
+        })
+    }
+}
+
+/// The layers that `names` say, all where there are none.
+fn select<T: Real>(
+    network: &Network<Cpu<T>>,
+    theta: Block<Cpu<T>>,
+    names: &[String],
+) -> Result<(Network<Cpu<T>>, Block<Cpu<T>>), Failure> {
+    if names.is_empty() {
+        return Ok((network.clone(), theta));
+    }
+    let last = network.last_layer().unwrap_or_default();
+    let known = |name: &str| network.layout().segments().iter().any(|segment| segment.name == name);
+    let names: Vec<&str> = names
+        .iter()
+        .map(|name| name.trim())
+        .map(|name| if name == "last" && !known(name) { last } else { name })
+        .collect();
+    network.select(&theta, &names).map_err(|error| Failure::input(format!("--layers: {error}")))
 }
 
 /// How near the weights are to an optimum of the objective.
@@ -47,17 +98,26 @@ const NOT_AN_OPTIMUM_SVM: f64 = 0.1;
 impl<'a, T: Real> Session<'a, T> {
     /// Brings `problem` to the device; `queries` solves share a block.
     pub fn open(problem: &'a Problem, settings: &Settings, queries: usize) -> Result<Self, Failure> {
-        let (network, theta) = problem.model.build::<T>()?;
+        if let Kind::Network(spec) = &problem.model.kind {
+            check_shape(spec, &problem.train)?;
+        }
+        let (whole, theta) = problem.model.build::<T>()?;
+        let (network, theta) = select(&whole, theta, &settings.layers)?;
+        let coverage = Coverage::of(&network, &whole);
         let features = problem.train.set.features();
         let memory = MemoryPlan::new(&network, features, queries, settings.memory_budget);
         let train = Inputs::new(&network, &problem.train.set, memory.resident)
             .map_err(|error| problem.train.failure(error))?;
-        Ok(Self { problem, network, theta, train, memory, settings: *settings })
+        Ok(Self { problem, network, theta, train, coverage, memory, settings: settings.clone() })
     }
 
     /// Other examples for the same network.
     pub fn inputs(&self, data: &Data) -> Result<Inputs<Cpu<T>>, Failure> {
-        Inputs::new(&self.network, &data.set, self.memory.resident).map_err(|error| data.failure(error))
+        if let Kind::Network(spec) = &self.problem.model.kind {
+            check_shape(spec, data)?;
+        }
+        // A few queries; whatever there are, they are streamed past what the training examples left.
+        Inputs::new(&self.network, &data.set, self.memory.cache).map_err(|error| data.failure(error))
     }
 
     /// The network under what is explained of queries.
@@ -72,7 +132,7 @@ impl<'a, T: Real> Session<'a, T> {
         console: &Console,
         body: impl FnOnce(&EmpiricalRisk<Cpu<T>>, Influence<Cpu<T>>) -> Result<R, Failure>,
     ) -> Result<(R, Optimality), Failure> {
-        let Settings { risk, curvature, damping, .. } = self.settings;
+        let Settings { risk, curvature, damping, .. } = self.settings.clone();
         let risk = EmpiricalRisk::new(&self.network, &self.train, risk)?;
         let operator = risk.operator(&self.theta, curvature, damping, self.memory.cache);
         let solver = self.settings.solver::<T>();
@@ -90,7 +150,7 @@ impl<'a, T: Real> Session<'a, T> {
             )));
         }
         // Not earlier: input that is refused gets one line and no more.
-        if let Some(text) = self.memory.note() {
+        for text in self.memory.note().into_iter().chain(self.coverage.note()) {
             console.note(&text);
         }
         if let Some(text) = self.not_at_optimum(optimality) {

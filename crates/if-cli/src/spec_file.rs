@@ -41,7 +41,8 @@ fn in_words(message: &str) -> (String, Option<String>) {
     };
     let mut names = list.split('`').skip(1).step_by(2);
     let unknown = names.next().unwrap_or_default();
-    let known: Vec<&str> = names.collect();
+    // Measurements are losses of queries, not of a network.
+    let known: Vec<&str> = names.filter(|name| !["logit", "margin"].contains(name)).collect();
     let what = if known.contains(&"dense") { "layer type" } else { "value" };
     let here = match stem(unknown).as_str() {
         "linear" => Some("dense"),

@@ -27,7 +27,8 @@ impl Window {
     /// window is larger than the padded image or a size is zero.
     pub fn steps(&self) -> Option<[usize; 2]> {
         let steps = |axis: usize| {
-            let room = (self.image[axis] + 2 * self.padding).checked_sub(self.kernel[axis])?;
+            let padded = self.padding.checked_mul(2)?.checked_add(self.image[axis])?;
+            let room = padded.checked_sub(self.kernel[axis])?;
             (self.stride > 0 && self.kernel[axis] > 0).then(|| room / self.stride + 1)
         };
         Some([steps(0)?, steps(1)?])

@@ -250,7 +250,7 @@ fn measures_need_the_targets_of_the_training_loss() {
     let refused = Influence::new(&risk, &theta, &*prepared).measuring(Loss::Margin).err().unwrap();
     assert_eq!(
         refused.to_string(),
-        "Margin has -1 and +1 as targets, expected real numbers as the training loss of this model has"
+        "expected a model that is trained on labels, found one that is trained on real numbers"
     );
 }
 

@@ -9,7 +9,7 @@ use crate::ModelError;
 use crate::layer::{
     BatchNorm, Conv2d, Dense, Elementwise, EmbeddingBag, Layer, Pool2d, Pooling, ResidualSum,
 };
-use crate::spec::{Approximation, LayerSpec};
+use crate::spec::{Approximation, LARGEST, LayerSpec, numbers};
 use crate::weights::{Tensors, checked};
 
 /// What has been built so far.
@@ -88,6 +88,9 @@ impl<'a, B: Backend> Assembly<'a, B> {
             None => Ok(vec![new; planes]),
         };
         let (mean, variance) = (statistic("running_mean", 0.0)?, statistic("running_var", 1.0)?);
+        if !(eps >= 0.0 && eps.is_finite()) {
+            return Err(ModelError::Spec(format!("{name}: eps takes a number of at least 0, found {eps}")));
+        }
         if let Some(plane) = variance.iter().position(|variance| variance + eps <= 0.0) {
             return Err(ModelError::Spec(format!(
                 "{name}.running_var: expected variances of at least 0, found {} at position {plane}",
@@ -101,6 +104,9 @@ impl<'a, B: Backend> Assembly<'a, B> {
 
     /// Tensors are found by name, so two layers cannot share one.
     fn claim(&mut self, name: &str) -> Result<(), String> {
+        if name.is_empty() {
+            return Err("a layer with parameters has an empty name".into());
+        }
         if self.names.insert(name.to_owned()) { Ok(()) } else { Err(format!("the name {name:?} is taken")) }
     }
 
@@ -118,6 +124,7 @@ impl<'a, B: Backend> Assembly<'a, B> {
                     return Err(format!("dense {name:?} takes a flat input, found shape {:?}", self.shape));
                 };
                 at_least_one(*out, "dense", name)?;
+                fits(&[inputs + 1, *out], "dense", name)?;
                 self.shape = vec![*out];
                 Arc::new(Dense::new(name, inputs, *out, *bias))
             }
@@ -129,6 +136,9 @@ impl<'a, B: Backend> Assembly<'a, B> {
                 self.claim(name)?;
                 let window = self.slide(&format!("conv2d {name:?}"), *kernel, *stride, *padding)?;
                 at_least_one(*out, "conv2d", name)?;
+                fits(&[window.patch() + 1, *out], "conv2d", name)?;
+                fits(&[window.patch() + 1, window.positions()], "conv2d", name)?;
+                fits(&[window.positions(), *out], "conv2d", name)?;
                 self.shape[0] = *out;
                 Arc::new(Conv2d::new(name, window, *out, *bias))
             }
@@ -181,6 +191,12 @@ impl<'a, B: Backend> Assembly<'a, B> {
         let steps = window.steps().ok_or_else(|| {
             format!("{layer}: no window of side {kernel} with stride {stride} fits {height} x {width} with padding {padding}")
         })?;
+        numbers(&[channels, steps[0], steps[1]]).ok_or_else(|| {
+            format!(
+                "{layer} would give {} x {} x {} numbers, expected at most {LARGEST}",
+                channels, steps[0], steps[1]
+            )
+        })?;
         self.shape[1..].copy_from_slice(&steps);
         Ok(window)
     }
@@ -198,6 +214,17 @@ impl<'a, B: Backend> Assembly<'a, B> {
         }
         let window = self.slide(layer, size, stride.unwrap_or(size), padding)?;
         Ok(Arc::new(Pool2d::new(pooling, window)))
+    }
+}
+
+/// Refuses sizes that no memory holds, before anything is allocated.
+fn fits(sizes: &[usize], layer: &str, name: &str) -> Result<(), String> {
+    match numbers(sizes) {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "{layer} {name:?} would take {} numbers, expected at most {LARGEST}",
+            sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ")
+        )),
     }
 }
 

@@ -204,6 +204,7 @@ impl<B: Backend> FiniteSumOperator<B> for CurvatureOperator<'_, '_, B> {
     }
 
     fn apply_batch(&self, indices: &[usize], x: &Block<B>, y: &mut Block<B>) {
+        assert!(!indices.is_empty(), "a batch of no examples has no mean");
         y.clear();
         let blocks = indices.len().div_ceil(crate::ROW_BLOCK);
         let scale = self.risk.n() as f64 / indices.len() as f64;

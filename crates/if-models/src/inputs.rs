@@ -26,6 +26,14 @@ impl Rows<'_> {
         }
     }
 
+    /// Position in the data set of the `i`-th of these examples.
+    pub fn index(&self, i: usize) -> usize {
+        match self {
+            Rows::Range(start, _) => start + i,
+            Rows::Indices(indices) => indices[i],
+        }
+    }
+
     /// Number of examples.
     pub fn len(&self) -> usize {
         match self {
@@ -176,11 +184,7 @@ fn check_ids(features: &HostArray, vocabulary: usize) -> Result<(), ModelError> 
 fn converted<T: Real>(host: &HostArray, rows: Rows, width: usize) -> Vec<T> {
     let mut out = vec![T::ONE; rows.len() * (width + 1)];
     for (i, row) in out.chunks_exact_mut(width + 1).enumerate() {
-        let source = match rows {
-            Rows::Range(start, _) => start + i,
-            Rows::Indices(indices) => indices[i],
-        };
-        host.read_row(source, &mut row[..width]);
+        host.read_row(rows.index(i), &mut row[..width]);
     }
     out
 }

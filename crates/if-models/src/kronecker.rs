@@ -121,22 +121,29 @@ impl<B: Backend> Network<B> {
             LabelExpectation::Exact => None,
         };
         let (count, outputs) = (rows.len(), self.outputs());
-        let (roots, k) = match sampled {
-            Some(delta) => (delta, 1),
-            None => {
-                let mut roots = scratch.take(outputs * count * outputs);
-                let target = ViewMut::new(&mut roots, 0, outputs * count, outputs);
-                self.backend().loss_root(self.loss(), self.loss_curvature(&tape), target);
-                (roots, outputs)
-            }
+        let mut add = |scratch: &mut Scratch<B>, dz: View<B>, with_inputs: bool| {
+            self.backward(scratch, at, dz, false, |scratch, l, primal, dy| {
+                let Some(position) = layers.iter().position(|(_, layer, _)| *layer == l) else { return };
+                if with_inputs {
+                    self.layers()[l].input_moments(scratch, primal, sum.stacked_mut(2 * position, 0, 1));
+                }
+                self.layers()[l].output_moments(scratch, dy, sum.stacked_mut(2 * position + 1, 0, 1));
+            });
         };
-        let dz = View::new(&roots, 0, k * count, outputs);
-        self.backward(scratch, at, dz, false, |scratch, l, primal, dy| {
-            let Some(position) = layers.iter().position(|(_, layer, _)| *layer == l) else { return };
-            self.layers()[l].input_moments(scratch, primal, sum.stacked_mut(2 * position, 0, 1));
-            self.layers()[l].output_moments(scratch, dy, sum.stacked_mut(2 * position + 1, 0, 1));
-        });
-        scratch.give(roots);
+        match sampled {
+            Some(delta) => add(scratch, View::new(&delta, 0, count, outputs), true),
+            None => {
+                // Some outputs at a time, so that many classes do not multiply the memory.
+                let mut roots = scratch.take(self.group().min(outputs) * count * outputs);
+                for first in (0..outputs).step_by(self.group()) {
+                    let k = self.group().min(outputs - first);
+                    let target = ViewMut::new(&mut roots, 0, k * count, outputs);
+                    self.backend().loss_root(self.loss(), self.loss_curvature(&tape), first, target);
+                    add(scratch, View::new(&roots, 0, k * count, outputs), first == 0);
+                }
+                scratch.give(roots);
+            }
+        }
         self.release(scratch, tape);
     }
 
@@ -148,12 +155,8 @@ impl<B: Backend> Network<B> {
         }
         let mut delta = self.backend().download(self.loss_curvature(at.tape));
         for (i, row) in delta.chunks_exact_mut(self.outputs()).enumerate() {
-            let example = match rows {
-                Rows::Range(start, _) => start + i,
-                Rows::Indices(indices) => indices[i],
-            };
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            rng.set_stream(example as u64);
+            rng.set_stream(rows.index(i) as u64);
             let mut left: f64 = rng.random();
             let drawn = row.iter().position(|p| {
                 left -= p.to_f64();

@@ -77,9 +77,14 @@ impl<B: Backend> Network<B> {
     /// [`ResidualSum`](crate::layer::ResidualSum): `source` 0 is the input, `l + 1` the output of layer `l`.
     ///
     /// # Panics
-    /// Where the two differ in width, or `source` comes after `layer`.
+    /// Where the two differ in width, `source` comes after `layer`, or `layer` is no residual sum or has a
+    /// skip already.
     pub fn with_skip(mut self, layer: usize, source: usize) -> Self {
         assert!(source <= layer, "a skip leads forward");
+        assert!(
+            self.layers[layer].takes_skip() && self.skips[layer].is_none(),
+            "no residual sum without a skip"
+        );
         assert_eq!(self.width_into(source), self.layers[layer].width(), "widths of a residual sum differ");
         self.skips[layer] = Some(source);
         self
@@ -142,9 +147,10 @@ impl<B: Backend> Network<B> {
                 Target::Sign => "-1 and +1",
                 Target::Real => "real numbers",
             };
-            let (wanted, known) = (name(wanted), name(known));
+            let wanted = if loss.is_measurement() { "labels" } else { name(wanted) };
             return Err(ModelError::Unsupported(format!(
-                "{loss:?} has {wanted} as targets, expected {known} as the training loss of this model has"
+                "expected a model that is trained on {wanted}, found one that is trained on {}",
+                name(known)
             )));
         }
         Ok(self.with_loss(loss))
@@ -215,12 +221,19 @@ impl<B: Backend> Network<B> {
         self.layers.iter().map(|layer| layer.width() + 1).sum()
     }
 
+    /// Largest width of a layer.
+    pub fn widest(&self) -> usize {
+        self.layers.iter().map(|layer| layer.width()).max().unwrap_or(1)
+    }
+
     /// Directions that go through all layers together: one after another where layers are wide, so that
     /// tangents stay in the cache.
     pub(crate) fn group(&self) -> usize {
-        let widest = self.layers.iter().map(|layer| layer.width()).max().unwrap_or(1);
-        let group =
-            if self.part < ROW_BLOCK { TANGENTS / (self.part * self.widths()) } else { COLUMNS / widest };
+        let group = if self.part < ROW_BLOCK {
+            TANGENTS / (self.part * self.widths())
+        } else {
+            COLUMNS / self.widest()
+        };
         group.max(1)
     }
 

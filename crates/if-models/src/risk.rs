@@ -213,18 +213,21 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
     /// minibatch training goes along. Removed examples count like the others.
     pub fn batch_gradient(&self, theta: &Block<B>, batch: &[usize]) -> (Vec<f64>, Block<B>) {
         let (network, backend) = (self.network, self.inputs.backend());
-        let parts = backend.map(batch.len().div_ceil(BATCH_PART), |part| {
-            let rows = Rows::Indices(&batch[part * BATCH_PART..batch.len().min((part + 1) * BATCH_PART)]);
-            let mut sum = Block::zeros(backend, network.layout(), 1);
-            let losses =
-                network.with_scratch(|scratch| self.add_gradient(scratch, theta, rows, false, &mut sum));
-            (losses, sum)
-        });
         let mut gradient = Block::zeros(backend, network.layout(), 1);
         let mut losses = Vec::with_capacity(batch.len());
-        for (some, sum) in parts {
-            losses.extend(some);
-            gradient.axpby(1.0 / batch.len() as f64, &sum, 1.0);
+        // Only as many sums at once as the device can work on.
+        for wave in batch.chunks(BATCH_PART * 2 * backend.concurrency()) {
+            let sums = backend.map(wave.len().div_ceil(BATCH_PART), |part| {
+                let rows = Rows::Indices(&wave[part * BATCH_PART..wave.len().min((part + 1) * BATCH_PART)]);
+                let mut sum = Block::zeros(backend, network.layout(), 1);
+                let losses =
+                    network.with_scratch(|scratch| self.add_gradient(scratch, theta, rows, false, &mut sum));
+                (losses, sum)
+            });
+            for (some, sum) in sums {
+                losses.extend(some);
+                gradient.axpby(1.0 / batch.len() as f64, &sum, 1.0);
+            }
         }
         self.add_l2(theta, &mut gradient);
         (losses, gradient)

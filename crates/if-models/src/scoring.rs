@@ -145,7 +145,7 @@ impl<B: Backend> Network<B> {
         self.scores_against(inputs, theta, v.k(), |s| LayerVectors::Whole(v.stacked(s, 0, v.k())))
     }
 
-    /// [`scores`](Self::scores) against vectors that some layers hold as sums of outer products.
+    /// [`scores`](Self::scores) against vectors that some layers hold as sums of outer products: pairwise there.
     pub fn scores_of(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Vectors<B>) -> Vec<B::Elem> {
         self.scores_against(inputs, theta, v.k(), |s| v.layer(s))
     }
@@ -209,29 +209,22 @@ impl<B: Backend> Network<B> {
     where
         B: 'v,
     {
-        let plan: Vec<(usize, ScoringWay, Option<B::Buffer>)> =
-            self.with_parameters().enumerate().map(|(s, l)| self.plan(l, k, vectors(s))).collect();
+        if k == 0 {
+            return Vec::new();
+        }
         let blocks = self.map_blocks(inputs, theta, |scratch, at| {
             let mut sums = self.backend().zeros(at.rows * k);
             let deltas = self.deltas(scratch, at, self.delta(at.tape), false);
-            for (s, (l, way, formed)) in plan.iter().enumerate() {
-                let layer = &*self.layers()[*l];
-                let (primal, dy) = (self.primal(*l, at), self.delta_of(&deltas, *l, at));
+            for (s, l) in self.with_parameters().enumerate() {
+                let layer = &*self.layers()[l];
+                let (primal, dy) = (self.primal(l, at), self.delta_of(&deltas, l, at));
                 let out = ViewMut::new(&mut sums, 0, at.rows, k);
-                let whole = match (vectors(s), formed) {
-                    (LayerVectors::Outer(factors), None) => {
-                        layer.pairwise_scores(scratch, primal, dy, factors, out);
-                        continue;
+                match vectors(s) {
+                    LayerVectors::Outer(factors) => layer.pairwise_scores(scratch, primal, dy, factors, out),
+                    LayerVectors::Whole(v) if ScoringWay::cheapest(layer, k, None) == ScoringWay::Ghost => {
+                        layer.ghost_scores(scratch, primal, dy, v, out);
                     }
-                    (LayerVectors::Outer(factors), Some(formed)) => {
-                        View::new(formed, 0, k * factors.left.cols, factors.right.cols)
-                    }
-                    (LayerVectors::Whole(whole), _) => whole,
-                };
-                if *way == ScoringWay::Ghost {
-                    layer.ghost_scores(scratch, primal, dy, whole, out);
-                } else {
-                    materialised_scores(layer, scratch, primal, dy, whole, out);
+                    LayerVectors::Whole(v) => materialised_scores(layer, scratch, primal, dy, v, out),
                 }
             }
             self.release_deltas(scratch, deltas);
@@ -243,26 +236,5 @@ impl<B: Backend> Network<B> {
             row.iter().enumerate().for_each(|(j, score)| all[j * n + i] = *score);
         }
         all
-    }
-
-    /// The way for layer `l`, and where it wants whole vectors that are given in factors, those.
-    fn plan(&self, l: usize, k: usize, v: LayerVectors<B>) -> (usize, ScoringWay, Option<B::Buffer>) {
-        let layer = &*self.layers()[l];
-        let LayerVectors::Outer(factors) = v else {
-            return (l, ScoringWay::cheapest(layer, k, None), None);
-        };
-        let way = ScoringWay::cheapest(layer, k, Some(factors.terms));
-        let formed = (way != ScoringWay::Pairwise).then(|| {
-            let (terms, rows, cols) = (factors.terms, factors.left.cols, factors.right.cols);
-            let mut whole = self.backend().zeros(k * rows * cols);
-            let mut target = ViewMut::new(&mut whole, 0, k * rows, cols);
-            for j in 0..k {
-                let left = factors.left.row_range(j * terms, terms).t();
-                let right = factors.right.row_range(j * terms, terms);
-                self.backend().gemm(1.0, left, right, 0.0, target.part(j * rows, rows, cols));
-            }
-            whole
-        });
-        (l, way, formed)
     }
 }

@@ -226,17 +226,22 @@ impl ModelSpec {
 
     fn assemble<B: Backend>(&self, backend: &B, tensors: Option<&Tensors>) -> Result<Network<B>, ModelError> {
         check_training_loss(self.loss)?;
-        let inputs = self.input.iter().product();
-        if inputs == 0 {
-            return Err(ModelError::Spec(format!(
-                "expected an input of at least one number, found {:?}",
-                self.input
-            )));
-        }
+        let inputs = match numbers(&self.input) {
+            Some(inputs) if inputs > 0 && !self.input.is_empty() => inputs,
+            _ => {
+                return Err(ModelError::Spec(format!(
+                    "expected an input of at least one number and at most {LARGEST}, found {:?}",
+                    self.input
+                )));
+            }
+        };
         let mut assembly = Assembly::new(self.input.clone(), tensors);
         assembly.add_all(&self.layers, "layer ")?;
         if assembly.layers.is_empty() {
             return Err(ModelError::Spec("expected a layer that computes something, found none".into()));
+        }
+        if assembly.layers.iter().all(|layer| layer.segment().is_none()) {
+            return Err(ModelError::Spec("expected a layer with parameters, found none".into()));
         }
         let network = Network::new(backend, inputs, assembly.layers, self.loss);
         Ok(assembly
@@ -244,6 +249,16 @@ impl ModelSpec {
             .into_iter()
             .fold(network, |network, (layer, source)| network.with_skip(layer, source)))
     }
+}
+
+/// Numbers in the parameters of a layer, or in an activation of one example, at most: what is larger is a mistake in
+/// the description, and would be found out by running out of memory.
+pub(crate) const LARGEST: usize = 1 << 30;
+
+/// The product of `sizes`; `None` above [`LARGEST`].
+pub(crate) fn numbers(sizes: &[usize]) -> Option<usize> {
+    let product = sizes.iter().try_fold(1usize, |product, size| product.checked_mul(*size))?;
+    (product <= LARGEST).then_some(product)
 }
 
 /// Refuses losses that cannot be trained on.

@@ -44,8 +44,8 @@ proptest! {
     /// Odd sizes, strides that leave a rest, windows as large as the image, padding beyond the image.
     #[test]
     fn conv2d_of_any_shape(
-        channels in 1usize..4, height in 1usize..8, width in 1usize..8, kernel in (1usize..5, 1usize..5),
-        stride in 1usize..4, padding in 0usize..3, outputs in 1usize..4, bias: bool,
+        channels in 1usize..4, height in 1usize..8, width in 1usize..8, kernel in (1usize..8, 1usize..8),
+        stride in 1usize..4, padding in 0usize..4, outputs in 1usize..4, bias: bool,
         rows in 1usize..4, directions in 1usize..4, seed in 0u64..1000,
     ) {
         let window = Window { channels, image: [height, width], kernel: kernel.into(), stride, padding };
@@ -77,7 +77,7 @@ proptest! {
 
     #[test]
     fn pools_of_any_shape(
-        channels in 1usize..4, height in 1usize..8, width in 1usize..8, kernel in (1usize..5, 1usize..5),
+        channels in 1usize..4, height in 1usize..8, width in 1usize..8, kernel in (1usize..8, 1usize..8),
         stride in 1usize..4, padding in 0usize..3, rows in 1usize..4, directions in 1usize..4,
         seed in 0u64..1000,
     ) {

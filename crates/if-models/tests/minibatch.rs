@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{assert_close, cpu, random_data};
+use common::{assert_close, cpu, dense_network, random_data, random_theta};
 use if_linalg::{Block, Loss};
 use if_models::{
     Dataset, EmpiricalRisk, Inputs, LayerSpec, ModelError, ModelSpec, Network, NewtonCg, Optimizer,
@@ -167,4 +167,26 @@ fn settings_and_explosions_are_named() {
     let mut state = wild.start(&network);
     let error = wild.run::<_, ModelError>(&risk, &mut state, &(), |_, _| Ok(())).unwrap_err().to_string();
     assert!(error.contains("the loss of example") && error.contains("lower the learning rate"), "{error}");
+}
+
+/// More examples than one part of a minibatch has, some of them twice.
+#[test]
+fn gradients_of_large_batches() {
+    let network = dense_network(&[3, 4, 2], true, Loss::CrossEntropy);
+    let (theta, data) = (random_theta(&network, 4), random_data(90, 3, Loss::CrossEntropy, 2, 5));
+    let inputs = Inputs::new(&network, &data, usize::MAX).unwrap();
+    let risk = EmpiricalRisk::new(&network, &inputs, RiskSettings::mean(0.3)).unwrap();
+    let batch: Vec<usize> = (0..150).map(|i| (7 * i) % 90).collect();
+    let (losses, gradient) = risk.batch_gradient(&theta, &batch);
+    let all = network.example_losses(&inputs, &theta);
+    assert_eq!(losses, batch.iter().map(|&i| all[i]).collect::<Vec<_>>());
+    let p = network.layout().dim();
+    let each = network.example_gradients(&inputs, &theta, Rows::Range(0, 90)).to_f64();
+    let expected: Vec<f64> = theta
+        .to_f64()
+        .iter()
+        .enumerate()
+        .map(|(j, theta)| batch.iter().map(|i| each[i * p + j]).sum::<f64>() / 150.0 + 0.3 * theta)
+        .collect();
+    assert_close(&gradient.to_f64(), &expected, 1e-13);
 }

@@ -217,3 +217,24 @@ fn cpu_rows(block: &Block<Double>, segment: usize) -> Vec<f64> {
     let view: View<Double> = block.segment(segment);
     cpu().download(view)
 }
+
+/// A convolution with few positions and many channels keeps gradients as several outer products.
+#[test]
+fn convolutions_with_few_positions_stay_in_factors() {
+    let conv =
+        LayerSpec::Conv2d { name: "conv".into(), out: 12, kernel: 2, stride: 1, padding: 0, bias: true };
+    let dense = LayerSpec::Dense { name: "fc".into(), out: 3, bias: true };
+    let layers = vec![conv, LayerSpec::Tanh, LayerSpec::Flatten, dense];
+    let spec = ModelSpec { input: vec![8, 2, 3], loss: Loss::CrossEntropy, layers };
+    let network = spec.build(&cpu()).expect("the layers fit");
+    let x = ArrayD::from_shape_vec(vec![7, 8, 2, 3], random(7 * 48, 3)).expect("as many numbers");
+    let data = Dataset::new(HostArray::F64(x), (0..7).map(|i| f64::from(i % 3)).collect()).expect("finite");
+    let (theta, inputs) =
+        (random_theta(&network, 9), Inputs::new(&network, &data, usize::MAX).expect("fits"));
+    let vectors = network.gradient_vectors(&inputs, &theta, Rows::Range(1, 4));
+    assert!(matches!(vectors.layer(0), LayerVectors::Outer(factors) if factors.terms == 2));
+    let p = network.layout().dim();
+    let all = network.example_gradients(&inputs, &theta, Rows::Range(0, 7)).to_f64();
+    let expected = dots(&all[p..5 * p], &all, p);
+    close(&network.scores_of(&inputs, &theta, &vectors), &expected, 1e-13, "inner products");
+}

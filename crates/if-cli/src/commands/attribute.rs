@@ -73,6 +73,7 @@ impl Job<'_> {
         })?;
         let mut json = self.record::<T>(&report, unit, shape);
         json["optimality"] = json!(optimality);
+        json["parameters"] = json!(session.coverage);
         let text = format!("{:#}\n", document("attribute", json.clone()));
         let full = |source| {
             Failure::output(DataError::Io { path: self.certificates.into(), action: "write", source })

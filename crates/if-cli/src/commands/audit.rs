@@ -90,7 +90,8 @@ impl Job<'_> {
             self.write(file, path, &criteria, &predictions)?;
         }
         let flagged = report_flags(&report, self.problem.train.set.ids(), "training examples", console);
-        let json = self.json(&criteria, &predictions, &report, optimality);
+        let mut json = self.json(&criteria, &predictions, &report, optimality);
+        json["parameters"] = json!(session.coverage);
         let text = self.text(&criteria, &predictions);
         Ok(Report { text, json, flagged: flagged || self.problem.unfinished })
     }

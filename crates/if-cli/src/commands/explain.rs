@@ -63,6 +63,7 @@ impl Job<'_> {
             "measure": self.args.measure,
             "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
             "optimality": optimality,
+            "parameters": session.coverage,
             "converged": report.all_converged(),
             "summary": report.summary(),
             "queries": each.map(|(query, column)| {

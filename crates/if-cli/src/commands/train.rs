@@ -25,6 +25,12 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<Report, Failure> {
     let settings = risk_settings(&args.objective, RemovalName::Fixed)?;
     let sources: Vec<_> = std::iter::once(&args.model.train).chain(&args.test).collect();
     keep_inputs(&[&args.out], &sources, &[])?;
+    if args.out.extension().is_none_or(|extension| extension != "safetensors") {
+        return Err(Failure::input(format!(
+            "--out {}: expected a name that ends in .safetensors",
+            args.out.display()
+        )));
+    }
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     let test = args.test.as_ref().map(|source| Data::load_like(source, label, &train)).transpose()?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use if_data::{AtomicFile, DataError, sha256_of, write_tensors};
-use if_linalg::{Block, Cpu, Observer, Real};
+use if_linalg::{Block, Cpu, Observer, Real, Target};
 use if_models::{
     EmpiricalRisk, FitReport, Inputs, LayerSpec, Lbfgs, ModelError, ModelSpec, Network, RiskSettings,
     StepReport, TrainState, Training,
@@ -17,6 +17,7 @@ use super::train_plan::Plan;
 use crate::args::{ModelName, Precision, TrainArgs};
 use crate::console::Console;
 use crate::error::Failure;
+use crate::model::check_shape;
 use crate::output::{Report, seconds, short};
 use crate::run_dir::{RunConfig, RunDir, schema, tensors};
 use crate::source::Data;
@@ -30,6 +31,9 @@ pub fn run(
     console: &Console,
 ) -> Result<Report, Failure> {
     let (plan, precision) = Plan::new(args)?;
+    for data in std::iter::once(train).chain(test) {
+        check_shape(spec, data)?;
+    }
     let description = args.out.with_extension("toml");
     let job = Job { args, spec, risk, train, test, plan, description, start: Instant::now() };
     match precision {
@@ -49,6 +53,9 @@ struct Job<'a> {
     description: PathBuf,
     start: Instant,
 }
+
+/// First line of a description that may be written over.
+const WRITTEN: &str = "# Written by `influence train`.";
 
 /// What training gave.
 struct Trained<T: Real> {
@@ -135,20 +142,23 @@ impl Job<'_> {
     ) -> Result<Trained<T>, Failure> {
         let (network, n) = (risk.network(), risk.n());
         let mut run = self.open_run::<T>(training)?;
-        let mut state = first_state(training, network, init, run.as_ref(), console)?;
+        let mut state = first_state(training, network, init, run.as_mut(), console)?;
         let (per_epoch, steps) = (training.steps_per_epoch(n), training.steps(n));
-        let every = self.args.network.checkpoint_every.unwrap_or(per_epoch);
         let (mut last, mut sum, mut count) = (None::<StepReport>, 0.0, 0);
         let stopped = training.run(risk, &mut state, console, |state, report| {
             (last, sum, count) = (Some(report), sum + report.loss, count + 1);
             if let Some(run) = &mut run
-                && (report.step % every == 0 || report.step == steps)
+                && (self.args.network.is_checkpoint(report.step, per_epoch) || report.step == steps)
             {
                 run.save(network, state, report.learning_rate).map_err(Stop::Other)?;
             }
             if report.step % per_epoch == 0 {
                 let tested = self.tested(network, &state.theta).map_err(Stop::Other)?;
-                let tested = tested.map_or(String::new(), |a| format!(", test accuracy {:.2} %", 100.0 * a));
+                let (which, accuracy) = match tested {
+                    Some(tested) => ("test", tested),
+                    None => ("train", accuracy_of(network, &state.theta, self.train).map_err(Stop::Other)?),
+                };
+                let tested = format!(", {which} accuracy {:.2} %", 100.0 * accuracy);
                 let (epoch, of) = (report.step / per_epoch, training.epochs);
                 let mean = short(sum / f64::from(count));
                 console.note(&format!("epoch {epoch} of {of}: mean loss {mean}{tested}"));
@@ -185,9 +195,18 @@ impl Job<'_> {
             let (a, b) = (path.canonicalize(), self.description.canonicalize());
             a.is_ok() && a.ok() == b.ok()
         };
+        let path = &self.description;
         match &self.args.model.model {
-            ModelName::File(path) if same(path) => Ok(None),
-            _ => Ok(Some(AtomicFile::create(&self.description)?)),
+            ModelName::File(given) if same(given) => Ok(None),
+            // Somebody's own description is worth more than ours.
+            _ if std::fs::read(path).is_ok_and(|text| !text.starts_with(WRITTEN.as_bytes())) => {
+                Err(Failure::input(format!(
+                    "{}: is there already, and not written by this program",
+                    path.display()
+                ))
+                .hint("remove it, or name another --out"))
+            }
+            _ => Ok(Some(AtomicFile::create(path)?)),
         }
     }
 
@@ -195,7 +214,7 @@ impl Job<'_> {
         let path = &self.description;
         let text = toml::to_string(self.spec)
             .map_err(|e| Failure::Other(format!("{}: cannot describe the network: {e}", path.display())))?;
-        file.write_all(text.as_bytes()).map_err(|source| {
+        file.write_all(format!("{WRITTEN}\n{text}").as_bytes()).map_err(|source| {
             Failure::output(DataError::Io { path: path.clone(), action: "write", source })
         })?;
         file.finish().map_err(Failure::output)
@@ -237,8 +256,11 @@ impl Job<'_> {
             ("steps", steps.to_string()),
             ("objective", format!("{} (mean loss and penalty)", short(objective))),
             ("gradient norm", format!("{norm:.1e}")),
-            ("train accuracy", format!("{:.2} %", 100.0 * accuracy)),
         ];
+        // A number is hardly ever predicted to the last bit.
+        if network.loss().target(network.outputs()) != Target::Real {
+            lines.push(("train accuracy", format!("{:.2} %", 100.0 * accuracy)));
+        }
         lines.extend(tested.map(|tested| ("test accuracy", format!("{:.2} %", 100.0 * tested))));
         lines.push(("weights", self.args.out.display().to_string()));
         lines.push(("network", format!("{} ({})", self.description.display(), seconds(elapsed))));
@@ -276,10 +298,10 @@ fn first_state<T: Real>(
     training: &Training,
     network: &Network<Cpu<T>>,
     init: Option<Block<Cpu<T>>>,
-    run: Option<&RunDir>,
+    run: Option<&mut RunDir>,
     console: &Console,
 ) -> Result<TrainState<Cpu<T>>, Failure> {
-    if let Some(state) = run.map(|run| run.last(network)).transpose()?.flatten() {
+    if let Some(state) = run.map(|run| run.last(network, |text| console.warn(text))).transpose()?.flatten() {
         console.note(&format!("resumed at step {}", state.step));
         return Ok(state);
     }

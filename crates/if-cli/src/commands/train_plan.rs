@@ -82,8 +82,12 @@ fn minibatches(network: &NetworkArgs, optimizer: OptimizerName) -> Result<Traini
         ScheduleName::Constant => Schedule::Constant,
         ScheduleName::Cosine => Schedule::Cosine,
     };
-    if network.run.is_none() && (network.resume || network.checkpoint_every.is_some()) {
-        let option = if network.resume { "--resume" } else { "--checkpoint-every" };
+    let of_a_run = [
+        (network.resume, "--resume"),
+        (network.checkpoint_every.is_some(), "--checkpoint-every"),
+        (!network.checkpoint_at.is_empty(), "--checkpoint-at"),
+    ];
+    if let (None, Some((_, option))) = (&network.run, of_a_run.iter().find(|(given, _)| *given)) {
         return Err(Failure::input(format!("{option} goes with --run, the folder of the run")));
     }
     Ok(Training {

@@ -29,6 +29,11 @@ const SHOWN: usize = 40;
 /// Runs the command.
 pub fn run(args: &VerifyArgs, console: &Console) -> Result<Report, Failure> {
     let kind = Kind::new(&args.model)?;
+    if matches!(kind, Kind::Network(_)) {
+        return Err(Failure::input(
+            "verify retrains to the optimum, which a network does not reach twice: expected softmax, logistic or svm",
+        ));
+    }
     let settings = Settings::new(&args.objective, &args.solve, Precision::F64, SolverName::Cg)?;
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;

@@ -302,7 +302,7 @@ fn losses_and_measures_that_do_not_belong() {
         let refused = folder.run(&format!(
             "{command} --model net.toml --weights W.safetensors --train T.npz --query Q.npz --l2 0.1 --measure logit"
         ));
-        check(&refused, &["--measure logit: ", "expected real numbers"]);
+        check(&refused, &["--measure logit: ", "found one that is trained on real numbers"]);
     }
     assert_eq!(folder.names(), before);
 }

@@ -69,7 +69,7 @@ fn rewrite(folder: &Folder, network: &str, from: &str, to: &str) {
     folder.write("model.toml", text.replacen(from, to, 1).as_bytes());
 }
 
-const SUPPORTED: &str = "dense, conv2d, max_pool, avg_pool, global_avg_pool, batch_norm, residual, flatten, dropout, relu, leaky_relu, tanh, sigmoid, softplus, gelu, selu";
+const SUPPORTED: &str = "dense, embedding_bag, conv2d, max_pool, avg_pool, global_avg_pool, batch_norm, residual, flatten, dropout, relu, leaky_relu, tanh, sigmoid, softplus, gelu, selu";
 
 #[test]
 fn layers_that_are_not_supported() {
@@ -111,7 +111,7 @@ fn settings_that_a_layer_does_not_have() {
         "\"cross-entropy\"",
         "\"mse\"",
         &[
-            "error: model.toml: line 2: unknown value \"mse\", supported: cross-entropy, logistic, squared, hinge, smooth-hinge",
+            "error: model.toml: line 2: unknown value \"mse\", supported: cross-entropy, label-smoothing, logistic, squared, hinge, smooth-hinge",
         ],
     );
     refused(
@@ -190,4 +190,40 @@ fn examples_of_another_shape() {
     std::fs::copy(interop("cnn", "model.toml"), folder.path("model.toml")).unwrap();
     std::fs::copy(interop("cnn", "weights.safetensors"), folder.path("W.safetensors")).unwrap();
     assert_refused(&folder, &["error: T.npz: the examples have 12 features, the model takes 162"]);
+}
+
+/// Influence through some layers: the others are constants, and the share of parameters is told.
+#[test]
+fn a_choice_of_layers() {
+    let folder = folder_of("residual");
+    let report = |folder: &Folder| json(&std::fs::read_to_string(folder.path("OUT.json")).unwrap());
+    let all = attribute(&folder, "--precision f64");
+    assert_eq!(all.code, 0, "{}", all.stderr);
+    let whole = report(&folder)["parameters"].clone();
+    assert_eq!((&whole["covered"], whole["share"].as_f64()), (&whole["of"], Some(1.0)));
+    let names: Vec<String> =
+        whole["layers"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect();
+    let last = names.last().unwrap();
+
+    let by_word = attribute(&folder, "--precision f64 --layers last");
+    assert_eq!(by_word.code, 0, "{}", by_word.stderr);
+    let scores = folder.scores("OUT.npy").to_f64();
+    let part = report(&folder)["parameters"].clone();
+    assert_eq!(part["layers"], serde_json::json!([last]));
+    let (covered, of) = (part["covered"].as_u64().unwrap(), part["of"].as_u64().unwrap());
+    assert!(covered < of && whole["of"].as_u64() == Some(of));
+    let line =
+        format!("layer {last}: {covered} of {of} parameters ({:.1} %)", 100.0 * covered as f64 / of as f64);
+    assert!(by_word.stderr.contains(&line), "{}", by_word.stderr);
+    attribute(&folder, &format!("--precision f64 --layers {last}"));
+    assert_eq!(folder.scores("OUT.npy").to_f64(), scores, "last is the last layer");
+    attribute(&folder, &format!("--precision f64 --layers {}", names.join(",")));
+    assert_ne!(folder.scores("OUT.npy").to_f64(), scores);
+
+    std::fs::remove_file(folder.path("OUT.npy")).unwrap();
+    let known = names.join(", ");
+    let line = format!("error: --layers: no layer with parameters is called \"fc9\"; there are: {known}");
+    let Outcome { code, stderr, .. } = attribute(&folder, "--layers fc9");
+    assert_eq!((code, stderr.trim_end()), (2, line.as_str()));
+    assert!(!folder.path("OUT.npy").exists());
 }

@@ -24,6 +24,28 @@ fn refused(outcome: &Outcome, line: &str) {
     assert_eq!(first, format!("error: {line}"));
 }
 
+#[test]
+fn checkpoints_at_chosen_steps() {
+    // 12 steps an epoch.
+    for (options, steps) in [
+        ("", vec![12, 24]),
+        ("--checkpoint-every 10", vec![10, 20, 24]),
+        ("--checkpoint-at 1,7", vec![1, 7, 24]),
+        ("--checkpoint-at 1,7,99 --checkpoint-every 12", vec![1, 7, 12, 24]),
+    ] {
+        let folder = Folder::new();
+        folder.succeed(&format!("{TRAIN} --epochs 2 --run run {options}"));
+        let manifest = json(&std::fs::read_to_string(folder.path("run/run.json")).unwrap());
+        let found: Vec<usize> = manifest["checkpoints"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|checkpoint| checkpoint["step"].as_u64().unwrap() as usize)
+            .collect();
+        assert_eq!(found, steps, "{options}");
+    }
+}
+
 /// Stopped in any way after a checkpoint, a run goes on to the same bits.
 #[cfg(unix)]
 #[test]
@@ -103,15 +125,71 @@ fn runs_are_resumed_only_as_they_were_started() {
     let mut flipped = whole.clone();
     *flipped.last_mut().unwrap() ^= 1;
     folder.write(last, &flipped);
-    let outcome = folder.run(&format!("{short} --resume"));
-    assert_eq!(outcome.code, 2);
-    assert!(outcome.stderr.starts_with(&format!("error: {last}: expected sha256 ")), "{}", outcome.stderr);
+    // A damaged checkpoint is told of, and the one before it gives the same bits.
+    let outcome = folder.succeed(&format!("{short} --resume"));
+    assert!(outcome.stderr.starts_with(&format!("warning: {last}: expected sha256 ")), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("; going back to the checkpoint before it\nnote: resumed at step 12\n"));
+    assert_eq!((folder.bytes("W.safetensors"), folder.bytes(last)), (weights.clone(), weights.clone()));
     std::fs::remove_file(folder.path(last)).unwrap();
+    let first = "run/step-00000012.safetensors";
+    folder.write(first, b"no tensors");
     let outcome = folder.run(&format!("{short} --resume"));
     assert_eq!(outcome.code, 2);
-    assert!(outcome.stderr.starts_with(&format!("error: {last}: cannot open")), "{}", outcome.stderr);
-    assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+    assert!(outcome.stderr.starts_with(&format!("warning: {last}: cannot open")), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains(&format!("\nerror: {first}: expected sha256 ")), "{}", outcome.stderr);
+    assert_eq!(outcome.stderr.lines().count(), 2, "{}", outcome.stderr);
     assert_eq!(folder.bytes("W.safetensors"), weights, "what was there stays");
+}
+
+#[test]
+fn outputs_and_shapes_that_would_lose_something() {
+    let folder = Folder::new();
+    let train = "train --model mlp:4 --train digits:train[0..50] --l2 0.001 --epochs 1";
+    refused(
+        &folder.run(&format!("{train} --out x.toml")),
+        "--out x.toml: expected a name that ends in .safetensors",
+    );
+    folder.write("own.toml", b"# mine\ninput = [8, 8]\n");
+    let outcome = folder.run(&format!("{train} --out own.safetensors"));
+    refused(&outcome, "own.toml: is there already, and not written by this program");
+    assert_eq!(folder.bytes("own.toml"), b"# mine\ninput = [8, 8]\n");
+    // What the program wrote may be written again.
+    folder.succeed(&format!("{train} --out w.safetensors"));
+    folder.succeed(&format!("{} --out w.safetensors", train.replace("mlp:4", "mlp:3")));
+
+    let layers = "loss = \"cross-entropy\"\n[[layer]]\ntype = \"flatten\"\n[[layer]]\ntype = \"dense\"\nname = \"0\"\nout = 10\n";
+    folder.write("other.toml", format!("input = [4, 16]\n{layers}").as_bytes());
+    let train = train.replace("mlp:4", "other.toml");
+    refused(
+        &folder.run(&format!("{train} --out o.safetensors")),
+        "digits:train: expected examples of shape [4, 16], found [8, 8]",
+    );
+    for (from, to, line) in [
+        (
+            "input = [4, 16]",
+            "input = [4, 0]",
+            "expected an input of at least one number and at most 1073741824, found [4, 0]",
+        ),
+        (
+            "input = [4, 16]",
+            "input = [64, 288230376151711745]",
+            "expected an input of at least one number and at most 1073741824, found [64, 288230376151711745]",
+        ),
+        (
+            "out = 10",
+            "out = 100000000000",
+            "layer 1: dense \"0\" would take 65 x 100000000000 numbers, expected at most 1073741824",
+        ),
+        ("name = \"0\"", "name = \"\"", "layer 1: a layer with parameters has an empty name"),
+        (
+            "type = \"dense\"\nname = \"0\"\nout = 10",
+            "type = \"relu\"",
+            "expected a layer with parameters, found none",
+        ),
+    ] {
+        folder.write("other.toml", format!("input = [4, 16]\n{layers}").replace(from, to).as_bytes());
+        refused(&folder.run(&format!("{train} --out o.safetensors")), &format!("other.toml: {line}"));
+    }
 }
 
 #[test]
@@ -126,6 +204,7 @@ fn settings_that_make_no_sense() {
         ("--optimizer sgd --momentum 1", "momentum must be at least 0 and below 1, found 1"),
         ("--step-epochs 3", "--step-epochs and --step-factor belong to --schedule step"),
         ("--checkpoint-every 3", "--checkpoint-every goes with --run, the folder of the run"),
+        ("--checkpoint-at 3", "--checkpoint-at goes with --run, the folder of the run"),
         ("--no-bias", "--no-bias belongs to models of one layer"),
         (
             "--max-iterations 3",

@@ -340,9 +340,9 @@ impl<T: Real> Backend for Cpu<T> {
         }
     }
 
-    fn loss_root(&self, loss: Loss, curvature: View<Self>, mut out: ViewMut<Self>) {
+    fn loss_root(&self, loss: Loss, curvature: View<Self>, first: usize, mut out: ViewMut<Self>) {
         for row in 0..out.rows {
-            let (c, p) = (row / curvature.rows, curvature.row(row % curvature.rows));
+            let (c, p) = (first + row / curvature.rows, curvature.row(row % curvature.rows));
             let (root, out) = (p[c].sqrt(), out.row(row));
             if loss.couples_outputs() {
                 out.iter_mut().zip(p).for_each(|(out, p)| *out = T::ZERO - root * *p);

@@ -15,7 +15,7 @@ fn share<T: Real>(row: &[T]) -> T {
 
 /// Every row of `out` becomes the mean of the rows of `w` at its tokens.
 pub(super) fn gather_mean<T: Real>(ids: View<Cpu<T>>, w: View<Cpu<T>>, mut out: ViewMut<Cpu<T>>) {
-    let vocabulary = w.rows * ids.rows / out.rows;
+    let vocabulary = w.rows * ids.rows / out.rows.max(1);
     for i in 0..out.rows {
         let (row, first) = (ids.row(i % ids.rows), i / ids.rows * vocabulary);
         let out = out.row(i);
@@ -30,7 +30,7 @@ pub(super) fn gather_mean<T: Real>(ids: View<Cpu<T>>, w: View<Cpu<T>>, mut out: 
 
 /// The transpose of [`gather_mean`], added to `dw`.
 pub(super) fn scatter_mean<T: Real>(ids: View<Cpu<T>>, dy: View<Cpu<T>>, mut dw: ViewMut<Cpu<T>>) {
-    let vocabulary = dw.rows * ids.rows / dy.rows;
+    let vocabulary = dw.rows * ids.rows / dy.rows.max(1);
     for i in 0..dy.rows {
         let (row, first) = (ids.row(i % ids.rows), i / ids.rows * vocabulary);
         let share = share(row);

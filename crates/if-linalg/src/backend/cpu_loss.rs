@@ -13,8 +13,9 @@ pub(super) fn evaluate<T: Real>(loss: Loss, z: &[T], target: T, delta: &mut [T],
     }
 }
 
-/// `p = softmax(z)` over all classes but `left_out`, whose `p` is 0; returns `ln sum exp z_c` of the same.
-fn softmax<T: Real>(z: &[T], left_out: Option<usize>, p: &mut [T]) -> T {
+/// `p = softmax(z)` over all classes but `left_out`, whose `p` is 0; returns
+/// `ln sum exp (z_c - max)` of the same, and the `max`: together they would lose digits where outputs are large.
+fn softmax<T: Real>(z: &[T], left_out: Option<usize>, p: &mut [T]) -> (T, T) {
     let counts = |c: usize| Some(c) != left_out;
     let lowest = T::from_f64(f64::NEG_INFINITY);
     let max = z.iter().enumerate().filter(|(c, _)| counts(*c)).fold(lowest, |m, (_, z)| m.max(*z));
@@ -24,16 +25,16 @@ fn softmax<T: Real>(z: &[T], left_out: Option<usize>, p: &mut [T]) -> T {
         total += *p;
     }
     p.iter_mut().for_each(|p| *p /= total);
-    total.ln() + max
+    (total.ln(), max)
 }
 
 /// `delta = p - e_y`.
 fn cross_entropy<T: Real>(z: &[T], target: T, delta: &mut [T], p: &mut [T]) -> T {
     let class = target.to_f64() as usize;
-    let log_total = softmax(z, None, p);
+    let (log_total, max) = softmax(z, None, p);
     delta.copy_from_slice(p);
     delta[class] -= T::ONE;
-    log_total - z[class]
+    log_total + (max - z[class])
 }
 
 /// With `t = e_y - s (e_y - 1/C)`, the loss is cross-entropy plus `s (z_y - mean z)` and `delta`
@@ -50,10 +51,10 @@ fn label_smoothing<T: Real>(s: f64, z: &[T], target: T, delta: &mut [T], p: &mut
 /// `delta = q - e_y`, with `q` the softmax over the classes other than `y`.
 fn margin<T: Real>(z: &[T], target: T, delta: &mut [T], q: &mut [T]) -> T {
     let class = target.to_f64() as usize;
-    let log_total = softmax(z, Some(class), q);
+    let (log_total, max) = softmax(z, Some(class), q);
     delta.copy_from_slice(q);
     delta[class] = -T::ONE;
-    log_total - z[class]
+    log_total + (max - z[class])
 }
 
 /// A sum over outputs; the target of each is its part of the one-hot row, or the number itself

@@ -108,12 +108,15 @@ impl Inside {
     /// One image row under the offset, 0 outside.
     #[inline(always)]
     fn take<T: Real>(&self, image: &[T], out: &mut [T]) {
-        let (count, end) = (self.last - self.first, out.len());
+        let count = self.last - self.first;
         out[..self.first].fill(T::ZERO);
-        out[self.last..end].fill(T::ZERO);
+        out[self.last..].fill(T::ZERO);
+        if count == 0 {
+            return;
+        }
         if self.stride == 1 {
             out[self.first..self.last].copy_from_slice(&image[self.start..self.start + count]);
-        } else if count > 0 {
+        } else {
             let sources = image[self.start..].iter().step_by(self.stride);
             out[self.first..self.last].iter_mut().zip(sources).for_each(|(out, x)| *out = *x);
         }
@@ -132,11 +135,14 @@ impl Inside {
     #[inline(always)]
     fn add<T: Real>(&self, source: &[T], image: &mut [T]) {
         let count = self.last - self.first;
+        if count == 0 {
+            return;
+        }
         let source = &source[self.first..self.last];
         if self.stride == 1 {
             let targets = &mut image[self.start..self.start + count];
             targets.iter_mut().zip(source).for_each(|(out, x)| *out += *x);
-        } else if count > 0 {
+        } else {
             let targets = image[self.start..].iter_mut().step_by(self.stride);
             targets.zip(source).for_each(|(out, x)| *out += *x);
         }

@@ -27,7 +27,7 @@ pub struct Adam {
     pub epsilon: f64,
 }
 
-/// A device and its arithmetic: memory, about twenty kernels, and how independent tasks are run.
+/// A device and its arithmetic: memory, some thirty kernels, and how independent tasks are run.
 ///
 /// A layer, solver or method is written once against this trait and runs wherever it is
 /// implemented. Kernels run on the caller's thread (or the caller's stream); parallelism comes from
@@ -171,7 +171,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// `out = (d2 l / dz2) rz` for every row, with `d2 l / dz2` either `diag(c) - c c^T` or `diag(c)`; `rz` and
     /// `out` stack several directions of the `curvature.rows` examples (direction-major).
     fn loss_hessian(&self, loss: Loss, curvature: View<Self>, rz: View<Self>, out: ViewMut<Self>);
-    /// A square root of the loss's Hessian, `d2 l / dz2 = sum_c s_c s_c^T`: direction `c` of `out` (as many
-    /// as outputs, direction-major) gets `sqrt(c_c) (e_c - c)`, or `sqrt(c_c) e_c`.
-    fn loss_root(&self, loss: Loss, curvature: View<Self>, out: ViewMut<Self>);
+    /// A square root of the loss's Hessian, `d2 l / dz2 = sum_c s_c s_c^T`: `out` stacks the
+    /// directions `first, first + 1, ...` (direction-major), of which `j` is `sqrt(c_j) (e_j - c)`, or
+    /// `sqrt(c_j) e_j`.
+    fn loss_root(&self, loss: Loss, curvature: View<Self>, first: usize, out: ViewMut<Self>);
 }

@@ -15,7 +15,7 @@
 
 use if_linalg::{Backend, Segment, View, ViewMut};
 
-use super::{Delta, Direction, Factors, Layer, Primal, Scratch};
+use super::{Delta, Direction, Factors, Layer, PRODUCTS, Primal, Scratch};
 
 /// `y = W x + b`.
 #[derive(Clone, Debug)]
@@ -184,12 +184,16 @@ impl<B: Backend> Layer<B> for Dense {
         at: Primal<B>,
         dy: View<B>,
         v: View<B>,
-        out: ViewMut<B>,
+        mut out: ViewMut<B>,
     ) {
-        let (products, width) = self.products(scratch, at.x, v);
-        let products_view = View::new(&products, 0, at.x.rows, width);
-        scratch.backend().row_dots(products_view, dy, 1.0, out);
-        scratch.give(products);
+        let group = (PRODUCTS / v.rows).clamp(1, dy.rows);
+        for first in (0..dy.rows).step_by(group) {
+            let count = group.min(dy.rows - first);
+            let (products, width) = self.products(scratch, at.x.row_range(first, count), v);
+            let (dots, k) = (View::new(&products, 0, count, width), out.cols);
+            scratch.backend().row_dots(dots, dy.row_range(first, count), 1.0, out.part(first, count, k));
+            scratch.give(products);
+        }
     }
 
     fn pairwise_scores(

@@ -22,6 +22,9 @@ use if_linalg::{Backend, Segment, View, ViewMut};
 
 use crate::scoring::{self, ScoringWay};
 
+/// Numbers of intermediate products at once when scoring. A constant, so that memory is bounded.
+pub(crate) const PRODUCTS: usize = 1 << 22;
+
 /// Buffers for reuse within one task, so that a pass over many row blocks allocates once.
 pub struct Scratch<B: Backend> {
     backend: B,
@@ -112,6 +115,11 @@ pub trait Layer<B: Backend>: Send + Sync {
     /// Whether this is `y = x~ W~^T` and nothing else, as [`Dense`]: a network of one such layer is a
     /// linear model, whose Hessian is never indefinite and can be formed without products.
     fn is_dense(&self) -> bool {
+        false
+    }
+
+    /// Whether an earlier activation may be added to its output: then it may not look at that output again.
+    fn takes_skip(&self) -> bool {
         false
     }
 

@@ -41,6 +41,10 @@ impl<B: Backend> Layer<B> for ResidualSum {
         self.width
     }
 
+    fn takes_skip(&self) -> bool {
+        true
+    }
+
     fn forward(&self, scratch: &mut Scratch<B>, _: Option<View<B>>, x: View<B>, y: ViewMut<B>) {
         scratch.backend().copy(x.col_range(0, self.width), y);
     }

@@ -7,8 +7,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::Network;
 
 impl<B: Backend> Network<B> {
-    /// Parameters to train from: weights and biases uniform within `1/sqrt(fan-in)`, as PyTorch's layers
-    /// begin, or what the layer says it begins with (batch normalisation with 1 and 0).
+    /// Parameters to train from: weights and biases uniform within `1/sqrt(fan-in)`, as PyTorch's dense layers
+    /// and convolutions begin, or what the layer says it begins with (batch normalisation with 1 and 0).
     pub fn initial(&self, seed: u64) -> Block<B> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut theta = Vec::with_capacity(self.layout().dim());

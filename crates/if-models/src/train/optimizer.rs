@@ -60,15 +60,20 @@ impl Optimizer {
     }
 
     pub(super) fn validate(&self) -> Result<(), ModelError> {
-        let decays = match *self {
-            Self::Sgd { momentum } => [momentum, 0.0],
-            Self::Adam { beta1, beta2, .. } => [beta1, beta2],
+        let in_range = |name, found: f64| match (0.0..1.0).contains(&found) {
+            true => Ok(()),
+            false => Err(ModelError::Setting { name, expected: "at least 0 and below 1", found }),
         };
-        match decays.into_iter().find(|decay| !(0.0..1.0).contains(decay)) {
-            Some(found) => {
-                Err(ModelError::Setting { name: "momentum", expected: "at least 0 and below 1", found })
+        match *self {
+            Self::Sgd { momentum } => in_range("momentum", momentum),
+            Self::Adam { beta1, beta2, epsilon } => {
+                in_range("beta1", beta1)?;
+                in_range("beta2", beta2)?;
+                if epsilon > 0.0 && epsilon.is_finite() {
+                    return Ok(());
+                }
+                Err(ModelError::Setting { name: "epsilon", expected: "a number above 0", found: epsilon })
             }
-            None => Ok(()),
         }
     }
 
