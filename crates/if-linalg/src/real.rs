@@ -4,12 +4,9 @@ use std::fmt::{Debug, Display};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
-use crate::backend::tiles::Lanes;
-
 /// `f32` or `f64`: what a CPU backend computes in. Sealed in spirit: `gemm` knows no others.
 pub trait Real:
     Copy
-    + Lanes
     + Debug
     + Display
     + Default
@@ -51,8 +48,6 @@ pub trait Real:
     fn tanh(self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
-    /// `self * factor + summand`, rounded once.
-    fn mul_add(self, factor: Self, summand: Self) -> Self;
     /// Absolute value.
     fn abs(self) -> Self;
     /// The larger of the two.
@@ -89,10 +84,6 @@ macro_rules! real {
             }
             fn sqrt(self) -> Self {
                 $t::sqrt(self)
-            }
-            #[inline(always)]
-            fn mul_add(self, factor: Self, summand: Self) -> Self {
-                $t::mul_add(self, factor, summand)
             }
             fn abs(self) -> Self {
                 $t::abs(self)

@@ -1,6 +1,5 @@
 //! Products on slices: the one place that calls the `gemm` crate.
 
-use super::tiles;
 use crate::Real;
 
 /// A matrix in a slice: element `(i, j)` is `data[i * strides[0] + j * strides[1]]`.
@@ -53,9 +52,6 @@ pub(crate) fn product<T: Real>(
         return;
     }
     assert!(a.fits() && b.fits(), "an operand is larger than its buffer");
-    if tiles::product(T::from_f64(alpha), a, b, T::from_f64(beta), c, stride) {
-        return;
-    }
     // SAFETY: the asserts above show that every element that shapes and strides reach lies inside
     // its slice. `c` is borrowed mutably, so it overlaps neither operand, and `stride >= cols`, so
     // its rows do not overlap. With `read_dst = false` the old contents of `c` are not read.

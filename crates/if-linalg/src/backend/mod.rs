@@ -6,7 +6,6 @@ mod cpu_bag;
 mod cpu_loss;
 mod cpu_window;
 pub(crate) mod gemm;
-pub(crate) mod tiles;
 mod view;
 
 pub use cpu::Cpu;

@@ -251,16 +251,8 @@ impl<B: Backend> Layer<B> for Conv2d {
         let w = self.weights(at.w.expect("a convolution has parameters"));
         let mut patches = self.patches(scratch);
         let mut tangents = scratch.take(self.patches_len());
-        let mut turned = scratch.take(positions * self.outputs);
         for i in 0..rows {
             let dy = self.planes(delta.dy, i);
-            // Position by position, so that products with patches of tangents need no copies of either.
-            backend.swap_axes(
-                [self.outputs, positions, 1],
-                dy,
-                ViewMut::new(&mut turned, 0, positions, self.outputs),
-            );
-            let dy_turned = View::new(&turned, 0, positions, self.outputs).t();
             if let Some(dw) = &mut dw {
                 self.fill(&backend, at.x, i, &mut patches);
                 self.add_products(&backend, delta.rdy, self.view(&patches, self.cols()), (i, rows), dw);
@@ -271,7 +263,7 @@ impl<B: Backend> Layer<B> for Conv2d {
                 if let (Some(dw), Some(rx)) = (&mut dw, direction.rx) {
                     self.fill(&backend, rx, row, &mut tangents);
                     let target = dw.part(j * self.outputs, self.outputs, patch);
-                    backend.gemm(1.0, dy_turned, self.view(&tangents, patch).t(), 1.0, target);
+                    backend.gemm(1.0, dy, self.view(&tangents, patch).t(), 1.0, target);
                 }
                 if let Some(rdx) = &mut rdx {
                     // The tangents' buffer is free again.
@@ -287,7 +279,6 @@ impl<B: Backend> Layer<B> for Conv2d {
         }
         scratch.give(patches);
         scratch.give(tangents);
-        scratch.give(turned);
     }
 
     fn example_gradients(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, mut out: ViewMut<B>) {
