@@ -1,5 +1,6 @@
 //! Block products with the Hessian and the Gauss-Newton matrix, and scoring, on the networks of the field:
-//! counted flops against the rate of a matrix product in the same run.
+//! counted flops against the rate of a matrix product in the same run, and for products milliseconds, which
+//! `torch/double_backward.py` prints of PyTorch as well.
 //!
 //! `cargo bench -p if-benches --bench networks -- --test` measures the fractions only; `-- --test CNN` those
 //! of one network.
@@ -147,6 +148,8 @@ impl Case {
             let flops = self.n as f64 * (shared + k as f64 * self.direction(curvature));
             let what = format!("{} {curvature:?} product, {k} directions, {threads} threads", self.name);
             print_fraction(&what, flops, time, gemm);
+            let each = 1e3 * time / k as f64 * 1000.0 / self.n as f64;
+            println!("    {each:.1} ms per direction and 1000 examples");
             seconds.push((time, flops));
         }
         let [(one, flops_one), (block, flops_block)] = seconds[..] else { return };

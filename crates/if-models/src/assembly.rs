@@ -45,8 +45,20 @@ impl<'a, B: Backend> Assembly<'a, B> {
             }
             let layer = self.layer(spec).map_err(refused)?;
             self.layers.extend(layer);
+            if matches!(specs[..=position], [.., LayerSpec::Relu, LayerSpec::MaxPool { .. }]) {
+                self.pool_before_relu();
+            }
             Ok(())
         })
+    }
+
+    /// Swaps the last two layers: the larger of two numbers stays the larger, so the same numbers come out, and
+    /// derivatives as well, as those at a maximum that is not positive are zero either way. There are fewer
+    /// numbers to take the activation of.
+    fn pool_before_relu(&mut self) {
+        let last = self.layers.len() - 1;
+        self.layers[last - 1] = self.layers[last].clone();
+        self.layers[last] = Arc::new(Elementwise::new(Activation::Relu, self.shape.iter().product()));
     }
 
     fn add_residual(&mut self, specs: &[LayerSpec], place: &str) -> Result<(), ModelError> {

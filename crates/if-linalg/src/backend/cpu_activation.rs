@@ -27,6 +27,7 @@ pub(super) fn activate<T: Real>(f: Activation, x: View<Cpu<T>>, mut y: ViewMut<C
 const CHUNK: usize = 512;
 
 /// `out = f'(x) dy` for all directions of every example.
+#[inline(always)]
 pub(super) fn backward<T: Real>(
     f: Activation,
     [x, y]: [View<Cpu<T>>; 2],
@@ -51,6 +52,7 @@ pub(super) fn backward<T: Real>(
 }
 
 /// `out = f'(x) rdy + f''(x) rx dy` for all directions of every example.
+#[inline(always)]
 pub(super) fn r_backward<T: Real>(
     f: Activation,
     [x, y]: [View<Cpu<T>>; 2],
@@ -79,6 +81,7 @@ pub(super) fn r_backward<T: Real>(
     }
 }
 
+#[inline(always)]
 fn derivative<T: Real>(f: Activation, x: &[T], y: &[T], out: &mut [T]) {
     match f {
         Activation::Relu => map(x, out, |z| if z > T::ZERO { T::ONE } else { T::ZERO }),
@@ -92,6 +95,7 @@ fn derivative<T: Real>(f: Activation, x: &[T], y: &[T], out: &mut [T]) {
     }
 }
 
+#[inline(always)]
 fn second_derivative<T: Real>(f: Activation, x: &[T], y: &[T], out: &mut [T]) {
     let two = T::from_f64(2.0);
     match f {
@@ -102,6 +106,7 @@ fn second_derivative<T: Real>(f: Activation, x: &[T], y: &[T], out: &mut [T]) {
     }
 }
 
+#[inline(always)]
 fn map<T: Real>(x: &[T], out: &mut [T], f: impl Fn(T) -> T) {
     out.iter_mut().zip(x).for_each(|(out, x)| *out = f(*x));
 }

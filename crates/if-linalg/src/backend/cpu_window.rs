@@ -1,23 +1,26 @@
 //! Kernels over windows on the CPU: patches of convolutions, and pools.
 
+use std::ops::Range;
+
 use super::{Cpu, View, ViewMut};
 use crate::{Real, Window};
 
 /// `out[(c, u, v)][window] = image[c][source]`, 0 in the padding.
+#[inline(always)]
 pub(super) fn im2col<T: Real>(window: &Window, image: &[T], out: &mut [T], row_stride: usize) {
     let [down, across] = window.steps().expect("the window fits the image");
     let [height, width] = window.image;
-    // As many windows as pixels: a row of patches is the plane, shifted.
-    let shifted = window.stride == 1 && [down, across] == window.image;
-    let mut row = 0;
+    let offsets: Vec<Inside> = (0..window.kernel[1]).map(|v| Inside::new(window, v, across)).collect();
+    let mut rows = out.chunks_mut(row_stride);
     for plane in image.chunks_exact(height * width) {
         for u in 0..window.kernel[0] {
-            for v in 0..window.kernel[1] {
-                let target = &mut out[row * row_stride..][..down * across];
-                let inside = Inside::new(window, v, across);
-                row += 1;
-                if shifted {
-                    shift(plane, (u * width + v) as isize - (window.padding * (width + 1)) as isize, target);
+            for (v, inside) in offsets.iter().enumerate() {
+                let target = &mut rows.next().expect("as many rows as offsets")[..down * across];
+                if is_shift(window) {
+                    let [to, from] = overlap(target.len(), shift(window, u, v));
+                    target[..to.start].fill(T::ZERO);
+                    target[to.end..].fill(T::ZERO);
+                    target[to].copy_from_slice(&plane[from]);
                     inside.clear_outside(target, across);
                     continue;
                 }
@@ -32,35 +35,52 @@ pub(super) fn im2col<T: Real>(window: &Window, image: &[T], out: &mut [T], row_s
     }
 }
 
-/// `out[at] = plane[at + by]`, 0 beyond its ends.
-fn shift<T: Real>(plane: &[T], by: isize, out: &mut [T]) {
-    let (before, after) =
-        ((-by).clamp(0, out.len() as isize) as usize, by.clamp(0, out.len() as isize) as usize);
-    let len = out.len() - before - after;
-    out[..before].fill(T::ZERO);
-    out[before..before + len].copy_from_slice(&plane[after..after + len]);
-    out[before + len..].fill(T::ZERO);
-}
-
-/// Adds every patch to the image it was taken from: the transpose of [`im2col`].
+/// The sum of all patches, each where it was taken from: the transpose of [`im2col`].
+#[inline(always)]
 pub(super) fn col2im<T: Real>(window: &Window, cols: &[T], row_stride: usize, image: &mut [T]) {
     let [down, across] = window.steps().expect("the window fits the image");
     let [height, width] = window.image;
-    let mut row = 0;
+    let offsets: Vec<Inside> = (0..window.kernel[1]).map(|v| Inside::new(window, v, across)).collect();
+    let mut inner = vec![T::ZERO; down * across];
+    let mut rows = cols.chunks(row_stride);
     for plane in image.chunks_exact_mut(height * width) {
+        plane.fill(T::ZERO);
         for u in 0..window.kernel[0] {
-            for v in 0..window.kernel[1] {
-                let source = &cols[row * row_stride..][..down * across];
-                let inside = Inside::new(window, v, across);
+            for (v, inside) in offsets.iter().enumerate() {
+                let source = &rows.next().expect("as many rows as offsets")[..down * across];
+                if is_shift(window) {
+                    // What lies in the padding must not reach the other end of the next line.
+                    inner.copy_from_slice(source);
+                    inside.clear_outside(&mut inner, across);
+                    let [from, to] = overlap(plane.len(), shift(window, u, v));
+                    plane[to].iter_mut().zip(&inner[from]).for_each(|(out, x)| *out += *x);
+                    continue;
+                }
                 for (i, source) in source.chunks_exact(across).enumerate() {
                     if let Some(y) = window.source(0, i, u) {
                         inside.add(source, &mut plane[y * width..][..width]);
                     }
                 }
-                row += 1;
             }
         }
     }
+}
+
+/// Whether there are as many windows as pixels, side by side: a row of patches is then the plane, shifted.
+fn is_shift(window: &Window) -> bool {
+    window.stride == 1 && window.steps() == Some(window.image)
+}
+
+/// How much further on in the plane offset `(u, v)` of a window is than the window.
+fn shift(window: &Window, u: usize, v: usize) -> isize {
+    let width = window.image[1];
+    (u * width + v) as isize - (window.padding * (width + 1)) as isize
+}
+
+/// The positions `at` of `len` for which `at + by` is a position as well, and those.
+fn overlap(len: usize, by: isize) -> [Range<usize>; 2] {
+    let [before, after] = [-by, by].map(|by| by.clamp(0, len as isize) as usize);
+    [before..len - after, after..len - before]
 }
 
 /// The windows across whose offset `v` lies inside the image, and where it lies.
@@ -75,6 +95,7 @@ struct Inside {
 
 impl Inside {
     /// Of `count` windows across.
+    #[inline(always)]
     fn new(window: &Window, v: usize, count: usize) -> Self {
         let first = window.padding.saturating_sub(v).div_ceil(window.stride).min(count);
         // w stride + v - padding < width
@@ -85,6 +106,7 @@ impl Inside {
     }
 
     /// One image row under the offset, 0 outside.
+    #[inline(always)]
     fn take<T: Real>(&self, image: &[T], out: &mut [T]) {
         let count = self.last - self.first;
         out[..self.first].fill(T::ZERO);
@@ -101,16 +123,16 @@ impl Inside {
     }
 
     /// Zeros in every line, one for each row of windows, where the offset lies in the padding.
+    #[inline(always)]
     fn clear_outside<T: Real>(&self, lines: &mut [T], across: usize) {
-        if (self.first, self.last) != (0, across) {
-            for line in lines.chunks_exact_mut(across) {
-                line[..self.first].iter_mut().for_each(|value| *value = T::ZERO);
-                line[self.last..].iter_mut().for_each(|value| *value = T::ZERO);
-            }
+        // Column by column: a line has one or two of them, for which a call to fill them would be long.
+        for column in (0..self.first).chain(self.last..across) {
+            lines[column..].iter_mut().step_by(across).for_each(|value| *value = T::ZERO);
         }
     }
 
     /// The transpose of [`take`](Self::take), added.
+    #[inline(always)]
     fn add<T: Real>(&self, source: &[T], image: &mut [T]) {
         let count = self.last - self.first;
         if count == 0 {
@@ -131,6 +153,7 @@ impl Inside {
 ///
 /// A row of windows at a time, all windows across under one offset after another, so that the innermost loop
 /// runs over windows and has no branches.
+#[inline(always)]
 fn maxima<T: Real>(window: &Window, image: &[T], found: &mut Vec<usize>) {
     let [down, across] = window.steps().expect("the window fits the image");
     let [height, width] = window.image;
@@ -161,9 +184,11 @@ fn maxima<T: Real>(window: &Window, image: &[T], found: &mut Vec<usize>) {
 }
 
 /// [`maxima`] of the usual window, two by two without overlap, where no test of where it lies is needed.
+#[inline(always)]
 fn maxima_of_tiles<T: Real>(window: &Window, image: &[T], found: &mut Vec<usize>) {
     let [height, width] = window.image;
     found.clear();
+    found.reserve(image.len() / 4);
     for (plane, image) in image.chunks_exact(height * width).enumerate() {
         for (i, lines) in image.chunks_exact(2 * width).enumerate() {
             let (upper, lower) = lines.split_at(width);
@@ -200,6 +225,7 @@ pub(super) fn under_windows(window: &Window, mut visit: impl FnMut(usize, usize)
 }
 
 /// Row `i` of `out` becomes `rx_i` at the maxima of row `i mod x.rows` of `x`.
+#[inline(always)]
 pub(super) fn max_pool_gather<T: Real>(
     window: &Window,
     x: View<Cpu<T>>,
@@ -217,6 +243,7 @@ pub(super) fn max_pool_gather<T: Real>(
 }
 
 /// The transpose of [`max_pool_gather`].
+#[inline(always)]
 pub(super) fn max_pool_scatter<T: Real>(
     window: &Window,
     x: View<Cpu<T>>,

@@ -131,7 +131,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Patches of one image: `out[(c, u, v)][w]` is what lies under offset `(u, v)` of window `w` in
     /// plane `c` of `x` (one row), 0 in the padding. `out` is `patch x positions`.
     fn im2col(&self, window: &Window, x: View<Self>, out: ViewMut<Self>);
-    /// Adds patches to the image (one row) they belong to: the transpose of [`im2col`](Self::im2col).
+    /// The sum of patches in the image (one row) they belong to: the transpose of [`im2col`](Self::im2col);
+    /// overwrites `image`.
     fn col2im(&self, window: &Window, cols: View<Self>, image: ViewMut<Self>);
     /// `out_i = rx_i` at the maximum (the first where several are equal) under every window of row
     /// `i mod x.rows` of `x`; padding is below everything. With `rx = x` this is max pooling.

@@ -230,9 +230,7 @@ impl<B: Backend> Layer<B> for Conv2d {
             for row in (i..dy.rows).step_by(rows) {
                 let target = ViewMut::new(&mut cols, 0, patch, positions);
                 backend.gemm(1.0, w.t(), self.planes(dy, row), 0.0, target);
-                let mut image = dx.part(row, 1, self.window.inputs());
-                backend.fill(0.0, image.reborrow());
-                backend.col2im(&self.window, self.view(&cols, patch), image);
+                backend.col2im(&self.window, self.view(&cols, patch), dx.part(row, 1, self.window.inputs()));
             }
         }
         scratch.give(patches);
@@ -274,8 +272,7 @@ impl<B: Backend> Layer<B> for Conv2d {
                         let v = self.weights(v.row_range(j * self.outputs, self.outputs));
                         backend.gemm(1.0, v.t(), dy, 1.0, ViewMut::new(&mut tangents, 0, patch, positions));
                     }
-                    let mut image = rdx.part(row, 1, self.window.inputs());
-                    backend.fill(0.0, image.reborrow());
+                    let image = rdx.part(row, 1, self.window.inputs());
                     backend.col2im(&self.window, self.view(&tangents, patch), image);
                 }
             }
