@@ -108,6 +108,9 @@ fn check_all(golden: &Golden, network: Network<Cpu<f64>>) {
     for (curvature, name) in [(Curvature::Hessian, "H"), (Curvature::GaussNewton, "GGN")] {
         let dense = risk.operator(&theta, curvature, 0.0, usize::MAX).to_dense();
         check(name, dense.as_slice(), &matrix(name));
+        if curvature == Curvature::Hessian {
+            check("H_eigs", &dense.eigen().0, &golden.values("H_eigs"));
+        }
     }
     let products = gradients.to_f64();
     let mut fisher = vec![0.0; p * p];

@@ -48,6 +48,14 @@ fn close(found: &[f64], expected: &[f64], relative: f64, what: &str) {
     assert!(error <= allowed, "{what}: off by {error:e}, allowed {allowed:e}");
 }
 
+/// The same for a central difference: relative to its size, or where that is tiny to the errors that every
+/// difference of functions of order one has.
+fn near(found: &[f64], expected: &[f64], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}: another number of values");
+    let (error, allowed) = (norm(&plus(found, -1.0, expected)), DIFFERENCE * norm(expected) + 1e-10);
+    assert!(error <= allowed, "{what}: off by {error:e}, allowed {allowed:e}");
+}
+
 fn same_bits(found: &[f64], expected: &[f64], what: &str) {
     let bits = |x: &[f64]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
     assert!(bits(found) == bits(expected), "{what}: other bits");

@@ -3,7 +3,7 @@
 use if_linalg::testing::random;
 use if_linalg::{Backend, Segment, View, ViewMut};
 
-use super::{DIFFERENCE, ROUNDING, close, difference, dot, plus, same_bits};
+use super::{ROUNDING, close, difference, dot, near, plus, same_bits};
 use crate::layer::{Delta, Direction, Factors, Layer, Primal, Scratch};
 use crate::scoring::{ScoringWay, materialised_scores};
 
@@ -127,7 +127,7 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
             let along = self.direction(&all, j);
             close(&self.jvp(v, Some(rx)), along, ROUNDING, "jvp of a single direction");
             let by_difference = difference(|h| self.forward(&plus(&self.w, h, v), &self.moved(h, rx)));
-            close(along, &by_difference, DIFFERENCE, "jvp against differences of forward");
+            near(along, &by_difference, "jvp against differences of forward");
         }
     }
 
@@ -139,8 +139,8 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
         let value = |w: &[f64], x: &[f64]| vec![dot(&self.forward(w, x), &self.dy)];
         let to_w = coordinates(self.w.len(), |e| difference(|h| value(&plus(&self.w, h, e), &self.x)));
         let to_x = coordinates(self.x.len(), |e| difference(|h| value(&self.w, &self.moved(h, e))));
-        close(&dw, &to_w, DIFFERENCE, "backward against differences of forward, dw");
-        close(&dx, &to_x, DIFFERENCE, "backward against differences of forward, dx");
+        near(&dw, &to_w, "backward against differences of forward, dw");
+        near(&dx, &to_x, "backward against differences of forward, dx");
         let (all_dx, all_dw) = self.backward(&self.w, &self.x, &self.rdy);
         for j in 0..self.sizes.directions {
             let (dx, dw) = self.backward(&self.w, &self.x, self.direction(&self.rdy, j));
@@ -190,8 +190,8 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
         let (v, rx, rdy) = (self.direction(&self.v, j), self.direction(rx, j), self.direction(&self.rdy, j));
         let moved = |h: f64| self.backward(&plus(&self.w, h, v), &self.moved(h, rx), &plus(&self.dy, h, rdy));
         let (to_x, to_w) = (difference(|h| moved(h).0), difference(|h| moved(h).1));
-        close(self.direction(rdx, j), &to_x, DIFFERENCE, "r_backward against differences of backward, rdx");
-        close(self.direction(dw, j), &to_w, DIFFERENCE, "r_backward against differences of backward, dw");
+        near(self.direction(rdx, j), &to_x, "r_backward against differences of backward, rdx");
+        near(self.direction(dw, j), &to_w, "r_backward against differences of backward, dw");
     }
 
     fn check_examples(&self) {

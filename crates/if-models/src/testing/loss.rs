@@ -3,7 +3,7 @@
 use if_linalg::testing::random;
 use if_linalg::{Backend, Loss, Target, View, ViewMut};
 
-use super::{DIFFERENCE, ROUNDING, close, difference, dot, norm, plus, same_bits};
+use super::{ROUNDING, difference, dot, near, norm, plus, same_bits};
 
 /// Examples in the random problem.
 const ROWS: usize = 24;
@@ -28,14 +28,14 @@ pub fn check_loss<B: Backend<Elem = f64>>(backend: &B, loss: Loss, outputs: usiz
         let unit: Vec<f64> = (0..z.len()).map(|i| f64::from(u8::from(i % outputs == c))).collect();
         let by_difference = difference(|h| kernel.loss(&plus(&z, h, &unit))[0].clone());
         let column: Vec<f64> = delta.chunks(outputs).map(|row| row[c]).collect();
-        close(&column, &by_difference, DIFFERENCE, "delta against differences of the loss");
+        near(&column, &by_difference, "delta against differences of the loss");
     }
     let rz = random(DIRECTIONS * z.len(), 2);
     let products = kernel.hessian(&curvature, &rz);
     same_bits(&kernel.hessian(&curvature, &rz), &products, "loss Hessian twice");
     for (rz, product) in rz.chunks(z.len()).zip(products.chunks(z.len())) {
         let by_difference = difference(|h| kernel.loss(&plus(&z, h, rz))[1].clone());
-        close(product, &by_difference, DIFFERENCE, "loss Hessian against differences of delta");
+        near(product, &by_difference, "loss Hessian against differences of delta");
         for (u, hu) in rz.chunks(outputs).zip(product.chunks(outputs)) {
             assert!(dot(u, hu) >= -ROUNDING * norm(u) * norm(hu), "the loss Hessian has negative curvature");
         }

@@ -4,7 +4,7 @@ use if_linalg::testing::{check_operator, random};
 use if_linalg::{Backend, Block, FiniteSumOperator, HostArray, LinearOperator, Loss, by_columns, sigmoid};
 use ndarray::ArrayD;
 
-use super::{DIFFERENCE, ROUNDING, close, difference, dot, plus, same_bits};
+use super::{DIFFERENCE, ROUNDING, close, difference, dot, near, plus, same_bits};
 use crate::{Curvature, CurvatureOperator, Dataset, EmpiricalRisk, Family, Inputs, Network, Removal};
 use crate::{RiskSettings, Rows};
 
@@ -127,7 +127,7 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
             let e = self.unit(i);
             let by_difference =
                 difference(|h| self.network.example_outputs(&self.inputs, &self.moved(h, &e)));
-            close(column, &by_difference, DIFFERENCE, "tangents against differences of the outputs");
+            near(column, &by_difference, "tangents against differences of the outputs");
         }
         for k in [1, 3, 33] {
             let v = self.vectors(k, 3);
@@ -145,12 +145,7 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
             let e = self.unit(i);
             let losses = |h| self.network.example_losses(&self.inputs, &self.moved(h, &e));
             let column: Vec<f64> = self.gradients.chunks(self.p()).map(|g| g[i]).collect();
-            close(
-                &column,
-                &difference(losses),
-                DIFFERENCE,
-                "example gradients against differences of losses",
-            );
+            near(&column, &difference(losses), "example gradients against differences of losses");
         }
         let backwards: Vec<usize> = (0..self.n()).rev().collect();
         let gathered = self.network.example_gradients(&self.inputs, self.theta, Rows::Indices(&backwards));
@@ -188,7 +183,7 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
                 self.network.example_losses(&inputs, self.theta)
             };
             let column: Vec<f64> = gradients.chunks(width).map(|row| row[feature]).collect();
-            close(&column, &difference(losses), DIFFERENCE, "input gradients against differences of losses");
+            near(&column, &difference(losses), "input gradients against differences of losses");
             let scores = |h| {
                 let mut moved = features.clone();
                 moved.chunks_mut(width).for_each(|row| row[feature] += h);
@@ -197,7 +192,7 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
                 self.network.scores(&inputs, self.theta, &v)
             };
             let column: Vec<f64> = mixed.chunks(width).map(|row| row[feature]).collect();
-            close(&column, &difference(scores), DIFFERENCE, "mixed products against differences of scores");
+            near(&column, &difference(scores), "mixed products against differences of scores");
         }
     }
 
