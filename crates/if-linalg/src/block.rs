@@ -203,6 +203,24 @@ impl<B: Backend> Block<B> {
         out
     }
 
+    /// `<self_i, x_j>` for all pairs, `k x x.k()` row-major, accumulated in `f64` from chunks.
+    pub fn gram(&self, x: &Self) -> Vec<f64> {
+        let mut out = vec![0.0; self.k * x.k];
+        for s in 0..self.layout.segments.len() {
+            self.backend.gram(self.segment(s), x.segment(s), &mut out);
+        }
+        out
+    }
+
+    /// `self_i = beta self_i + sum_j m[i][j] x_j`, with `m` row-major.
+    pub fn combine(&mut self, m: &[f64], x: &Self, beta: f64) {
+        assert_eq!(m.len(), self.k * x.k, "a matrix of another shape");
+        let backend = self.backend.clone();
+        for s in 0..self.layout.segments.len() {
+            backend.combine(m, x.segment(s), beta, self.segment_mut(s));
+        }
+    }
+
     /// Euclidean norm of every vector.
     pub fn norms(&self) -> Vec<f64> {
         self.dots(self).into_iter().map(f64::sqrt).collect()

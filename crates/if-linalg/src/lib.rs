@@ -34,5 +34,5 @@ pub use operator::{
 };
 pub use real::Real;
 pub use report::{ColumnReport, Solution, SolveReport, Termination};
-pub use solver::{Cg, Cholesky, Prepared, Solver};
+pub use solver::{BlockCg, Cg, Cholesky, Prepared, Solver};
 pub use window::Window;

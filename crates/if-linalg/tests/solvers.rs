@@ -2,8 +2,8 @@
 
 use if_linalg::testing::{check_operator, check_solver, random, zoo};
 use if_linalg::{
-    Backend, Block, Cg, Cholesky, Cpu, DenseOperator, LinearOperator, LowRank, Observer, Scaled, Shifted,
-    Solver, Sum, SymmetricMatrix, Termination,
+    Backend, Block, BlockCg, Cg, Cholesky, Cpu, DenseOperator, LinearOperator, LowRank, Observer, Scaled,
+    Shifted, Solver, Sum, SymmetricMatrix, Termination,
 };
 
 fn well_conditioned() -> SymmetricMatrix {
@@ -14,8 +14,9 @@ fn well_conditioned() -> SymmetricMatrix {
 fn zoo_f64() {
     let cpu = Cpu::<f64>::new();
     let cg = check_solver(&cpu, &Cg { tolerance: 1e-9, max_iterations: 500 }, 1e-9);
+    let block = check_solver(&cpu, &BlockCg { tolerance: 1e-9, max_iterations: 500 }, 1e-9);
     let cholesky = check_solver(&cpu, &Cholesky { tolerance: 1e-9, memory_budget: 1 << 20 }, 1e-9);
-    assert_eq!((cg.len(), cholesky.len()), (zoo().len(), zoo().len()));
+    assert_eq!((cg.len(), block.len(), cholesky.len()), (zoo().len(), zoo().len(), zoo().len()));
 }
 
 #[test]
@@ -154,4 +155,48 @@ fn iteration_limit_is_reported() {
     assert_eq!((report.columns[0].iterations, report.columns[0].products), (3, 4));
     assert!(report.columns[0].residual > 1e-12);
     let _ = cpu.describe();
+}
+
+/// Equal, dependent and more right-hand sides than dimensions: the block shrinks, and all are solved.
+#[test]
+fn blocks_of_dependent_right_hand_sides() {
+    let cpu = Cpu::<f64>::new();
+    let operator = DenseOperator::new(&cpu, &well_conditioned());
+    let n = operator.dim();
+    let mut rows = random(3 * n, 5);
+    rows.extend(rows[..n].to_vec());
+    rows.extend((0..n).map(|i| 2.0 * rows[i] - rows[n + i]).collect::<Vec<_>>());
+    rows.extend(rows[..n].iter().map(|v| 1e-30 * v).collect::<Vec<_>>());
+    let many = random(25 * n, 6);
+    for rows in [rows, many] {
+        let b = Block::from_f64(&cpu, operator.layout(), &rows);
+        let solution =
+            BlockCg { tolerance: 1e-10, max_iterations: 50 }.prepare(&operator).unwrap().solve(&b, &());
+        assert!(solution.report.all_converged(), "{}", solution.report.summary());
+        let exact =
+            Cholesky { tolerance: 1e-10, memory_budget: 1 << 20 }.prepare(&operator).unwrap().solve(&b, &());
+        for (found, expected) in solution.x.to_f64().chunks(n).zip(exact.x.to_f64().chunks(n)) {
+            let size = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-8 * size));
+        }
+    }
+}
+
+/// The reason to share: each right-hand side needs fewer products.
+#[test]
+fn a_block_needs_fewer_products() {
+    let cpu = Cpu::<f64>::new();
+    let n = 300;
+    let spread: Vec<f64> = (0..n).map(|i| 10f64.powf(-3.0 * i as f64 / n as f64)).collect();
+    let v = random(n, 3);
+    let dense =
+        (0..n * n).map(|at| v[at / n] * v[at % n] + if at % (n + 1) == 0 { spread[at / n] } else { 0.0 });
+    let operator = DenseOperator::new(&cpu, &SymmetricMatrix::from_rows(n, dense.collect()));
+    let b = Block::from_f64(&cpu, operator.layout(), &random(30 * n, 2));
+    let single =
+        Cg { tolerance: 1e-6, max_iterations: 1000 }.prepare(&operator).unwrap().solve(&b, &()).report;
+    let block =
+        BlockCg { tolerance: 1e-6, max_iterations: 1000 }.prepare(&operator).unwrap().solve(&b, &()).report;
+    assert!(single.all_converged() && block.all_converged());
+    assert!(4 * block.products() < single.products(), "{} of {}", block.products(), single.products());
 }

@@ -157,6 +157,45 @@ impl<T: Real> Backend for Cpu<T> {
         }
     }
 
+    fn gram(&self, x: View<Self>, y: View<Self>, out: &mut [f64]) {
+        let (rows, cols) = (x.rows, y.rows);
+        let parts: Vec<Vec<T>> = chunks(x.cols)
+            .into_par_iter()
+            .map(|(start, len)| {
+                let mut part = vec![T::ZERO; rows * cols];
+                let (x, y) = (operand(x.col_range(start, len)), operand(y.col_range(start, len)));
+                product(1.0, x, y.t(), 0.0, &mut part, cols);
+                part
+            })
+            .collect();
+        for part in parts {
+            out.iter_mut().zip(part).for_each(|(out, v)| *out += v.to_f64());
+        }
+    }
+
+    fn combine(&self, m: &[f64], x: View<Self>, beta: f64, y: ViewMut<Self>) {
+        let (rows, inner) = (y.rows, x.rows);
+        let m: Vec<T> = m.iter().map(|v| T::from_f64(*v)).collect();
+        // The same columns of all rows, chunk by chunk.
+        let mut tasks: Vec<Vec<&mut [T]>> = chunks(x.cols).iter().map(|_| Vec::with_capacity(rows)).collect();
+        for row in y.into_rows() {
+            tasks.iter_mut().zip(row.chunks_mut(CHUNK)).for_each(|(task, part)| task.push(part));
+        }
+        tasks.into_par_iter().zip(chunks(x.cols)).for_each(|(task, (start, len))| {
+            let mut sum = vec![T::ZERO; rows * len];
+            let m = Operand::rows(&m, [rows, inner], inner);
+            product(1.0, m, operand(x.col_range(start, len)), 0.0, &mut sum, len);
+            let beta = T::from_f64(beta);
+            for (y, sum) in task.into_iter().zip(sum.chunks_exact(len)) {
+                if beta == T::ZERO {
+                    y.copy_from_slice(sum);
+                } else {
+                    y.iter_mut().zip(sum).for_each(|(y, s)| *y = beta * *y + *s);
+                }
+            }
+        });
+    }
+
     fn cg_update(
         &self,
         alpha: &[f64],
@@ -357,6 +396,11 @@ impl<T: Real> Backend for Cpu<T> {
 
 /// Rows of `x` and `r`, where their `r.r` goes, the step length, and which row it is.
 type CgRow<'a, T> = ((((&'a mut [T], &'a mut [T]), &'a mut f64), f64), usize);
+
+/// Start and length of the chunks of a row.
+fn chunks(cols: usize) -> Vec<(usize, usize)> {
+    (0..cols).step_by(CHUNK).map(|start| (start, CHUNK.min(cols - start))).collect()
+}
 
 fn operand<T: Real>(view: View<'_, Cpu<T>>) -> Operand<'_, T> {
     Operand {

@@ -32,7 +32,7 @@ pub struct Adam {
 /// implemented. Kernels run on the caller's thread (or the caller's stream); parallelism comes from
 /// [`map`](Self::map), whose tasks are cut by the caller into a number that does not depend on the
 /// machine. The kernels on whole blocks of vectors ([`row_axpby`](Self::row_axpby),
-/// [`dots`](Self::dots), [`cg_update`](Self::cg_update)) may use the whole device themselves, in
+/// [`dots`](Self::dots), [`gram`](Self::gram), [`combine`](Self::combine), [`cg_update`](Self::cg_update)) may use the whole device themselves, in
 /// chunks of constant size. So results have the same bits for any number of threads.
 ///
 /// Coefficients are `f64` on the host for every element type.
@@ -79,6 +79,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn row_axpby(&self, alpha: &[f64], x: View<Self>, beta: &[f64], y: ViewMut<Self>);
     /// `out_i += <x_i, y_i>` over rows, accumulated in `f64`, summed in a fixed order.
     fn dots(&self, x: View<Self>, y: View<Self>, out: &mut [f64]);
+    /// `out[i][j] += <x_i, y_j>` over all pairs of rows, row-major, summed in a fixed order.
+    fn gram(&self, x: View<Self>, y: View<Self>, out: &mut [f64]);
+    /// `y_i = beta y_i + sum_j m[i][j] x_j` over rows, with `m` row-major; `beta = 0` never reads `y`.
+    fn combine(&self, m: &[f64], x: View<Self>, beta: f64, y: ViewMut<Self>);
     /// One pass of conjugate gradients over rows: `x_i += alpha_i p_i`, `r_i -= alpha_i q_i`,
     /// `out_i += <r_i, r_i>` with the new `r`.
     fn cg_update(

@@ -62,9 +62,9 @@ impl<B: Backend> Prepared<B> for PreparedCg<'_, B> {
 
 /// The recursive residual aims a little below the tolerance, so that rounding does not make the
 /// true one fail the check.
-const SAFETY: f64 = 0.9;
+pub(super) const SAFETY: f64 = 0.9;
 /// A restart must reduce the true residual at least by this factor to be worth another one.
-const WORTHWHILE: f64 = 0.5;
+pub(super) const WORTHWHILE: f64 = 0.5;
 
 /// The columns still in the block, and the finished ones.
 struct Run<'a, B: Backend> {

@@ -1,8 +1,10 @@
 //! Solvers of `A x = b`, one file each. All report per column and verify the true residual.
 
+mod block_cg;
 mod cg;
 mod cholesky;
 
+pub use block_cg::BlockCg;
 pub use cg::Cg;
 pub use cholesky::Cholesky;
 

@@ -1,0 +1,309 @@
+//! Block conjugate gradients: all right-hand sides search one Krylov space together.
+//!
+//! O'Leary 1980, in the form of Dubrulle 2001 (BCGrQ) that keeps the residuals as a product `R = C Q` with
+//! orthonormal rows `Q`. Vectors are rows; `S` are the directions:
+//!
+//! ```text
+//! R = C Q                                 S = Q
+//! Z = S A     T = S Z^T     X += C T^-1 S
+//! Q - T^-1 Z = zeta Q'      S = Q' + zeta^T S      C = C zeta
+//! ```
+//!
+//! The residual of column `j` has norm `|C_j|`. With `k` right-hand sides an iteration costs at most `k` products, and
+//! after `m` iterations the solution is the best of `m k` dimensions: the more queries, the fewer products
+//! each needs.
+//!
+//! Deviations:
+//! 1. The factors come from the eigenvectors of `R R^T`, twice. Directions that rounding cannot tell from
+//!    zero are dropped: equal, dependent or finished right-hand sides make the block smaller, not singular.
+//! 2. `C` only *proposes* convergence, as the recursive residual of [`Cg`](super::Cg) does: the true residual is
+//!    recomputed, and columns above the tolerance start again from it.
+//! 3. A direction with `s A s <= 0` ends all columns that have not converged as `NegativeCurvature` or
+//!    `Singular`: they share it.
+
+use super::cg::{SAFETY, WORTHWHILE};
+use super::{Prepared, Solver, true_residuals};
+use crate::{
+    Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Real, Solution, SolveReport,
+    SymmetricMatrix, Termination,
+};
+
+/// Conjugate gradients with one Krylov space for all right-hand sides.
+#[derive(Clone, Debug)]
+pub struct BlockCg {
+    /// True relative residual to reach, `|b - A x| <= tolerance |b|`.
+    pub tolerance: f64,
+    /// Iterations at most.
+    pub max_iterations: usize,
+}
+
+impl<B: Backend> Solver<B> for BlockCg {
+    fn name(&self) -> &'static str {
+        "block-cg"
+    }
+
+    fn prepare<'a>(
+        &self,
+        operator: &'a dyn LinearOperator<B>,
+    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError> {
+        Ok(Box::new(PreparedBlockCg { settings: self.clone(), operator }))
+    }
+}
+
+struct PreparedBlockCg<'a, B: Backend> {
+    settings: BlockCg,
+    operator: &'a dyn LinearOperator<B>,
+}
+
+impl<B: Backend> Prepared<B> for PreparedBlockCg<'_, B> {
+    fn solve(&self, b: &Block<B>, observer: &dyn Observer) -> Solution<B> {
+        let mut run = Run::new(self, b);
+        while !run.active.is_empty() {
+            let ended = run.descend(observer);
+            run.check(ended);
+            observer.progress("block conjugate gradients", b.k() - run.active.len(), b.k());
+        }
+        run.finish()
+    }
+}
+
+/// The columns that are not finished, and the report of those that are.
+struct Run<'a, B: Backend> {
+    settings: &'a BlockCg,
+    operator: &'a dyn LinearOperator<B>,
+    b: &'a Block<B>,
+    b_norms: Vec<f64>,
+    solution: Block<B>,
+    columns: Vec<Option<ColumnReport>>,
+    /// Columns of `b` in the block.
+    active: Vec<usize>,
+    /// Their residuals over the norm of `b`, so that all weigh the same.
+    residuals: Block<B>,
+    /// The largest relative residual when the block last started.
+    last_true: f64,
+    iterations: usize,
+    /// Rayleigh quotients seen.
+    eigenvalues: Option<[f64; 2]>,
+}
+
+impl<'a, B: Backend> Run<'a, B> {
+    fn new(prepared: &'a PreparedBlockCg<'a, B>, b: &'a Block<B>) -> Self {
+        let b_norms = b.norms();
+        let zeros = Block::zeros(b.backend(), b.layout(), b.k());
+        let mut run = Self {
+            settings: &prepared.settings,
+            operator: prepared.operator,
+            b,
+            solution: zeros,
+            columns: vec![None; b.k()],
+            active: Vec::new(),
+            residuals: b.select(&[]),
+            last_true: 1.0,
+            iterations: 0,
+            eigenvalues: None,
+            b_norms,
+        };
+        for j in 0..b.k() {
+            match run.b_norms[j] {
+                0.0 => run.end(j, Termination::Converged, 0.0),
+                norm if !norm.is_finite() => run.end(j, Termination::NonFinite, f64::NAN),
+                _ => run.active.push(j),
+            }
+        }
+        run.residuals = run.relative(b.select(&run.active));
+        run
+    }
+
+    /// The vectors of the active columns over the norms of their right-hand sides.
+    fn relative(&self, mut vectors: Block<B>) -> Block<B> {
+        let scale: Vec<f64> = self.active.iter().map(|&j| 1.0 / self.b_norms[j]).collect();
+        let source = vectors.clone();
+        vectors.row_axpby(&scale, &source, &vec![0.0; scale.len()]);
+        vectors
+    }
+
+    /// Iterates from the residuals until all columns should have converged, or nothing more is to be had:
+    /// then the reason. Adds what was found to the solution.
+    fn descend(&mut self, observer: &dyn Observer) -> Termination {
+        let (backend, layout, k) = (self.b.backend(), self.b.layout(), self.active.len());
+        let mut x = Block::zeros(backend, layout, k);
+        let (mut q, mut c) = factors(&self.residuals);
+        let mut s = q.clone();
+        let ended = loop {
+            if observer.cancelled() {
+                break Termination::Cancelled;
+            }
+            let mut z = Block::zeros(backend, layout, s.k());
+            self.operator.apply(&s, &mut z);
+            self.iterations += 1;
+            let (t, g) = (s.gram(&z), s.gram(&s));
+            let inverse = match self.inverse(&t, &g) {
+                Ok(inverse) => inverse,
+                Err(termination) => break termination,
+            };
+            let r = s.k();
+            x.combine(&product(&c, &inverse, [k, r, r]), &s, 1.0);
+            q.combine(&negative(&inverse), &z, 1.0);
+            let (next, zeta) = factors(&q);
+            let mut directions = next.clone();
+            directions.combine(&transposed(&zeta, [r, next.k()]), &s, 1.0);
+            c = product(&c, &zeta, [k, r, next.k()]);
+            (q, s) = (next, directions);
+            let largest = row_norms(&c, k).into_iter().fold(0.0, f64::max);
+            if !largest.is_finite() {
+                break Termination::NonFinite;
+            } else if largest <= SAFETY * self.settings.tolerance || s.k() == 0 {
+                break Termination::Converged;
+            } else if largest > 1.0 / B::Elem::EPSILON.sqrt() {
+                break Termination::Diverged;
+            } else if self.iterations >= self.settings.max_iterations {
+                break Termination::MaxIterations;
+            }
+        };
+        for (row, &j) in self.active.iter().enumerate() {
+            let mut column = self.solution.select(&[j]);
+            column.axpby(self.b_norms[j], &x.select(&[row]), 1.0);
+            self.solution.set_row(j, &column, 0);
+        }
+        ended
+    }
+
+    /// `T^-1` by its eigenvectors, where every direction has positive curvature; `g = S S^T`.
+    fn inverse(&mut self, t: &[f64], g: &[f64]) -> Result<Vec<f64>, Termination> {
+        let r = t.len().isqrt();
+        if t.iter().chain(g).any(|v| !v.is_finite()) {
+            return Err(Termination::NonFinite);
+        }
+        let symmetric = (0..r * r).map(|at| 0.5 * (t[at] + t[at % r * r + at / r])).collect();
+        let (values, vectors) = SymmetricMatrix::from_rows(r, symmetric).eigen();
+        let curvature = |i: usize| {
+            let y = &vectors[i * r..(i + 1) * r];
+            let gy = product(g, y, [r, r, 1]);
+            values[i] / y.iter().zip(&gy).map(|(y, gy)| y * gy).sum::<f64>()
+        };
+        let curvatures: Vec<f64> = (0..r).map(curvature).collect();
+        let lowest = curvatures.iter().copied().fold(f64::INFINITY, f64::min);
+        let highest = curvatures.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let [seen_low, seen_high] = self.eigenvalues.unwrap_or([lowest, highest]);
+        self.eigenvalues = Some([lowest.min(seen_low), highest.max(seen_high)]);
+        let largest = highest.abs().max(lowest.abs()).max(seen_high);
+        if let Some(termination) = Termination::of_curvature::<B::Elem>(lowest, largest) {
+            return Err(termination);
+        }
+        let scaled: Vec<f64> = (0..r * r).map(|at| vectors[at] / values[at / r]).collect();
+        Ok(product(&transposed(&vectors, [r, r]), &scaled, [r, r, r]))
+    }
+
+    /// Recomputes the residuals; ends the columns that are done and, unless `proposed` is final, leaves the
+    /// others with theirs.
+    fn check(&mut self, proposed: Termination) {
+        let b = self.b.select(&self.active);
+        let (residuals, relative) = true_residuals(self.operator, &b, &self.solution.select(&self.active));
+        let worst = relative.iter().copied().fold(0.0, f64::max);
+        let stalled = worst > WORTHWHILE * self.last_true;
+        let mut stay = Vec::new();
+        for (row, (&j, &residual)) in self.active.clone().iter().zip(&relative).enumerate() {
+            let termination = if !residual.is_finite() {
+                Some(Termination::NonFinite)
+            } else if residual <= self.settings.tolerance {
+                Some(Termination::Converged)
+            } else if proposed != Termination::Converged {
+                Some(proposed)
+            } else if stalled {
+                Some(Termination::Stagnated)
+            } else if self.iterations >= self.settings.max_iterations {
+                Some(Termination::MaxIterations)
+            } else {
+                None
+            };
+            match termination {
+                Some(termination) => self.end(j, termination, residual),
+                None => stay.push(row),
+            }
+        }
+        self.active = stay.iter().map(|&row| self.active[row]).collect();
+        self.residuals = self.relative(residuals.select(&stay));
+        self.last_true = worst;
+    }
+
+    fn end(&mut self, j: usize, termination: Termination, residual: f64) {
+        if termination == Termination::NonFinite {
+            self.solution.fill_row(j, f64::NAN);
+        }
+        // One product for each iteration, and one for the residual.
+        let products = if self.b_norms[j] == 0.0 || self.iterations == 0 { 0 } else { self.iterations + 1 };
+        let eigenvalues = self.eigenvalues.filter(|_| products > 0);
+        let iterations = self.iterations;
+        self.columns[j] = Some(ColumnReport { termination, iterations, products, residual, eigenvalues });
+    }
+
+    fn finish(self) -> Solution<B> {
+        let columns = self.columns.into_iter().map(|c| c.expect("every column has ended")).collect();
+        let report = SolveReport {
+            solver: "block-cg".into(),
+            tolerance: self.settings.tolerance,
+            damping: self.operator.damping(),
+            columns,
+        };
+        Solution { x: self.solution, report }
+    }
+}
+
+/// `R = C Q` with orthonormal rows `Q` (`r` of them, `C` is `k x r`), up to what rounding hides.
+fn factors<B: Backend>(rows: &Block<B>) -> (Block<B>, Vec<f64>) {
+    let k = rows.k();
+    let (first, to_first) = orthonormalised(rows, B::Elem::EPSILON);
+    // Once more: the first pass is as good as the conditioning of the Gram matrix allows.
+    let (second, to_second) = orthonormalised(&first, 0.0);
+    let c = product(&to_first, &to_second, [k, first.k(), second.k()]);
+    (second, c)
+}
+
+/// Eigenvectors of the Gram matrix over the roots of their eigenvalues, times the rows; and the matrix that
+/// leads back. Eigenvalues below `part` of the largest are dropped.
+fn orthonormalised<B: Backend>(rows: &Block<B>, part: f64) -> (Block<B>, Vec<f64>) {
+    let k = rows.k();
+    let gram = rows.gram(rows);
+    if k == 0 || gram.iter().any(|v| !v.is_finite()) {
+        // Not finite: passed on, for the caller to see.
+        let identity = (0..k * k).map(|at| if at % (k + 1) == 0 { 1.0 } else { 0.0 }).collect();
+        return (rows.clone(), identity);
+    }
+    let (values, vectors) = SymmetricMatrix::from_rows(k, gram).eigen();
+    let largest = values.last().copied().unwrap_or(0.0);
+    let kept: Vec<usize> = (0..k).filter(|&i| values[i] > part * largest && values[i] > 0.0).collect();
+    let r = kept.len();
+    let vector = |i: usize| &vectors[i * k..(i + 1) * k];
+    let to_rows = kept.iter().flat_map(|&i| vector(i).iter().map(move |v| (i, v)));
+    let forth: Vec<f64> = to_rows.map(|(i, v)| v / values[i].sqrt()).collect();
+    let back = (0..k * r).map(|at| vector(kept[at % r])[at / r] * values[kept[at % r]].sqrt()).collect();
+    let mut q = Block::zeros(rows.backend(), rows.layout(), r);
+    q.combine(&forth, rows, 0.0);
+    (q, back)
+}
+
+/// `a b` of small row-major matrices, `[rows, inner, cols]`.
+fn product(a: &[f64], b: &[f64], [rows, inner, cols]: [usize; 3]) -> Vec<f64> {
+    let mut c = vec![0.0; rows * cols];
+    for i in 0..rows {
+        for l in 0..inner {
+            let factor = a[i * inner + l];
+            let target = c[i * cols..(i + 1) * cols].iter_mut();
+            target.zip(&b[l * cols..(l + 1) * cols]).for_each(|(c, b)| *c += factor * b);
+        }
+    }
+    c
+}
+
+fn transposed(a: &[f64], [rows, cols]: [usize; 2]) -> Vec<f64> {
+    (0..rows * cols).map(|at| a[at % rows * cols + at / rows]).collect()
+}
+
+fn negative(a: &[f64]) -> Vec<f64> {
+    a.iter().map(|v| -v).collect()
+}
+
+fn row_norms(a: &[f64], rows: usize) -> Vec<f64> {
+    let cols = a.len() / rows;
+    (0..rows).map(|i| a[i * cols..(i + 1) * cols].iter().map(|v| v * v).sum::<f64>().sqrt()).collect()
+}
