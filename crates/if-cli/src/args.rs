@@ -115,6 +115,8 @@ impl FromStr for ModelName {
 pub enum SolverName {
     /// Conjugate gradients
     Cg,
+    /// Conjugate gradients in which all queries of a block share one search space: fewer products each
+    BlockCg,
     /// The explicit matrix, factored
     Cholesky,
 }

@@ -1,7 +1,7 @@
 //! From arguments to a validated job: settings, model, data, and the memory it may use.
 
 use if_data::Source;
-use if_linalg::{Cg, Cholesky, Cpu, Real, Solver};
+use if_linalg::{BlockCg, Cg, Cholesky, Cpu, Real, Solver};
 use if_methods::QUERY_BLOCK;
 use if_models::{Curvature, Family, HostArray, Inputs, Network, ROW_BLOCK, Removal, RiskSettings};
 use serde::Serialize;
@@ -94,6 +94,7 @@ impl Settings {
         let tolerance = self.tolerance;
         match self.solver {
             SolverName::Cg => Box::new(Cg { tolerance, max_iterations: self.max_iterations }),
+            SolverName::BlockCg => Box::new(BlockCg { tolerance, max_iterations: self.max_iterations }),
             SolverName::Cholesky => Box::new(Cholesky { tolerance, memory_budget: self.memory_budget }),
         }
     }

@@ -191,7 +191,7 @@ fn threads_and_memory_change_no_bit() {
     problem.write_examples(&folder, "T.npz", 0, 1150);
     problem.write_examples(&folder, "Q.npz", 1150, 1300);
     problem.write_weights(&folder, "W.safetensors");
-    for solver in ["cg", "cholesky"] {
+    for solver in ["cg", "block-cg", "cholesky"] {
         let mut results = Vec::new();
         for (threads, budget) in [
             (1, "4GiB"),

@@ -36,10 +36,14 @@ fn a_state_dict_is_attributed_unchanged() {
         assert_eq!(outcome.code, 0, "{network}: {}", outcome.stderr);
         let by_cg = folder.scores("OUT.npy").to_f64();
         assert_eq!(by_cg.shape(), [3, examples]);
+        attribute(&folder, "--precision f64 --solver block-cg");
+        let by_block_cg = folder.scores("OUT.npy").to_f64();
         attribute(&folder, "--precision f64 --solver cholesky");
         let by_cholesky = folder.scores("OUT.npy").to_f64();
         let size = by_cholesky.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-        assert!(by_cg.iter().zip(&by_cholesky).all(|(a, b)| (a - b).abs() < 1e-7 * size), "{network}");
+        for scores in [by_cg, by_block_cg] {
+            assert!(scores.iter().zip(&by_cholesky).all(|(a, b)| (a - b).abs() < 1e-7 * size), "{network}");
+        }
         // Predictions are PyTorch's.
         let explained = folder.succeed(
             "explain --model model.toml --weights W.safetensors --train T.npz --query T.npz[0..3] --l2 0.1 --curvature gauss-newton --precision f64 --json",
