@@ -21,8 +21,8 @@
 //! 3. A direction with `s A s <= 0` ends all columns that have not converged as `NegativeCurvature` or
 //!    `Singular`: they share it.
 
-use super::cg::{SAFETY, WORTHWHILE};
-use super::{Prepared, Solver, true_residuals};
+use super::{Prepared, Solver, proposal, true_residuals, verdict};
+use crate::backend::gemm::{self, Operand};
 use crate::{
     Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Real, Solution, SolveReport,
     SymmetricMatrix, Termination,
@@ -142,22 +142,17 @@ impl<'a, B: Backend> Run<'a, B> {
                 Err(termination) => break termination,
             };
             let r = s.k();
-            x.combine(&product(&c, &inverse, [k, r, r]), &s, 1.0);
+            x.combine(&product(matrix(&c, k, r), matrix(&inverse, r, r)), &s, 1.0);
             q.combine(&negative(&inverse), &z, 1.0);
             let (next, zeta) = factors(&q);
             let mut directions = next.clone();
             directions.combine(&transposed(&zeta, [r, next.k()]), &s, 1.0);
-            c = product(&c, &zeta, [k, r, next.k()]);
+            c = product(matrix(&c, k, r), matrix(&zeta, r, next.k()));
             (q, s) = (next, directions);
             let largest = row_norms(&c, k).into_iter().fold(0.0, f64::max);
-            if !largest.is_finite() {
-                break Termination::NonFinite;
-            } else if largest <= SAFETY * self.settings.tolerance || s.k() == 0 {
-                break Termination::Converged;
-            } else if largest > 1.0 / B::Elem::EPSILON.sqrt() {
-                break Termination::Diverged;
-            } else if self.iterations >= self.settings.max_iterations {
-                break Termination::MaxIterations;
+            let limit = (self.iterations, self.settings.max_iterations);
+            if let Some(ended) = proposal::<B::Elem>(largest, self.settings.tolerance, limit) {
+                break ended;
             }
         };
         for (row, &j) in self.active.iter().enumerate() {
@@ -178,7 +173,7 @@ impl<'a, B: Backend> Run<'a, B> {
         let (values, vectors) = SymmetricMatrix::from_rows(r, symmetric).eigen();
         let curvature = |i: usize| {
             let y = &vectors[i * r..(i + 1) * r];
-            let gy = product(g, y, [r, r, 1]);
+            let gy = product(matrix(g, r, r), matrix(y, r, 1));
             values[i] / y.iter().zip(&gy).map(|(y, gy)| y * gy).sum::<f64>()
         };
         let curvatures: Vec<f64> = (0..r).map(curvature).collect();
@@ -191,7 +186,7 @@ impl<'a, B: Backend> Run<'a, B> {
             return Err(termination);
         }
         let scaled: Vec<f64> = (0..r * r).map(|at| vectors[at] / values[at / r]).collect();
-        Ok(product(&transposed(&vectors, [r, r]), &scaled, [r, r, r]))
+        Ok(product(matrix(&vectors, r, r).t(), matrix(&scaled, r, r)))
     }
 
     /// Recomputes the residuals; ends the columns that are done and, unless `proposed` is final, leaves the
@@ -200,22 +195,11 @@ impl<'a, B: Backend> Run<'a, B> {
         let b = self.b.select(&self.active);
         let (residuals, relative) = true_residuals(self.operator, &b, &self.solution.select(&self.active));
         let worst = relative.iter().copied().fold(0.0, f64::max);
-        let stalled = worst > WORTHWHILE * self.last_true;
+        let BlockCg { tolerance, max_iterations } = *self.settings;
+        let limit = (self.iterations, max_iterations);
         let mut stay = Vec::new();
         for (row, (&j, &residual)) in self.active.clone().iter().zip(&relative).enumerate() {
-            let termination = if !residual.is_finite() {
-                Some(Termination::NonFinite)
-            } else if residual <= self.settings.tolerance {
-                Some(Termination::Converged)
-            } else if proposed != Termination::Converged {
-                Some(proposed)
-            } else if stalled {
-                Some(Termination::Stagnated)
-            } else if self.iterations >= self.settings.max_iterations {
-                Some(Termination::MaxIterations)
-            } else {
-                None
-            };
+            let termination = verdict(proposed, residual, tolerance, [worst, self.last_true], limit);
             match termination {
                 Some(termination) => self.end(j, termination, residual),
                 None => stay.push(row),
@@ -255,7 +239,7 @@ fn factors<B: Backend>(rows: &Block<B>) -> (Block<B>, Vec<f64>) {
     let (first, to_first) = orthonormalised(rows, B::Elem::EPSILON);
     // Once more: the first pass is as good as the conditioning of the Gram matrix allows.
     let (second, to_second) = orthonormalised(&first, 0.0);
-    let c = product(&to_first, &to_second, [k, first.k(), second.k()]);
+    let c = product(matrix(&to_first, k, first.k()), matrix(&to_second, first.k(), second.k()));
     (second, c)
 }
 
@@ -282,17 +266,17 @@ fn orthonormalised<B: Backend>(rows: &Block<B>, part: f64) -> (Block<B>, Vec<f64
     (q, back)
 }
 
-/// `a b` of small row-major matrices, `[rows, inner, cols]`.
-fn product(a: &[f64], b: &[f64], [rows, inner, cols]: [usize; 3]) -> Vec<f64> {
+/// `a b` of small matrices, row-major.
+fn product(a: Operand<f64>, b: Operand<f64>) -> Vec<f64> {
+    let [rows, cols] = [a.shape[0], b.shape[1]];
     let mut c = vec![0.0; rows * cols];
-    for i in 0..rows {
-        for l in 0..inner {
-            let factor = a[i * inner + l];
-            let target = c[i * cols..(i + 1) * cols].iter_mut();
-            target.zip(&b[l * cols..(l + 1) * cols]).for_each(|(c, b)| *c += factor * b);
-        }
-    }
+    gemm::product(1.0, a, b, 0.0, &mut c, cols);
     c
+}
+
+/// A small row-major matrix.
+fn matrix(data: &[f64], rows: usize, cols: usize) -> Operand<'_, f64> {
+    Operand::rows(data, [rows, cols], cols)
 }
 
 fn transposed(a: &[f64], [rows, cols]: [usize; 2]) -> Vec<f64> {

@@ -11,11 +11,10 @@
 //! 3. `p.Ap <= 0` ends a column as `NegativeCurvature`, or as `Singular` where rounding cannot tell
 //!    the curvature from zero, with the last iterate.
 
-use super::{Prepared, Solver, true_residuals};
+use super::{Prepared, Solver, proposal, true_residuals, verdict};
 use crate::lanczos::tridiagonal_extremes;
 use crate::{
-    Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Real, Solution, SolveReport,
-    Termination,
+    Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Solution, SolveReport, Termination,
 };
 
 /// Batched conjugate gradients.
@@ -59,12 +58,6 @@ impl<B: Backend> Prepared<B> for PreparedCg<'_, B> {
         run.finish()
     }
 }
-
-/// The recursive residual aims a little below the tolerance, so that rounding does not make the
-/// true one fail the check.
-pub(super) const SAFETY: f64 = 0.9;
-/// A restart must reduce the true residual at least by this factor to be worth another one.
-pub(super) const WORTHWHILE: f64 = 0.5;
 
 /// The columns still in the block, and the finished ones.
 struct Run<'a, B: Backend> {
@@ -158,18 +151,8 @@ impl<'a, B: Backend> Run<'a, B> {
         column.extend_tridiagonal(alpha, *beta);
         column.pp = rr + *beta * *beta * column.pp;
         column.rr = rr;
-        let relative = rr.sqrt() / norm;
-        if !relative.is_finite() {
-            Some(Termination::NonFinite)
-        } else if relative <= SAFETY * self.settings.tolerance {
-            Some(Termination::Converged)
-        } else if relative > 1.0 / B::Elem::EPSILON.sqrt() {
-            Some(Termination::Diverged)
-        } else if column.iterations >= self.settings.max_iterations {
-            Some(Termination::MaxIterations)
-        } else {
-            None
-        }
+        let limit = (column.iterations, self.settings.max_iterations);
+        proposal::<B::Elem>(rr.sqrt() / norm, self.settings.tolerance, limit)
     }
 
     /// Recomputes the residual of every column that proposes to end, and ends or restarts it.
@@ -203,20 +186,9 @@ impl<'a, B: Backend> Run<'a, B> {
 
     /// How vector `i` ends, given its true residual; `None`: it goes on from that residual.
     fn decide(&self, i: usize, proposed: Termination, relative: f64) -> Option<Termination> {
-        let column = &self.state[i];
-        if !relative.is_finite() {
-            Some(Termination::NonFinite)
-        } else if relative <= self.settings.tolerance {
-            Some(Termination::Converged)
-        } else if proposed != Termination::Converged {
-            Some(proposed)
-        } else if relative > WORTHWHILE * column.last_true {
-            Some(Termination::Stagnated)
-        } else if column.iterations >= self.settings.max_iterations {
-            Some(Termination::MaxIterations)
-        } else {
-            None
-        }
+        let Column { iterations, last_true, .. } = self.state[i];
+        let Cg { tolerance, max_iterations } = *self.settings;
+        verdict(proposed, relative, tolerance, [relative, last_true], (iterations, max_iterations))
     }
 
     fn restart(&mut self, i: usize, residual: &Block<B>, row: usize, relative: f64) {

@@ -8,7 +8,9 @@ pub use block_cg::BlockCg;
 pub use cg::Cg;
 pub use cholesky::Cholesky;
 
-use crate::{Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Solution, Termination};
+use crate::{
+    Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Real, Solution, Termination,
+};
 
 /// A way to solve `A x = b` for many `b`.
 pub trait Solver<B: Backend>: Send + Sync {
@@ -42,6 +44,57 @@ pub(crate) fn true_residuals<B: Backend>(
     r.axpby(1.0, b, -1.0);
     let relative = r.norms().iter().zip(b.norms()).map(|(r, b)| if b == 0.0 { *r } else { r / b }).collect();
     (r, relative)
+}
+
+/// The recursive residual aims a little below the tolerance, so that rounding does not make the
+/// true one fail the check.
+const SAFETY: f64 = 0.9;
+/// A restart must reduce the true residual at least by this factor to be worth another one.
+const WORTHWHILE: f64 = 0.5;
+
+/// How an iteration ends at a recursive relative residual; `None`: it goes on. `Converged` only proposes,
+/// see [`verdict`].
+pub(crate) fn proposal<T: Real>(
+    relative: f64,
+    tolerance: f64,
+    (iterations, most): (usize, usize),
+) -> Option<Termination> {
+    if !relative.is_finite() {
+        Some(Termination::NonFinite)
+    } else if relative <= SAFETY * tolerance {
+        Some(Termination::Converged)
+    } else if relative > 1.0 / T::EPSILON.sqrt() {
+        Some(Termination::Diverged)
+    } else if iterations >= most {
+        Some(Termination::MaxIterations)
+    } else {
+        None
+    }
+}
+
+/// How a column ends for which `proposed` was said, given its true relative residual; `None`: it starts
+/// again from that residual. `restart` is the largest true residual of what started together, now and when
+/// it last did.
+pub(crate) fn verdict(
+    proposed: Termination,
+    residual: f64,
+    tolerance: f64,
+    restart: [f64; 2],
+    (iterations, most): (usize, usize),
+) -> Option<Termination> {
+    if !residual.is_finite() {
+        Some(Termination::NonFinite)
+    } else if residual <= tolerance {
+        Some(Termination::Converged)
+    } else if proposed != Termination::Converged {
+        Some(proposed)
+    } else if restart[0] > WORTHWHILE * restart[1] {
+        Some(Termination::Stagnated)
+    } else if iterations >= most {
+        Some(Termination::MaxIterations)
+    } else {
+        None
+    }
 }
 
 /// The certificate of a direct solve from its recomputed residual.
