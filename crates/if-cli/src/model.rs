@@ -129,6 +129,11 @@ pub fn check_shape(spec: &ModelSpec, data: &Data) -> Result<(), Failure> {
     )))
 }
 
+/// The tensors of a safetensors file, widened.
+pub fn read_weights(path: &Path) -> Result<Tensors, Failure> {
+    Ok(if_data::read_tensors(path)?.into_iter().map(|(name, array)| (name, array.to_f64())).collect())
+}
+
 /// A network with parameters, in no particular precision yet.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -148,8 +153,7 @@ impl Model {
     /// Parameters from a safetensors file, for the features of `train`. Whether a linear model has a
     /// bias, and for softmax how many classes, is read off the file.
     pub fn read(kind: &Kind, path: &Path, train: &Data) -> Result<Self, Failure> {
-        let tensors: Tensors =
-            if_data::read_tensors(path)?.into_iter().map(|(name, array)| (name, array.to_f64())).collect();
+        let tensors = read_weights(path)?;
         let rows =
             tensors.get("fc.weight").filter(|weight| weight.ndim() == 2).map(|weight| weight.shape()[0]);
         let outputs = match rows {

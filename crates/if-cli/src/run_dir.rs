@@ -7,10 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use if_data::{Array, AtomicFile, DataError, read_tensors, sha256_of, write_tensors};
+use if_data::{Array, AtomicFile, read_tensors, sha256_of, write_tensors};
 use if_linalg::{Block, Cpu, Real};
 use if_models::{Network, RiskSettings, TrainState, Training};
 use serde::{Deserialize, Serialize};
@@ -187,11 +186,7 @@ impl RunDir {
     fn write_manifest(&self) -> Result<(), Failure> {
         let path = self.folder.join(MANIFEST);
         let text = serde_json::to_string_pretty(&self.manifest).unwrap_or_default() + "\n";
-        let mut file = AtomicFile::create(&path)?;
-        file.write_all(text.as_bytes()).map_err(|source| {
-            Failure::output(DataError::Io { path: path.clone(), action: "write", source })
-        })?;
-        file.finish().map_err(Failure::output)
+        AtomicFile::create(&path)?.finish_with(text.as_bytes()).map_err(Failure::output)
     }
 
     fn verified(&self, name: &str, sha256: &str) -> Result<BTreeMap<String, Array>, Failure> {

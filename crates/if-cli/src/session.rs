@@ -58,6 +58,19 @@ impl Coverage {
     }
 }
 
+/// Examples that fit the model, on the device where `budget` bytes hold them.
+fn inputs<T: Real>(
+    problem: &Problem,
+    network: &Network<Cpu<T>>,
+    data: &Data,
+    budget: usize,
+) -> Result<Inputs<Cpu<T>>, Failure> {
+    if let Kind::Network(spec) = &problem.model.kind {
+        check_shape(spec, data)?;
+    }
+    Inputs::new(network, &data.set, budget).map_err(|error| data.failure(error))
+}
+
 /// The layers that `names` say, all where there are none.
 fn select<T: Real>(
     network: &Network<Cpu<T>>,
@@ -98,26 +111,19 @@ const NOT_AN_OPTIMUM_SVM: f64 = 0.1;
 impl<'a, T: Real> Session<'a, T> {
     /// Brings `problem` to the device; `queries` solves share a block.
     pub fn open(problem: &'a Problem, settings: &Settings, queries: usize) -> Result<Self, Failure> {
-        if let Kind::Network(spec) = &problem.model.kind {
-            check_shape(spec, &problem.train)?;
-        }
         let (whole, theta) = problem.model.build::<T>()?;
         let (network, theta) = select(&whole, theta, &settings.layers)?;
         let coverage = Coverage::of(&network, &whole);
         let features = problem.train.set.features();
         let memory = MemoryPlan::new(&network, features, queries, settings.memory_budget);
-        let train = Inputs::new(&network, &problem.train.set, memory.resident)
-            .map_err(|error| problem.train.failure(error))?;
+        let train = inputs(problem, &network, &problem.train, memory.resident)?;
         Ok(Self { problem, network, theta, train, coverage, memory, settings: settings.clone() })
     }
 
     /// Other examples for the same network.
     pub fn inputs(&self, data: &Data) -> Result<Inputs<Cpu<T>>, Failure> {
-        if let Kind::Network(spec) = &self.problem.model.kind {
-            check_shape(spec, data)?;
-        }
         // A few queries; whatever there are, they are streamed past what the training examples left.
-        Inputs::new(&self.network, &data.set, self.memory.cache).map_err(|error| data.failure(error))
+        inputs(self.problem, &self.network, data, self.memory.cache)
     }
 
     /// The network under what is explained of queries.

@@ -83,6 +83,15 @@ impl AtomicFile {
         Ok(())
     }
 
+    /// [`finish`](Self::finish) after `bytes`.
+    ///
+    /// # Errors
+    /// As `finish`.
+    pub fn finish_with(mut self, bytes: &[u8]) -> Result<(), DataError> {
+        self.write_all(bytes).map_err(DataError::io(&self.target, "write"))?;
+        self.finish()
+    }
+
     fn commit(&mut self) -> io::Result<()> {
         self.writer.flush()?;
         self.writer.get_ref().sync_all()?;

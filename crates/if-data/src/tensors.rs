@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use ndarray::{ArrayD, ShapeError};
@@ -32,13 +31,12 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Array>, DataError> {
 /// # Errors
 /// If the file cannot be written.
 pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, Array>) -> Result<(), DataError> {
-    let mut file = AtomicFile::create(path)?;
+    let file = AtomicFile::create(path)?;
     let encoded = tensors.iter().map(|(name, array)| (name, Encoded::new(array)));
     let bytes = safetensors::serialize(encoded, None).map_err(|e| {
         DataError::malformed(path, "header", "tensors that safetensors can describe", e.to_string())
     })?;
-    file.write_all(&bytes).map_err(DataError::io(path, "write"))?;
-    file.finish()
+    file.finish_with(&bytes)
 }
 
 fn decode(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Array, DataError> {

@@ -1,10 +1,9 @@
 //! `influence train` for networks: minibatches, with checkpoints that a run resumes from, or L-BFGS.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use if_data::{AtomicFile, DataError, sha256_of, write_tensors};
+use if_data::{AtomicFile, sha256_of, write_tensors};
 use if_linalg::{Block, Cpu, Observer, Real, Target};
 use if_models::{
     EmpiricalRisk, FitReport, Inputs, LayerSpec, Lbfgs, ModelError, ModelSpec, Network, RiskSettings,
@@ -17,7 +16,7 @@ use super::train_plan::Plan;
 use crate::args::{ModelName, Precision, TrainArgs};
 use crate::console::Console;
 use crate::error::Failure;
-use crate::model::check_shape;
+use crate::model::{check_shape, read_weights};
 use crate::output::{Report, seconds, short};
 use crate::run_dir::{RunConfig, RunDir, schema, tensors};
 use crate::source::Data;
@@ -85,9 +84,7 @@ impl Job<'_> {
         // Running statistics, where there are any, come with the initial parameters.
         let (network, init) = match &self.args.init {
             Some(path) => {
-                let found = if_data::read_tensors(path)?;
-                let found = found.into_iter().map(|(name, array)| (name, array.to_f64())).collect();
-                let loaded = self.spec.load(&cpu, &found);
+                let loaded = self.spec.load(&cpu, &read_weights(path)?);
                 let (network, theta) =
                     loaded.map_err(|e| Failure::input(format!("{}: {e}", path.display())))?;
                 (network, Some(theta))
@@ -210,14 +207,11 @@ impl Job<'_> {
         }
     }
 
-    fn write_description(&self, mut file: AtomicFile) -> Result<(), Failure> {
+    fn write_description(&self, file: AtomicFile) -> Result<(), Failure> {
         let path = &self.description;
         let text = toml::to_string(self.spec)
             .map_err(|e| Failure::Other(format!("{}: cannot describe the network: {e}", path.display())))?;
-        file.write_all(format!("{WRITTEN}\n{text}").as_bytes()).map_err(|source| {
-            Failure::output(DataError::Io { path: path.clone(), action: "write", source })
-        })?;
-        file.finish().map_err(Failure::output)
+        file.finish_with(format!("{WRITTEN}\n{text}").as_bytes()).map_err(Failure::output)
     }
 
     fn report<T: Real>(
