@@ -3,7 +3,7 @@
 use if_data::Source;
 use if_linalg::{BlockCg, Cg, Cholesky, Cpu, Real, Solver};
 use if_methods::QUERY_BLOCK;
-use if_models::{Curvature, Family, HostArray, Inputs, Network, ROW_BLOCK, Removal, RiskSettings};
+use if_models::{Curvature, Family, HostArray, Inputs, Network, Removal, RiskSettings};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -206,30 +206,16 @@ impl MemoryPlan {
 /// Vectors of a block solve that are alive at once: right-hand sides, solution, and the four of
 /// conjugate gradients with a copy each while columns leave.
 const SOLVE_VECTORS: usize = 10;
-/// Vectors in a partial sum, and sums in flight for each thread.
-const SUM_VECTORS: usize = 32;
-const SUMS: usize = 2;
-/// Bytes of sums in flight at the least, and numbers of intermediate products of scoring, for each thread.
-const IN_FLIGHT: usize = 64 << 20;
-/// Parts of a sum over examples.
-const SEGMENTS: usize = 16;
-const PRODUCTS: usize = 1 << 22;
 
 /// Bytes that no budget can avoid: the stored examples (twice while they are streamed), one block of
-/// solves, one block of score rows, and what every thread has in hand: sums, and the passes of a row block.
+/// solves, one block of score rows, and what passes have in hand.
 fn minimum<T: Real>(network: &Network<Cpu<T>>, train: &HostArray, queries: usize) -> usize {
     let stored = match train {
         HostArray::U8(a) => a.len(),
         HostArray::F32(a) => 4 * a.len(),
         HostArray::F64(a) => 8 * a.len(),
     };
-    let (block, threads, size) = (queries.min(QUERY_BLOCK), rayon::current_num_threads(), size_of::<T>());
-    let solves = size * SOLVE_VECTORS * block * network.layout().dim();
-    let sum = size * SUM_VECTORS.min(block) * network.layout().dim();
-    let sums = (SEGMENTS.min(train.rows().div_ceil(ROW_BLOCK)) * block.div_ceil(SUM_VECTORS) * sum)
-        .min(IN_FLIGHT.max(threads * SUMS * sum));
-    let rows = ROW_BLOCK.min(train.rows());
-    let products = PRODUCTS.min(rows * block * network.widest());
-    let passes = threads * (rows * network.passes_bytes() + size * products);
-    2 * stored + solves + sums + passes + size * 3 * block * train.rows()
+    let (block, n) = (queries.min(QUERY_BLOCK), train.rows());
+    let solves = SOLVE_VECTORS * block * network.layout().dim();
+    2 * stored + size_of::<T>() * (solves + 3 * block * n) + network.bytes_in_hand(n, block)
 }

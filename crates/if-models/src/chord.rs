@@ -100,7 +100,7 @@ impl Chord {
 
 impl<B: Backend> Run<B> {
     fn new(risk: &EmpiricalRisk<B>, theta: Block<B>, iterations: usize) -> Self {
-        let gradient = risk.gradient_only(&theta);
+        let gradient = risk.gradient(&theta).1;
         let norm = gradient.norms()[0];
         Self { theta, gradient, norm, iterations }
     }

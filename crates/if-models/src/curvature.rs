@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::inputs::{Batch, Rows};
 use crate::layer::Scratch;
-use crate::passes::Plan;
 use crate::risk::EmpiricalRisk;
 use crate::tape::{Deltas, Directions, Point, Tape};
 
@@ -123,9 +122,7 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
             let v = Directions { block: x, start: start + first, k };
             let tangents = network.jvp(scratch, at, v);
             let stacked = k * at.rows;
-            let rz = View::new(&tangents[tangents.len() - 1], 0, stacked, outputs);
-            let mut rdz = scratch.take(stacked * outputs);
-            network.loss_hessian(at, rz, ViewMut::new(&mut rdz, 0, stacked, outputs));
+            let mut rdz = network.r_delta(scratch, at, &tangents, k);
             self.backend().scale_rows(weights.view(at.rows, 1), ViewMut::new(&mut rdz, 0, stacked, outputs));
             let dz = View::new(&rdz, 0, stacked, outputs);
             match deltas {
@@ -159,13 +156,9 @@ impl<B: Backend> LinearOperator<B> for CurvatureOperator<'_, '_, B> {
     fn apply(&self, x: &Block<B>, y: &mut Block<B>) {
         let inputs = self.risk.inputs();
         y.clear();
-        Plan::new(inputs.blocks(), x.k()).sum(y, |task, sum| {
-            self.risk.network().with_scratch(|scratch| {
-                for b in task.blocks.clone() {
-                    let kept = self.kept.as_ref().map(|kept| &kept[b]);
-                    self.add_rows(scratch, inputs.block(b), kept, (x, task.vectors.0), sum);
-                }
-            });
+        self.risk.network().sum_blocks(inputs.blocks(), y, |scratch, b, start, sum| {
+            let kept = self.kept.as_ref().map(|kept| &kept[b]);
+            self.add_rows(scratch, inputs.block(b), kept, (x, start), sum);
         });
         self.add_diagonal(x, y);
     }
@@ -208,14 +201,10 @@ impl<B: Backend> FiniteSumOperator<B> for CurvatureOperator<'_, '_, B> {
         y.clear();
         let blocks = indices.len().div_ceil(crate::ROW_BLOCK);
         let scale = self.risk.n() as f64 / indices.len() as f64;
-        Plan::new(blocks, x.k()).sum(y, |task, sum| {
-            self.risk.network().with_scratch(|scratch| {
-                for b in task.blocks.clone() {
-                    let end = indices.len().min((b + 1) * crate::ROW_BLOCK);
-                    let rows = Rows::Indices(&indices[b * crate::ROW_BLOCK..end]);
-                    self.add_rows(scratch, rows, None, (x, task.vectors.0), sum);
-                }
-            });
+        self.risk.network().sum_blocks(blocks, y, |scratch, b, start, sum| {
+            let end = indices.len().min((b + 1) * crate::ROW_BLOCK);
+            let rows = Rows::Indices(&indices[b * crate::ROW_BLOCK..end]);
+            self.add_rows(scratch, rows, None, (x, start), sum);
         });
         y.axpby(0.0, x, scale);
         self.add_diagonal(x, y);

@@ -21,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use crate::inputs::{Inputs, Rows};
 use crate::layer::Scratch;
 use crate::network::Network;
-use crate::passes::Plan;
 use crate::tape::Point;
 
 /// How the expectation over labels is taken.
@@ -75,16 +74,12 @@ impl<B: Backend> Network<B> {
         };
         let mut sums =
             Block::zeros(self.backend(), &Layout::new(layers.iter().flat_map(segments).collect()), 1);
-        Plan::new(inputs.blocks(), 1).sum(&mut sums, |task, sum| {
-            self.with_scratch(|scratch| {
-                for b in task.blocks.clone() {
-                    let rows = inputs.block(b);
-                    for (first, count) in self.parts(rows.len()) {
-                        let examples = (inputs, rows.part(first, count));
-                        self.add_moments(scratch, examples, theta, expectation, &layers, sum);
-                    }
-                }
-            });
+        self.sum_blocks(inputs.blocks(), &mut sums, |scratch, b, _, sum| {
+            let rows = inputs.block(b);
+            for (first, count) in self.parts(rows.len()) {
+                let examples = (inputs, rows.part(first, count));
+                self.add_moments(scratch, examples, theta, expectation, &layers, sum);
+            }
         });
         let moments = |(position, (s, l, terms)): (usize, &(usize, usize, usize))| {
             let matrix = |at: usize| {

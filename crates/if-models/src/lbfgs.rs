@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use if_linalg::{Backend, Block, Observer, Real};
+use if_linalg::{Backend, Block, Observer};
 use serde::{Deserialize, Serialize};
 
-use crate::newton::{Fit, FitReport};
+use crate::newton::{Fit, Iterate};
 use crate::risk::EmpiricalRisk;
 
 /// When to stop, and how much to remember. For small networks on all their examples at once: deterministic,
@@ -42,7 +42,7 @@ impl Lbfgs {
         observer: &dyn Observer,
     ) -> Fit<B> {
         let mut memory = Memory { pairs: VecDeque::new(), most: self.memory };
-        let mut at = Point::new(risk, start.clone());
+        let mut at = Iterate::new(risk, start.clone());
         let (mut iterations, mut idle, mut lowest) = (0, 0, at.norm);
         while at.norm > self.gradient_tolerance
             && iterations < self.max_iterations
@@ -60,40 +60,13 @@ impl Lbfgs {
                 continue;
             };
             memory.remember(&at, &next);
-            let useful = next.norm < lowest || next.objective < at.objective - rounding(&at);
+            let useful = next.norm < lowest || next.objective < at.objective - at.rounding();
             (idle, lowest) = (if useful { 0 } else { idle + 1 }, lowest.min(next.norm));
             at = next;
             iterations += 1;
         }
-        let report = FitReport {
-            objective: at.objective,
-            optimality: at.norm,
-            tolerance: self.gradient_tolerance,
-            iterations,
-        };
-        Fit { theta: at.theta, report }
+        at.fit(self.gradient_tolerance, iterations)
     }
-}
-
-/// Parameters, and the objective there.
-struct Point<B: Backend> {
-    theta: Block<B>,
-    objective: f64,
-    gradient: Block<B>,
-    norm: f64,
-}
-
-impl<B: Backend> Point<B> {
-    fn new(risk: &EmpiricalRisk<B>, theta: Block<B>) -> Self {
-        let (objective, gradient) = risk.gradient(&theta);
-        let norm = gradient.norms()[0];
-        Self { theta, objective, gradient, norm }
-    }
-}
-
-/// Differences of the objective that say nothing.
-fn rounding<B: Backend>(at: &Point<B>) -> f64 {
-    10.0 * B::Elem::EPSILON * at.objective.abs()
 }
 
 /// A step `s` and the change `y` of the gradient along it.
@@ -114,7 +87,7 @@ struct Memory<B: Backend> {
 const LEAST_COSINE: f64 = 1e-10;
 
 impl<B: Backend> Memory<B> {
-    fn remember(&mut self, from: &Point<B>, to: &Point<B>) {
+    fn remember(&mut self, from: &Iterate<B>, to: &Iterate<B>) {
         let difference = |a: &Block<B>, b: &Block<B>| {
             let mut d = a.clone();
             d.axpby(-1.0, b, 1.0);
@@ -132,7 +105,7 @@ impl<B: Backend> Memory<B> {
 
     /// `-H g` by the two-loop recursion, with `H = (s.y / y.y) I` before the first pair; the gradient, no
     /// longer than 1, where nothing is remembered.
-    fn direction(&self, at: &Point<B>) -> Block<B> {
+    fn direction(&self, at: &Iterate<B>) -> Block<B> {
         let mut q = at.gradient.clone();
         let mut alphas = Vec::with_capacity(self.pairs.len());
         for Pair { s, y, sy, .. } in self.pairs.iter().rev() {
@@ -166,22 +139,20 @@ const TRIALS: usize = 60;
 /// Zhang 2005, the approximate Wolfe conditions).
 fn line_search<B: Backend>(
     risk: &EmpiricalRisk<B>,
-    from: &Point<B>,
+    from: &Iterate<B>,
     direction: &Block<B>,
-) -> Option<Point<B>> {
+) -> Option<Iterate<B>> {
     let slope = direction.dots(&from.gradient)[0];
     if slope >= 0.0 {
         return None;
     }
     let (mut low, mut high, mut t) = (0.0, f64::INFINITY, 1.0);
     for _ in 0..TRIALS {
-        let mut theta = from.theta.clone();
-        theta.axpby(t, direction, 1.0);
-        let to = Point::new(risk, theta);
+        let to = from.moved(risk, t, direction);
         let new_slope = direction.dots(&to.gradient)[0];
         let armijo = to.objective <= from.objective + DECREASE * t * slope;
         let by_slope =
-            to.objective <= from.objective + rounding(from) && new_slope <= (2.0 * DECREASE - 1.0) * slope;
+            to.objective <= from.objective + from.rounding() && new_slope <= (2.0 * DECREASE - 1.0) * slope;
         if !(armijo || by_slope) {
             high = t;
         } else if new_slope < CURVATURE * slope {

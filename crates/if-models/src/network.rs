@@ -212,7 +212,7 @@ impl<B: Backend> Network<B> {
     }
 
     /// Bytes of a [`Tape`] and its [`Deltas`] for each example.
-    pub fn passes_bytes(&self) -> usize {
+    pub(crate) fn passes_bytes(&self) -> usize {
         (2 * self.widths() + 2 * self.outputs() + 1) * size_of::<B::Elem>()
     }
 
@@ -222,7 +222,7 @@ impl<B: Backend> Network<B> {
     }
 
     /// Largest width of a layer.
-    pub fn widest(&self) -> usize {
+    pub(crate) fn widest(&self) -> usize {
         self.layers.iter().map(|layer| layer.width()).max().unwrap_or(1)
     }
 
@@ -317,6 +317,22 @@ impl<B: Backend> Network<B> {
     pub fn loss_hessian(&self, point: Point<B>, rz: View<B>, out: ViewMut<B>) {
         let curvature = point.rows_of(self.loss_curvature(point.tape));
         self.backend.loss_hessian(self.loss, curvature, rz, out);
+    }
+
+    /// `Rdz = (d2 l / dz2) Rz`, the output gradients' derivative along `k` directions, from their tangents
+    /// (those of [`jvp`](Self::jvp)): `(k rows) x outputs`.
+    pub(crate) fn r_delta(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Point<B>,
+        tangents: &[B::Buffer],
+        k: usize,
+    ) -> B::Buffer {
+        let (stacked, outputs) = (k * at.rows, self.outputs());
+        let rz = View::new(&tangents[tangents.len() - 1], 0, stacked, outputs);
+        let mut rdz = scratch.take(stacked * outputs);
+        self.loss_hessian(at, rz, ViewMut::new(&mut rdz, 0, stacked, outputs));
+        rdz
     }
 
     /// What the second derivative of the loss is made of, see [`Backend::loss`]: `rows x outputs`.

@@ -70,31 +70,20 @@ impl NewtonCg {
         start: &Block<B>,
         observer: &dyn Observer,
     ) -> Fit<B> {
-        let mut theta = start.clone();
-        let (mut objective, mut gradient) = risk.gradient(&theta);
-        let mut norm = gradient.norms()[0];
+        let mut at = Iterate::new(risk, start.clone());
         let mut iterations = 0;
-        while norm > self.gradient_tolerance && iterations < self.max_iterations && !observer.cancelled() {
+        while at.norm > self.gradient_tolerance && iterations < self.max_iterations && !observer.cancelled() {
             observer.progress("training", iterations, self.max_iterations);
-            let direction = self.direction(risk, &theta, &gradient, norm);
-            let slope = direction.dots(&gradient)[0];
-            let Some(step) = line_search(risk, &theta, &direction, (objective, norm, slope)) else { break };
-            theta = step.theta;
-            (objective, gradient, norm) = (step.objective, step.gradient, step.norm);
+            let direction = self.direction(risk, &at);
+            let Some(next) = line_search(risk, &at, &direction) else { break };
+            at = next;
             iterations += 1;
         }
-        let report =
-            FitReport { objective, optimality: norm, tolerance: self.gradient_tolerance, iterations };
-        Fit { theta, report }
+        at.fit(self.gradient_tolerance, iterations)
     }
 
-    fn direction<B: Backend>(
-        &self,
-        risk: &EmpiricalRisk<B>,
-        theta: &Block<B>,
-        gradient: &Block<B>,
-        norm: f64,
-    ) -> Block<B> {
+    fn direction<B: Backend>(&self, risk: &EmpiricalRisk<B>, at: &Iterate<B>) -> Block<B> {
+        let Iterate { theta, gradient, norm, .. } = at;
         let system = risk.operator(theta, Curvature::GaussNewton, 0.0, self.cache);
         // Nothing is gained by solving further than the tolerance on the gradient, or the arithmetic.
         let useful = (0.3 * self.gradient_tolerance / norm).max(20.0 * B::Elem::EPSILON);
@@ -108,30 +97,54 @@ impl NewtonCg {
     }
 }
 
-struct Step<B: Backend> {
-    theta: Block<B>,
-    objective: f64,
-    gradient: Block<B>,
-    norm: f64,
+/// Parameters on the way to an optimum, and the objective there.
+pub(crate) struct Iterate<B: Backend> {
+    pub theta: Block<B>,
+    pub objective: f64,
+    pub gradient: Block<B>,
+    /// Of the gradient.
+    pub norm: f64,
+}
+
+impl<B: Backend> Iterate<B> {
+    pub fn new(risk: &EmpiricalRisk<B>, theta: Block<B>) -> Self {
+        let (objective, gradient) = risk.gradient(&theta);
+        let norm = gradient.norms()[0];
+        Self { theta, objective, gradient, norm }
+    }
+
+    /// `theta + t direction`.
+    pub fn moved(&self, risk: &EmpiricalRisk<B>, t: f64, direction: &Block<B>) -> Self {
+        let mut theta = self.theta.clone();
+        theta.axpby(t, direction, 1.0);
+        Self::new(risk, theta)
+    }
+
+    /// Differences of the objective that say nothing.
+    pub fn rounding(&self) -> f64 {
+        10.0 * B::Elem::EPSILON * self.objective.abs()
+    }
+
+    /// The end of the way.
+    pub fn fit(self, tolerance: f64, iterations: usize) -> Fit<B> {
+        let report = FitReport { objective: self.objective, optimality: self.norm, tolerance, iterations };
+        Fit { theta: self.theta, report }
+    }
 }
 
 fn line_search<B: Backend>(
     risk: &EmpiricalRisk<B>,
-    theta: &Block<B>,
+    from: &Iterate<B>,
     direction: &Block<B>,
-    (objective, norm, slope): (f64, f64, f64),
-) -> Option<Step<B>> {
-    let rounding = 10.0 * B::Elem::EPSILON * objective.abs();
+) -> Option<Iterate<B>> {
+    let (slope, rounding) = (direction.dots(&from.gradient)[0], from.rounding());
     let mut t = 1.0;
     for _ in 0..HALVINGS {
-        let mut candidate = theta.clone();
-        candidate.axpby(t, direction, 1.0);
-        let (value, gradient) = risk.gradient(&candidate);
-        let new_norm = gradient.norms()[0];
-        let armijo = value <= objective + 1e-4 * t * slope;
-        let by_gradient = value <= objective + rounding && new_norm < norm;
-        if armijo && value < objective - rounding || by_gradient {
-            return Some(Step { theta: candidate, objective: value, gradient, norm: new_norm });
+        let to = from.moved(risk, t, direction);
+        let armijo = to.objective <= from.objective + 1e-4 * t * slope;
+        let by_gradient = to.objective <= from.objective + rounding && to.norm < from.norm;
+        if armijo && to.objective < from.objective - rounding || by_gradient {
+            return Some(to);
         }
         t *= 0.5;
     }

@@ -2,8 +2,8 @@
 
 use if_linalg::{Backend, Block, Real, View, ViewMut};
 
-use crate::inputs::{Inputs, Rows};
-use crate::layer::Scratch;
+use crate::inputs::{Inputs, ROW_BLOCK, Rows};
+use crate::layer::{Layer, PRODUCTS, Primal, Scratch};
 use crate::network::Network;
 use crate::tape::{Directions, Point};
 
@@ -15,15 +15,7 @@ impl<B: Backend> Network<B> {
         theta: &Block<B>,
         f: impl Fn(&mut Scratch<B>, Point<B>) -> R + Send + Sync,
     ) -> Vec<R> {
-        self.backend().map(inputs.blocks(), |b| {
-            self.with_scratch(|scratch| {
-                let batch = inputs.batch(inputs.block(b));
-                let tape = self.forward(scratch, theta, &batch);
-                let result = f(scratch, Point::new(theta, &batch, &tape));
-                self.release(scratch, tape);
-                result
-            })
-        })
+        self.backend().map(inputs.blocks(), |b| self.at_rows(inputs, theta, inputs.block(b), &f))
     }
 
     /// Loss of every example, without regulariser (length `n`).
@@ -56,12 +48,9 @@ impl<B: Backend> Network<B> {
     pub fn gradient_norms(&self, inputs: &Inputs<B>, theta: &Block<B>) -> Vec<f64> {
         let squares = self.map_blocks(inputs, theta, |scratch, at| {
             let mut sums = self.backend().zeros(at.rows);
-            let deltas = self.deltas(scratch, at, self.delta(at.tape), false);
-            for l in self.with_parameters() {
-                let dy = self.delta_of(&deltas, l, at);
-                let target = ViewMut::new(&mut sums, 0, at.rows, 1);
-                self.layers()[l].squared_norms(scratch, self.primal(l, at), dy, target);
-            }
+            self.each_layer(scratch, at, |scratch, _, layer, primal, dy| {
+                layer.squared_norms(scratch, primal, dy, ViewMut::new(&mut sums, 0, at.rows, 1));
+            });
             self.host(View::new(&sums, 0, at.rows, 1))
         });
         squares.concat().into_iter().map(f64::sqrt).collect()
@@ -70,17 +59,44 @@ impl<B: Backend> Network<B> {
     /// Loss gradients of `rows`, one vector each (`rows.len()` times the size of the parameters).
     pub fn example_gradients(&self, inputs: &Inputs<B>, theta: &Block<B>, rows: Rows) -> Block<B> {
         let mut gradients = Block::zeros(self.backend(), self.layout(), rows.len());
-        let mut scratch = Scratch::new(self.backend());
-        let batch = inputs.batch(rows);
-        let tape = self.forward(&mut scratch, theta, &batch);
-        let at = Point::new(theta, &batch, &tape);
-        let deltas = self.deltas(&mut scratch, at, self.delta(&tape), false);
-        for (s, l) in self.with_parameters().enumerate() {
-            let dy = self.delta_of(&deltas, l, at);
-            let target = gradients.segment_mut(s);
-            self.layers()[l].example_gradients(&mut scratch, self.primal(l, at), dy, target);
-        }
+        self.at_rows(inputs, theta, rows, |scratch, at| {
+            self.each_layer(scratch, at, |scratch, s, layer, primal, dy| {
+                layer.example_gradients(scratch, primal, dy, gradients.segment_mut(s));
+            });
+        });
         gradients
+    }
+
+    /// Calls `f` with the pass over `rows`.
+    pub(crate) fn at_rows<R>(
+        &self,
+        inputs: &Inputs<B>,
+        theta: &Block<B>,
+        rows: Rows,
+        f: impl FnOnce(&mut Scratch<B>, Point<B>) -> R,
+    ) -> R {
+        self.with_scratch(|scratch| {
+            let batch = inputs.batch(rows);
+            let tape = self.forward(scratch, theta, &batch);
+            let result = f(scratch, Point::new(theta, &batch, &tape));
+            self.release(scratch, tape);
+            result
+        })
+    }
+
+    /// Calls `f(scratch, segment, layer, primal, dy)` for every layer with parameters, `dy` the gradient of
+    /// the loss with respect to its output.
+    pub(crate) fn each_layer(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Point<B>,
+        mut f: impl FnMut(&mut Scratch<B>, usize, &dyn Layer<B>, Primal<B>, View<B>),
+    ) {
+        let deltas = self.deltas(scratch, at, self.delta(at.tape), false);
+        for (s, l) in self.with_parameters().enumerate() {
+            f(scratch, s, &*self.layers()[l], self.primal(l, at), self.delta_of(&deltas, l, at));
+        }
+        self.release_deltas(scratch, deltas);
     }
 
     /// `dl/dx` of every example, `n x inputs` row-major; zeros where examples are token ids.
@@ -108,9 +124,7 @@ impl<B: Backend> Network<B> {
             self.map_parts(at, |part| {
                 let tangents = self.jvp(scratch, part, v);
                 let stacked = k * part.rows;
-                let mut rdz = scratch.take(stacked * outputs);
-                let rz = View::new(&tangents[tangents.len() - 1], 0, stacked, outputs);
-                self.loss_hessian(part, rz, ViewMut::new(&mut rdz, 0, stacked, outputs));
+                let rdz = self.r_delta(scratch, part, &tangents, k);
                 let gradients = (&deltas, View::new(&rdz, 0, stacked, outputs));
                 let rdx = self.r_backward(scratch, part, (v, &tangents), gradients, None);
                 (part.rows, self.host(View::new(&rdx.expect("asked for"), 0, stacked, width)))
@@ -153,29 +167,57 @@ fn direction_major(
 const SEGMENTS: usize = 16;
 /// Bytes of sums in flight: enough that no processor waits for the slowest task of a wave.
 const IN_FLIGHT: usize = 64 << 20;
+/// Tasks in flight for every processor, at the least.
+const WAVE: usize = 2;
 /// Directions that share one forward pass and one accumulator.
 const DIRECTIONS: usize = 32;
 
+impl<B: Backend> Network<B> {
+    /// Adds to `out` what `body(scratch, block, start, sum)` adds to `sum` for each of the row blocks
+    /// `0..blocks`, `sum` standing for the vectors of `out` from `start` on. Returns what `body` does, block
+    /// after block for some vectors, then for the next.
+    pub(crate) fn sum_blocks<R: Send>(
+        &self,
+        blocks: usize,
+        out: &mut Block<B>,
+        body: impl Fn(&mut Scratch<B>, usize, usize, &mut Block<B>) -> R + Send + Sync,
+    ) -> Vec<R> {
+        Plan { blocks, segments: SEGMENTS.min(blocks), k: out.k() }.sum(out, |task, sum| {
+            self.with_scratch(|scratch| {
+                task.blocks.clone().map(|b| body(scratch, b, task.vectors.0, sum)).collect::<Vec<R>>()
+            })
+        })
+    }
+
+    /// Bytes that passes over `n` examples with `k` vectors have in hand at most: partial sums, and on every
+    /// processor the passes of a row block and the intermediate products of scoring.
+    pub fn bytes_in_hand(&self, n: usize, k: usize) -> usize {
+        let (threads, size) = (self.backend().concurrency(), size_of::<B::Elem>());
+        let sum = size * DIRECTIONS.min(k) * self.layout().dim();
+        let tasks = SEGMENTS.min(n.div_ceil(ROW_BLOCK)) * k.div_ceil(DIRECTIONS);
+        let sums = (tasks * sum).min(IN_FLIGHT.max(WAVE * threads * sum));
+        let rows = ROW_BLOCK.min(n);
+        let products = PRODUCTS.min(rows * k * self.widest());
+        sums + threads * (rows * self.passes_bytes() + size * products)
+    }
+}
+
 /// How a sum over row blocks, for `k` vectors, is cut into tasks.
-pub(crate) struct Plan {
+struct Plan {
     blocks: usize,
     segments: usize,
     k: usize,
 }
 
 /// One task of a [`Plan`]: some row blocks and some vectors.
-pub(crate) struct Task {
+struct Task {
     /// Row blocks `first..last`.
-    pub blocks: std::ops::Range<usize>,
+    blocks: std::ops::Range<usize>,
     /// Vectors `start..start + len`.
-    pub vectors: (usize, usize),
+    vectors: (usize, usize),
 }
 
 impl Plan {
-    pub fn new(blocks: usize, k: usize) -> Self {
-        Self { blocks, segments: SEGMENTS.min(blocks), k }
-    }
-
     fn task(&self, t: usize) -> Task {
         let (chunk, segment) = (t / self.segments, t % self.segments);
         let bound = |s: usize| s * self.blocks / self.segments;
@@ -183,23 +225,31 @@ impl Plan {
         Task { blocks: bound(segment)..bound(segment + 1), vectors: (start, DIRECTIONS.min(self.k - start)) }
     }
 
-    /// Adds `body`'s sums to `out`, task by task in order. Only as many tasks are in flight as the
-    /// device can use, so that memory is bounded; the order of summation never changes.
-    pub fn sum<B: Backend>(&self, out: &mut Block<B>, body: impl Fn(&Task, &mut Block<B>) + Send + Sync) {
+    /// Adds `body`'s sums to `out`, task by task in order, and returns its results in that order. Only as
+    /// many tasks are in flight as the device can use, so that memory is bounded; the order of summation
+    /// never changes.
+    fn sum<B: Backend, R: Send>(
+        &self,
+        out: &mut Block<B>,
+        body: impl Fn(&Task, &mut Block<B>) -> Vec<R> + Send + Sync,
+    ) -> Vec<R> {
         let (backend, layout) = (out.backend().clone(), out.layout().clone());
         let tasks = self.segments * self.k.div_ceil(DIRECTIONS);
         let bytes = self.k.min(DIRECTIONS) * layout.dim() * size_of::<B::Elem>();
-        let wave = (IN_FLIGHT / bytes.max(1)).max(2 * backend.concurrency());
+        let wave = (IN_FLIGHT / bytes.max(1)).max(WAVE * backend.concurrency());
+        let mut results = Vec::new();
         for first in (0..tasks).step_by(wave) {
             let sums = backend.map(wave.min(tasks - first), |i| {
                 let task = self.task(first + i);
                 let mut sum = Block::zeros(&backend, &layout, task.vectors.1);
-                body(&task, &mut sum);
-                (task.vectors.0, sum)
+                let result = body(&task, &mut sum);
+                (task.vectors.0, sum, result)
             });
-            for (start, sum) in sums {
+            for (start, sum, result) in sums {
                 out.add_at(start, 1.0, &sum);
+                results.extend(result);
             }
         }
+        results
     }
 }

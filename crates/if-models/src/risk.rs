@@ -8,7 +8,6 @@ use crate::curvature::{Curvature, CurvatureOperator};
 use crate::inputs::{Inputs, Part, Rows};
 use crate::layer::Scratch;
 use crate::network::Network;
-use crate::passes::Plan;
 use crate::tape::{Point, Tape};
 
 /// Which objective the numbers refer to.
@@ -190,19 +189,17 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
 
     /// The objective in units of the mean loss, and its gradient.
     pub fn gradient(&self, theta: &Block<B>) -> (f64, Block<B>) {
-        (self.objective(theta), self.gradient_only(theta))
-    }
-
-    /// The gradient of [`gradient`](Self::gradient), without the cost of the objective.
-    pub(crate) fn gradient_only(&self, theta: &Block<B>) -> Block<B> {
-        let mut gradient = self.data_gradient(theta);
+        let (losses, mut gradient) = self.data_gradient(theta);
         self.add_l2(theta, &mut gradient);
-        gradient
+        (self.objective_of(&losses, theta), gradient)
     }
 
     /// The objective in units of the mean loss.
     pub fn objective(&self, theta: &Block<B>) -> f64 {
-        let losses = self.network.example_losses(self.inputs, theta);
+        self.objective_of(&self.network.example_losses(self.inputs, theta), theta)
+    }
+
+    fn objective_of(&self, losses: &[f64], theta: &Block<B>) -> f64 {
         let data: f64 = losses.iter().zip(self.example_weights()).map(|(l, w)| l * w).sum();
         let mut penalty = Block::zeros(theta.backend(), theta.layout(), 1);
         self.add_l2(theta, &mut penalty);
@@ -233,18 +230,14 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
         (losses, gradient)
     }
 
-    /// `sum_i w_i grad l_i`.
-    fn data_gradient(&self, theta: &Block<B>) -> Block<B> {
-        let (network, backend) = (self.network, self.inputs.backend());
-        let mut gradient = Block::zeros(backend, network.layout(), 1);
-        Plan::new(self.inputs.blocks(), 1).sum(&mut gradient, |task, sum| {
-            network.with_scratch(|scratch| {
-                for b in task.blocks.clone() {
-                    self.add_gradient(scratch, theta, self.inputs.block(b), true, sum);
-                }
-            });
+    /// Losses of all examples, and `sum_i w_i grad l_i`.
+    fn data_gradient(&self, theta: &Block<B>) -> (Vec<f64>, Block<B>) {
+        let (network, inputs) = (self.network, self.inputs);
+        let mut gradient = Block::zeros(inputs.backend(), network.layout(), 1);
+        let losses = network.sum_blocks(inputs.blocks(), &mut gradient, |scratch, b, _, sum| {
+            self.add_gradient(scratch, theta, inputs.block(b), true, sum)
         });
-        gradient
+        (losses.concat(), gradient)
     }
 
     /// Adds the gradients of `rows` to `sum`, by their weights or as they are; returns the losses.

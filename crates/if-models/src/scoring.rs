@@ -9,12 +9,11 @@
 //! materialised   V_j whole:                            <g_i, V_j>                            (R + k) out in
 //! ```
 
-use if_linalg::{Backend, Block, Real, View, ViewMut};
+use if_linalg::{Backend, Block, Real, Segment, View, ViewMut};
 
 use crate::inputs::{Inputs, Rows};
 use crate::layer::{Factors, Layer, Primal, Scratch};
 use crate::network::Network;
-use crate::tape::Point;
 
 /// How a layer's share of a score is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,40 +162,34 @@ impl<B: Backend> Network<B> {
 
     /// Loss gradients of `rows`, in factors wherever scores against them are cheapest so.
     pub fn gradient_vectors(&self, inputs: &Inputs<B>, theta: &Block<B>, rows: Rows) -> Vectors<B> {
-        let mut scratch = Scratch::new(self.backend());
-        let batch = inputs.batch(rows);
-        let tape = self.forward(&mut scratch, theta, &batch);
-        let at = Point::new(theta, &batch, &tape);
-        let deltas = self.deltas(&mut scratch, at, self.delta(&tape), false);
         let k = rows.len();
-        let part = |l: usize| {
-            let layer = &*self.layers()[l];
-            let segment = layer.segment().expect("a layer with parameters");
-            let (rows, cols) = (segment.rows, segment.cols);
-            let (primal, dy) = (self.primal(l, at), self.delta_of(&deltas, l, at));
-            let terms = layer.gradient_terms();
-            let way = ScoringWay::cheapest(layer, k, terms);
-            let numbers = match (way, terms) {
-                (ScoringWay::Pairwise, Some(terms)) => {
-                    let mut left = self.backend().zeros(k * terms * rows);
-                    let mut right = self.backend().zeros(k * terms * cols);
-                    let targets = (
-                        ViewMut::new(&mut left, 0, k * terms, rows),
-                        ViewMut::new(&mut right, 0, k * terms, cols),
-                    );
-                    layer.gradient_factors(&mut scratch, primal, dy, targets);
-                    Numbers::Outer { terms, left, right }
-                }
-                _ => {
-                    let mut whole = self.backend().zeros(k * rows * cols);
-                    let target = ViewMut::new(&mut whole, 0, k, rows * cols);
-                    layer.example_gradients(&mut scratch, primal, dy, target);
-                    Numbers::Whole(whole)
-                }
-            };
-            VectorsPart { rows, cols, numbers }
-        };
-        Vectors { k, parts: self.with_parameters().map(part).collect() }
+        let mut parts = Vec::new();
+        self.at_rows(inputs, theta, rows, |scratch, at| {
+            self.each_layer(scratch, at, |scratch, s, layer, primal, dy| {
+                let Segment { rows, cols, .. } = self.layout().segments()[s];
+                let terms = layer.gradient_terms();
+                let numbers = match (ScoringWay::cheapest(layer, k, terms), terms) {
+                    (ScoringWay::Pairwise, Some(terms)) => {
+                        let mut left = self.backend().zeros(k * terms * rows);
+                        let mut right = self.backend().zeros(k * terms * cols);
+                        let targets = (
+                            ViewMut::new(&mut left, 0, k * terms, rows),
+                            ViewMut::new(&mut right, 0, k * terms, cols),
+                        );
+                        layer.gradient_factors(scratch, primal, dy, targets);
+                        Numbers::Outer { terms, left, right }
+                    }
+                    _ => {
+                        let mut whole = self.backend().zeros(k * rows * cols);
+                        let target = ViewMut::new(&mut whole, 0, k, rows * cols);
+                        layer.example_gradients(scratch, primal, dy, target);
+                        Numbers::Whole(whole)
+                    }
+                };
+                parts.push(VectorsPart { rows, cols, numbers });
+            });
+        });
+        Vectors { k, parts }
     }
 
     fn scores_against<'v>(
@@ -214,10 +207,7 @@ impl<B: Backend> Network<B> {
         }
         let blocks = self.map_blocks(inputs, theta, |scratch, at| {
             let mut sums = self.backend().zeros(at.rows * k);
-            let deltas = self.deltas(scratch, at, self.delta(at.tape), false);
-            for (s, l) in self.with_parameters().enumerate() {
-                let layer = &*self.layers()[l];
-                let (primal, dy) = (self.primal(l, at), self.delta_of(&deltas, l, at));
+            self.each_layer(scratch, at, |scratch, s, layer, primal, dy| {
                 let out = ViewMut::new(&mut sums, 0, at.rows, k);
                 match vectors(s) {
                     LayerVectors::Outer(factors) => layer.pairwise_scores(scratch, primal, dy, factors, out),
@@ -226,8 +216,7 @@ impl<B: Backend> Network<B> {
                     }
                     LayerVectors::Whole(v) => materialised_scores(layer, scratch, primal, dy, v, out),
                 }
-            }
-            self.release_deltas(scratch, deltas);
+            });
             self.backend().download(View::new(&sums, 0, at.rows, k))
         });
         let n = inputs.len();

@@ -41,18 +41,21 @@ fn difference(f: impl Fn(f64) -> Vec<f64>) -> Vec<f64> {
     ahead.iter().zip(&behind).map(|(a, b)| (a - b) / (2.0 * STEP)).collect()
 }
 
-/// `|found - expected| <= relative |expected|`, written so that a NaN fails.
+/// `|found - expected| <= relative |expected|`.
 fn close(found: &[f64], expected: &[f64], relative: f64, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}: another number of values");
-    let (error, allowed) = (norm(&plus(found, -1.0, expected)), relative * norm(expected));
-    assert!(error <= allowed, "{what}: off by {error:e}, allowed {allowed:e}");
+    within(found, expected, relative * norm(expected), what);
 }
 
 /// The same for a central difference: relative to its size, or where that is tiny to the errors that every
 /// difference of functions of order one has.
 fn near(found: &[f64], expected: &[f64], what: &str) {
+    within(found, expected, DIFFERENCE * norm(expected) + 1e-10, what);
+}
+
+/// `|found - expected| <= allowed`, written so that a NaN fails.
+fn within(found: &[f64], expected: &[f64], allowed: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}: another number of values");
-    let (error, allowed) = (norm(&plus(found, -1.0, expected)), DIFFERENCE * norm(expected) + 1e-10);
+    let error = norm(&plus(found, -1.0, expected));
     assert!(error <= allowed, "{what}: off by {error:e}, allowed {allowed:e}");
 }
 

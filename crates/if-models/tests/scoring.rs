@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{cpu, dense_network, random_data, random_theta};
+use common::{assert_close, cpu, dense_network, random_data, random_theta};
 use if_linalg::testing::random;
 use if_linalg::{Block, Cpu, LinearOperator, SymmetricMatrix, View};
 use if_models::testing::check_network;
@@ -13,13 +13,6 @@ use if_models::{
 use ndarray::ArrayD;
 
 type Double = Cpu<f64>;
-
-fn close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
-    let norm = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt();
-    let gap: Vec<f64> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
-    assert_eq!(found.len(), expected.len(), "{what}: lengths");
-    assert!(norm(&gap) <= tolerance * norm(expected), "{what}: {:e} of {:e}", norm(&gap), norm(expected));
-}
 
 fn at(matrix: &SymmetricMatrix, i: usize, j: usize) -> f64 {
     matrix.as_slice()[i * matrix.dim() + j]
@@ -69,8 +62,8 @@ fn inner_products_of_gradients_are_those_of_explicit_gradients() {
     let chosen = network.example_gradients(&inputs, &theta, Rows::Indices(&queries));
     let expected = dots(&chosen.to_f64(), &all, p);
     let found = network.gradient_products(&inputs, &theta, (&inputs, Rows::Indices(&queries)));
-    close(&found, &expected, 1e-13, "inner products");
-    close(&network.scores(&inputs, &theta, &chosen), &expected, 1e-13, "scores against whole gradients");
+    assert_close(&found, &expected, 1e-13);
+    assert_close(&network.scores(&inputs, &theta, &chosen), &expected, 1e-13);
 }
 
 /// Dense layers keep the gradients of queries in factors, convolutions with many positions do not.
@@ -126,7 +119,7 @@ fn check_kronecker(network: &Network<Double>, theta: &Block<Double>, data: &Data
             found.push(g * a);
             expected.push(at(&dense, start + i, start + j));
         }
-        close(&found, &expected, 1e-12, &moments.name);
+        assert_close(&found, &expected, 1e-12);
         start += rows * cols;
     }
     assert_eq!(start, network.layout().dim(), "every layer has moments");
@@ -149,8 +142,8 @@ fn moments_are_means_over_all_examples() {
         (0..4).for_each(|at| g[at] += signs[at / 2] * signs[at % 2] * p * (1.0 - p) / 1100.0);
     }
     let moments = &network.layer_moments(&inputs, &theta, LabelExpectation::Exact)[0];
-    close(moments.inputs.as_slice(), &a, 1e-13, "input moments");
-    close(moments.outputs.as_slice(), &g, 1e-13, "output moments");
+    assert_close(moments.inputs.as_slice(), &a, 1e-13);
+    assert_close(moments.outputs.as_slice(), &g, 1e-13);
 
     // Sampled labels have the same expectation: 40 draws of 1,100 labels come within two percent.
     let mut mean = vec![0.0; 4];
@@ -158,7 +151,7 @@ fn moments_are_means_over_all_examples() {
         let sampled = &network.layer_moments(&inputs, &theta, LabelExpectation::Sampled { seed })[0];
         mean.iter_mut().zip(sampled.outputs.as_slice()).for_each(|(mean, v)| *mean += v / 40.0);
     }
-    close(&mean, &g, 0.02, "sampled labels");
+    assert_close(&mean, &g, 0.02);
     let twice = [7, 7, 8].map(|seed| {
         network.layer_moments(&inputs, &theta, LabelExpectation::Sampled { seed })[0].outputs.clone()
     });
@@ -192,7 +185,7 @@ fn selected_layers_have_their_part_of_everything() {
             pairs().flat_map(|(_, i)| pairs().map(|(_, j)| at(&whole, *i, *j)).collect::<Vec<_>>()).collect();
         let found: Vec<f64> =
             pairs().flat_map(|(i, _)| pairs().map(|(j, _)| at(&own, i, j)).collect::<Vec<_>>()).collect();
-        close(&found, &expected, 1e-12, "the block of the matrix");
+        assert_close(&found, &expected, 1e-12);
     }
     check_network(&part, &data, &chosen);
 
@@ -209,7 +202,7 @@ fn frozen_layers_leave_nothing_behind_them() {
     let gradients = part.example_gradients(&inputs, &chosen, Rows::Range(0, 5));
     let all = network.example_gradients(&inputs, &theta, Rows::Range(0, 5));
     let own = cpu_rows(&all, network.layout().segments().len() - 1);
-    close(&gradients.to_f64(), &own, 1e-14, "gradients of the last layer");
+    assert_close(&gradients.to_f64(), &own, 1e-14);
 }
 
 fn cpu_rows(block: &Block<Double>, segment: usize) -> Vec<f64> {
@@ -236,5 +229,5 @@ fn convolutions_with_few_positions_stay_in_factors() {
     let p = network.layout().dim();
     let all = network.example_gradients(&inputs, &theta, Rows::Range(0, 7)).to_f64();
     let expected = dots(&all[p..5 * p], &all, p);
-    close(&network.scores_of(&inputs, &theta, &vectors), &expected, 1e-13, "inner products");
+    assert_close(&network.scores_of(&inputs, &theta, &vectors), &expected, 1e-13);
 }

@@ -6,7 +6,7 @@
 //! R-backward   Rdx = f'(x) Rdy + f''(x) Rx dy
 //! ```
 
-use if_linalg::{Activation, Backend, Segment, View, ViewMut};
+use if_linalg::{Activation, Backend, View, ViewMut};
 
 use super::{Delta, Direction, Layer, Primal, Scratch};
 
@@ -30,18 +30,6 @@ impl Elementwise {
 }
 
 impl<B: Backend> Layer<B> for Elementwise {
-    fn name(&self) -> &str {
-        ""
-    }
-
-    fn segment(&self) -> Option<Segment> {
-        None
-    }
-
-    fn has_bias(&self) -> bool {
-        false
-    }
-
     fn width(&self) -> usize {
         self.width
     }

@@ -61,10 +61,6 @@ impl<B: Backend> Layer<B> for EmbeddingBag {
         Some(Segment { name: self.name.clone(), rows: self.vocabulary, cols: self.dim })
     }
 
-    fn has_bias(&self) -> bool {
-        false
-    }
-
     fn width(&self) -> usize {
         self.dim
     }

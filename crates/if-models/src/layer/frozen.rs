@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use if_linalg::{Backend, Segment, View, ViewMut};
+use if_linalg::{Backend, View, ViewMut};
 
 use super::{Delta, Direction, Layer, Primal, Scratch};
 
@@ -37,14 +37,6 @@ impl<B: Backend> Frozen<B> {
 impl<B: Backend> Layer<B> for Frozen<B> {
     fn name(&self) -> &str {
         self.layer.name()
-    }
-
-    fn segment(&self) -> Option<Segment> {
-        None
-    }
-
-    fn has_bias(&self) -> bool {
-        false
     }
 
     fn width(&self) -> usize {

@@ -91,12 +91,18 @@ impl<B: Backend> Primal<'_, B> {
 /// `v` are `k` directions in the layer's parameters, stacked: `(k out) x (in + 1)`. `R` marks the
 /// derivative along a direction (Pearlmutter 1994).
 pub trait Layer<B: Backend>: Send + Sync {
-    /// Name, as in `NAME.weight`.
-    fn name(&self) -> &str;
-    /// Shape of the parameters, if it has any.
-    fn segment(&self) -> Option<Segment>;
+    /// Name, as in `NAME.weight`; empty for a layer without parameters.
+    fn name(&self) -> &str {
+        ""
+    }
+    /// Shape of the parameters; by default there are none.
+    fn segment(&self) -> Option<Segment> {
+        None
+    }
     /// Whether the last column of the parameters is a bias.
-    fn has_bias(&self) -> bool;
+    fn has_bias(&self) -> bool {
+        false
+    }
     /// Shape of the tensor `NAME.weight`: the parameters without the bias.
     fn weight_shape(&self) -> Vec<usize> {
         let segment = self.segment().map(|s| vec![s.rows, s.cols - usize::from(self.has_bias())]);

@@ -9,7 +9,7 @@
 //! R-backward   Rdx = M^T Rdy
 //! ```
 
-use if_linalg::{Backend, Segment, View, ViewMut, Window};
+use if_linalg::{Backend, View, ViewMut, Window};
 
 use super::{Delta, Direction, Layer, Primal, Scratch};
 
@@ -54,18 +54,6 @@ impl Pool2d {
 }
 
 impl<B: Backend> Layer<B> for Pool2d {
-    fn name(&self) -> &str {
-        ""
-    }
-
-    fn segment(&self) -> Option<Segment> {
-        None
-    }
-
-    fn has_bias(&self) -> bool {
-        false
-    }
-
     fn width(&self) -> usize {
         self.window.channels * self.window.positions()
     }

@@ -7,7 +7,7 @@
 //! R-forward    Ry  = Rx (+ Rs)        backward     dx  = dy        R-backward   Rdx = Rdy
 //! ```
 
-use if_linalg::{Backend, Segment, View, ViewMut};
+use if_linalg::{Backend, View, ViewMut};
 
 use super::{Delta, Direction, Layer, Primal, Scratch};
 
@@ -25,18 +25,6 @@ impl ResidualSum {
 }
 
 impl<B: Backend> Layer<B> for ResidualSum {
-    fn name(&self) -> &str {
-        ""
-    }
-
-    fn segment(&self) -> Option<Segment> {
-        None
-    }
-
-    fn has_bias(&self) -> bool {
-        false
-    }
-
     fn width(&self) -> usize {
         self.width
     }

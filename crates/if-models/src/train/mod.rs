@@ -88,9 +88,14 @@ impl Training {
     /// The examples (of `n`) that step `step` is taken on, counted from 0: a part of an order that
     /// follows from seed and epoch.
     pub fn batch(&self, n: usize, step: usize) -> Vec<usize> {
-        let (epoch, part) = (step / self.steps_per_epoch(n), step % self.steps_per_epoch(n));
-        let order = self.order(n, epoch);
-        order[part * self.batch..n.min((part + 1) * self.batch)].to_vec()
+        self.part(&self.order(n, step / self.steps_per_epoch(n)), step).to_vec()
+    }
+
+    /// The part of its epoch's `order` that step `step` is taken on.
+    fn part<'o>(&self, order: &'o [usize], step: usize) -> &'o [usize] {
+        let n = order.len();
+        let part = step % self.steps_per_epoch(n);
+        &order[part * self.batch..n.min((part + 1) * self.batch)]
     }
 
     fn order(&self, n: usize, epoch: usize) -> Vec<usize> {
@@ -131,11 +136,11 @@ impl Training {
         let (steps, per_epoch) = (self.steps(n), self.steps_per_epoch(n));
         let mut order = (usize::MAX, Vec::new());
         while state.step < steps && !observer.cancelled() {
-            let (epoch, part) = (state.step / per_epoch, state.step % per_epoch);
+            let epoch = state.step / per_epoch;
             if order.0 != epoch {
                 order = (epoch, self.order(n, epoch));
             }
-            let batch = &order.1[part * self.batch..n.min((part + 1) * self.batch)];
+            let batch = self.part(&order.1, state.step);
             let (losses, gradient) = risk.batch_gradient(&state.theta, batch);
             if let Some(bad) = losses.iter().position(|loss| !loss.is_finite()) {
                 return Err(ModelError::Diverged { example: batch[bad], step: state.step + 1 }.into());

@@ -44,6 +44,7 @@ pub fn random_theta(network: &Network<Double>, seed: u64) -> Block<Double> {
     Block::from_f64(&cpu(), network.layout(), &random(network.layout().dim(), seed))
 }
 
+#[track_caller]
 pub fn assert_close(found: &[f64], expected: &[f64], relative: f64) {
     assert_eq!(found.len(), expected.len());
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
@@ -74,14 +75,6 @@ fn put(target: &mut ViewMut<Double>, values: impl Fn(usize, usize) -> f64, keep:
 impl Layer<Double> for Tanh {
     fn name(&self) -> &str {
         "tanh"
-    }
-
-    fn segment(&self) -> Option<Segment> {
-        None
-    }
-
-    fn has_bias(&self) -> bool {
-        false
     }
 
     fn width(&self) -> usize {
