@@ -143,7 +143,7 @@ impl Case {
         let mut seconds = Vec::new();
         for k in [1, 16] {
             let (x, mut y) = (x.select(&(0..k).collect::<Vec<_>>()), x.select(&(0..k).collect::<Vec<_>>()));
-            let (gemm, time) = beside_gemm::<f32>(4, || operator.apply(&x, &mut y));
+            let (gemm, time) = beside_gemm::<f32>(5, || operator.apply(&x, &mut y));
             let shared = if self.cache > 0 { 0.0 } else { self.forward() + self.shared(curvature) };
             let flops = self.n as f64 * (shared + k as f64 * self.direction(curvature));
             let what = format!("{} {curvature:?} product, {k} directions, {threads} threads", self.name);

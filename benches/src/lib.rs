@@ -34,10 +34,15 @@ pub fn matrix<T: Real>(rows: usize, cols: usize, seed: u64) -> Vec<T> {
 }
 
 /// Seconds of one product of the given shape on every thread of the current pool at once.
-pub fn gemm_seconds<T: Real>([m, n, k]: [usize; 3], runs: usize) -> f64 {
+pub fn gemm_seconds<T: Real>(shape: [usize; 3], runs: usize) -> f64 {
+    best_seconds(runs, gemm_everywhere::<T>(shape))
+}
+
+/// One product of the given shape on every thread of the current pool.
+fn gemm_everywhere<T: Real>([m, n, k]: [usize; 3]) -> impl FnMut() {
     let cpu = Cpu::<T>::new();
     let (a, b) = (matrix::<T>(m, k, 1), matrix::<T>(k, n, 2));
-    best_seconds(runs, || {
+    move || {
         let sums = cpu.map(cpu.concurrency(), |_| {
             let mut c = cpu.zeros(m * n);
             let (a, b) = (View::<Cpu<T>>::new(&a, 0, m, k), View::new(&b, 0, k, n));
@@ -45,22 +50,37 @@ pub fn gemm_seconds<T: Real>([m, n, k]: [usize; 3], runs: usize) -> f64 {
             c[m * n / 2]
         });
         black_box(sums);
-    })
+    }
 }
+
+const FRIENDLY: [usize; 3] = [512, 512, 512];
 
 /// Flops a second of a matrix product at a friendly shape, all threads of the current pool together.
 pub fn gemm_rate<T: Real>() -> f64 {
-    let shape = [512, 512, 512];
-    let products = rayon::current_num_threads() as f64;
-    products * gemm_flops(shape) / gemm_seconds::<T>(shape, 20)
+    rayon::current_num_threads() as f64 * gemm_flops(FRIENDLY) / gemm_seconds::<T>(FRIENDLY, 20)
 }
 
-/// The best rate of a matrix product (flops a second) and the best seconds of `work`, measured in turns, so that both
-/// meet the machine in the same moods.
-pub fn beside_gemm<T: Real>(runs: usize, mut work: impl FnMut()) -> (f64, f64) {
+/// The rate of a matrix product (flops a second) and the seconds of `work`, from the turn in the middle of several. In
+/// every turn the product runs for about as long as the work, so that both meet a shared machine in the same moods:
+/// the best of many short products would be compared with the average of a long run.
+pub fn beside_gemm<T: Real>(turns: usize, mut work: impl FnMut()) -> (f64, f64) {
+    let mut product = gemm_everywhere::<T>(FRIENDLY);
+    product();
     work();
-    let turns = (0..runs).map(|_| (gemm_rate::<T>(), seconds(&mut work)));
-    turns.fold((0.0, f64::INFINITY), |best, (rate, seconds)| (best.0.max(rate), best.1.min(seconds)))
+    let mut measured: Vec<(f64, f64)> = (0..turns)
+        .map(|_| {
+            let time = seconds(&mut work);
+            let (start, mut rounds) = (Instant::now(), 0.0);
+            while start.elapsed().as_secs_f64() < time {
+                product();
+                rounds += 1.0;
+            }
+            let flops = rounds * rayon::current_num_threads() as f64 * gemm_flops(FRIENDLY);
+            (flops / start.elapsed().as_secs_f64(), time)
+        })
+        .collect();
+    measured.sort_by(|(rate, time), (other, others)| (rate * time).total_cmp(&(other * others)));
+    measured[turns / 2]
 }
 
 /// `2 m n k`.

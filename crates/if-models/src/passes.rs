@@ -1,6 +1,8 @@
 //! Passes over all examples: per-example results block by block, sums segment by segment.
 
-use if_linalg::{Backend, Block, Real, View, ViewMut};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use if_linalg::{Backend, Block, Layout, Real, View, ViewMut};
 
 use crate::inputs::{Inputs, ROW_BLOCK, Rows};
 use crate::layer::{Layer, PRODUCTS, Primal, Scratch};
@@ -238,18 +240,38 @@ impl Plan {
         let bytes = self.k.min(DIRECTIONS) * layout.dim() * size_of::<B::Elem>();
         let wave = (IN_FLIGHT / bytes.max(1)).max(WAVE * backend.concurrency());
         let mut results = Vec::new();
+        // The sums of one wave serve the next: fresh memory costs as much as the additions.
+        let spare = Mutex::new(Vec::new());
         for first in (0..tasks).step_by(wave) {
             let sums = backend.map(wave.min(tasks - first), |i| {
                 let task = self.task(first + i);
-                let mut sum = Block::zeros(&backend, &layout, task.vectors.1);
+                let mut sum = take_sum(&spare, &backend, &layout, task.vectors.1);
                 let result = body(&task, &mut sum);
                 (task.vectors.0, sum, result)
             });
             for (start, sum, result) in sums {
                 out.add_at(start, 1.0, &sum);
+                spare.lock().unwrap_or_else(PoisonError::into_inner).push(sum);
                 results.extend(result);
             }
         }
         results
+    }
+}
+
+/// `k` zero vectors, in the memory of one of `spare` where one has that size.
+fn take_sum<B: Backend>(
+    spare: &Mutex<Vec<Block<B>>>,
+    backend: &B,
+    layout: &Arc<Layout>,
+    k: usize,
+) -> Block<B> {
+    let taken = spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    match taken {
+        Some(mut sum) if sum.k() == k => {
+            sum.clear();
+            sum
+        }
+        _ => Block::zeros(backend, layout, k),
     }
 }
