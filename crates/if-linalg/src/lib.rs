@@ -10,6 +10,7 @@ mod factor_faer;
 #[cfg(feature = "lapack")]
 mod factor_lapack;
 mod host;
+mod inverse;
 mod lanczos;
 mod loss;
 mod observer;
@@ -26,6 +27,7 @@ pub use block::{Block, Layout, Segment};
 pub use dense::{CholeskyFactor, NotPositiveDefinite, SymmetricMatrix};
 pub use error::LinalgError;
 pub use host::HostArray;
+pub use inverse::{Approximation, Inverse};
 pub use lanczos::lanczos_extremes;
 pub use loss::{Loss, Target, sigmoid, softplus};
 pub use observer::Observer;
@@ -34,5 +36,5 @@ pub use operator::{
 };
 pub use real::Real;
 pub use report::{ColumnReport, Solution, SolveReport, Termination};
-pub use solver::{BlockCg, Cg, Cholesky, Prepared, Solver};
+pub use solver::{Approximate, BlockCg, Cg, Cholesky, PreconditionedCg, Prepared, Solver};
 pub use window::Window;

@@ -38,6 +38,11 @@ pub trait LinearOperator<B: Backend>: Sync {
         0.0
     }
 
+    /// The same operator as an average over examples, where it is one.
+    fn as_finite_sum(&self) -> Option<&dyn FiniteSumOperator<B>> {
+        None
+    }
+
     /// Length of the vectors.
     fn dim(&self) -> usize {
         self.layout().dim()

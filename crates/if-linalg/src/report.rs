@@ -12,6 +12,8 @@ use crate::{Backend, Block, Real};
 pub enum Termination {
     /// The true relative residual, recomputed, is at most the tolerance.
     Converged,
+    /// The solver gives an approximation and no more; the report says how far off it is.
+    Approximate,
     /// The iteration limit came first.
     MaxIterations,
     /// A direction `p` with `p^T A p / p^T p = curvature < 0`, clear of rounding: the operator is
@@ -48,10 +50,15 @@ impl Termination {
         }
     }
 
+    /// Whether the solver did not do what it promises. An approximation is what its solver promises.
+    pub fn is_failure(self) -> bool {
+        !matches!(self, Self::Converged | Self::Approximate)
+    }
+
     /// What to do about it; `None` when all is well.
     pub fn remedy(self) -> Option<&'static str> {
         match self {
-            Self::Converged => None,
+            Self::Converged | Self::Approximate => None,
             Self::MaxIterations => Some("raise --max-iterations, --damping or --tolerance"),
             Self::NegativeCurvature { .. } => Some(
                 "raise --damping above the size of the negative curvature, or use --curvature gauss-newton",
@@ -69,6 +76,7 @@ impl fmt::Display for Termination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Converged => f.write_str("converged"),
+            Self::Approximate => f.write_str("approximated"),
             Self::MaxIterations => f.write_str("stopped at the iteration limit"),
             Self::NegativeCurvature { curvature } => {
                 write!(f, "stopped at negative curvature {curvature:.2e}")
@@ -114,6 +122,11 @@ impl SolveReport {
     /// Whether every right-hand side converged.
     pub fn all_converged(&self) -> bool {
         self.columns.iter().all(|c| c.termination == Termination::Converged)
+    }
+
+    /// Whether the solver did for every right-hand side what it promises.
+    pub fn none_failed(&self) -> bool {
+        !self.columns.iter().any(|c| c.termination.is_failure())
     }
 
     /// Products summed over right-hand sides.

@@ -178,6 +178,10 @@ impl<B: Backend> LinearOperator<B> for CurvatureOperator<'_, '_, B> {
         self.risk.mean_l2() + self.damping
     }
 
+    fn as_finite_sum(&self) -> Option<&dyn FiniteSumOperator<B>> {
+        Some(self)
+    }
+
     fn to_dense(&self) -> SymmetricMatrix {
         if !self.risk.network().is_linear() {
             return by_columns(self);

@@ -45,7 +45,10 @@ impl<B: Backend> Solver<B> for BlockCg {
     fn prepare<'a>(
         &self,
         operator: &'a dyn LinearOperator<B>,
-    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError> {
+    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError>
+    where
+        Self: 'a,
+    {
         Ok(Box::new(PreparedBlockCg { settings: self.clone(), operator }))
     }
 }

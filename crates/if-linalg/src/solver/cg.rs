@@ -1,7 +1,8 @@
 //! Conjugate gradients on a block of right-hand sides.
 //!
 //! Hestenes & Stiefel 1952, one recurrence per column:
-//! `alpha = r.r / p.Ap`, `x += alpha p`, `r -= alpha A p`, `beta = r'.r' / r.r`, `p = r' + beta p`.
+//! `alpha = r.z / p.Ap`, `x += alpha p`, `r -= alpha A p`, `beta = r'.z' / r.z`, `p = z' + beta p`, with `z = M r` for
+//! a preconditioner `M`, an approximation of `A^-1`, and `z = r` without.
 //!
 //! Deviations:
 //! 1. All columns share each product; a column that is done leaves the block.
@@ -10,11 +11,14 @@
 //!    residual can be ten times too small). A restart that no longer helps ends as `Stagnated`.
 //! 3. `p.Ap <= 0` ends a column as `NegativeCurvature`, or as `Singular` where rounding cannot tell
 //!    the curvature from zero, with the last iterate.
+//! 4. Extreme eigenvalues are Ritz values without a preconditioner; with one, the tridiagonal belongs to `M A`, and
+//!    the extreme Rayleigh quotients `p.Ap / p.p` are reported.
 
-use super::{Prepared, Solver, proposal, true_residuals, verdict};
+use super::{Prepared, Solver, failed, proposal, true_residuals, verdict};
 use crate::lanczos::tridiagonal_extremes;
 use crate::{
-    Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Solution, SolveReport, Termination,
+    Approximation, Backend, Block, ColumnReport, Inverse, LinalgError, LinearOperator, Observer, Solution,
+    SolveReport, Termination,
 };
 
 /// Batched conjugate gradients.
@@ -34,19 +38,69 @@ impl<B: Backend> Solver<B> for Cg {
     fn prepare<'a>(
         &self,
         operator: &'a dyn LinearOperator<B>,
-    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError> {
-        Ok(Box::new(PreparedCg { settings: self.clone(), operator }))
+    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError>
+    where
+        Self: 'a,
+    {
+        Ok(Box::new(PreparedCg { name: "cg".into(), settings: self.clone(), operator, preconditioner: None }))
+    }
+}
+
+/// [`Cg`] with a preconditioner: fewer products where it is near the inverse, more where it is not.
+pub struct PreconditionedCg<'s, B: Backend> {
+    /// When to stop.
+    pub cg: Cg,
+    /// The preconditioner.
+    pub preconditioner: Box<dyn Approximation<B> + 's>,
+}
+
+impl<B: Backend> Solver<B> for PreconditionedCg<'_, B> {
+    fn name(&self) -> &'static str {
+        "cg"
+    }
+
+    fn prepare<'a>(
+        &self,
+        operator: &'a dyn LinearOperator<B>,
+    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError>
+    where
+        Self: 'a,
+    {
+        let name = format!("cg, preconditioned by {}", self.preconditioner.name());
+        let settings = self.cg.clone();
+        match self.preconditioner.fit(operator)? {
+            Ok(inverse) => {
+                Ok(Box::new(PreparedCg { name, settings, operator, preconditioner: Some(inverse) }))
+            }
+            Err(termination) => Ok(Box::new(Failed { name, settings, operator, termination })),
+        }
+    }
+}
+
+/// A solve whose preconditioner could not be made.
+struct Failed<'a, B: Backend> {
+    name: String,
+    settings: Cg,
+    operator: &'a dyn LinearOperator<B>,
+    termination: Termination,
+}
+
+impl<B: Backend> Prepared<B> for Failed<'_, B> {
+    fn solve(&self, b: &Block<B>, _: &dyn Observer) -> Solution<B> {
+        failed(&self.name, self.operator, b, self.termination, self.settings.tolerance)
     }
 }
 
 struct PreparedCg<'a, B: Backend> {
+    name: String,
     settings: Cg,
     operator: &'a dyn LinearOperator<B>,
+    preconditioner: Option<Box<dyn Inverse<B> + 'a>>,
 }
 
 impl<B: Backend> Prepared<B> for PreparedCg<'_, B> {
     fn solve(&self, b: &Block<B>, observer: &dyn Observer) -> Solution<B> {
-        let mut run = Run::new(&self.settings, self.operator, b);
+        let mut run = Run::new(self, b);
         while !run.active.is_empty() {
             if observer.cancelled() {
                 run.stop_all(Termination::Cancelled);
@@ -61,8 +115,10 @@ impl<B: Backend> Prepared<B> for PreparedCg<'_, B> {
 
 /// The columns still in the block, and the finished ones.
 struct Run<'a, B: Backend> {
+    name: &'a str,
     settings: &'a Cg,
     operator: &'a dyn LinearOperator<B>,
+    preconditioner: Option<&'a dyn Inverse<B>>,
     b: &'a Block<B>,
     b_norms: Vec<f64>,
     solution: Block<B>,
@@ -78,15 +134,17 @@ struct Run<'a, B: Backend> {
 /// Scalars of one column.
 #[derive(Clone, Default)]
 struct Column {
-    /// `r.r` and `p.p`.
-    rr: f64,
+    /// `r.z` and `p.p`.
+    rz: f64,
     pp: f64,
     iterations: usize,
     products: usize,
     /// True residual at the last restart.
     last_true: f64,
-    /// Largest Rayleigh quotient so far: the scale against which "zero curvature" is judged.
-    largest: f64,
+    /// Smallest and largest Rayleigh quotient so far; the largest is the scale against which "zero
+    /// curvature" is judged.
+    quotients: Option<[f64; 2]>,
+    preconditioned: bool,
     /// The Lanczos tridiagonal of the first Krylov sequence, and the coefficients it grows from.
     diagonal: Vec<f64>,
     off: Vec<f64>,
@@ -95,7 +153,9 @@ struct Column {
 }
 
 impl<'a, B: Backend> Run<'a, B> {
-    fn new(settings: &'a Cg, operator: &'a dyn LinearOperator<B>, b: &'a Block<B>) -> Self {
+    fn new(prepared: &'a PreparedCg<'a, B>, b: &'a Block<B>) -> Self {
+        let PreparedCg { name, settings, operator, .. } = prepared;
+        let preconditioner = prepared.preconditioner.as_deref();
         let b_norms = b.norms();
         let mut columns = vec![None; b.k()];
         let mut solution = Block::zeros(b.backend(), b.layout(), b.k());
@@ -111,16 +171,30 @@ impl<'a, B: Backend> Run<'a, B> {
             }
         }
         let r = b.select(&active);
-        let state = active
-            .iter()
-            .map(|&j| {
-                let rr = b_norms[j] * b_norms[j];
-                Column { rr, pp: rr, last_true: 1.0, ..Column::default() }
+        let p = preconditioned(preconditioner, &r);
+        let state = (r.dots(&p).into_iter().zip(p.dots(&p)))
+            .map(|(rz, pp)| {
+                let preconditioned = preconditioner.is_some();
+                Column { rz, pp, last_true: 1.0, preconditioned, ..Column::default() }
             })
             .collect();
         let x = Block::zeros(b.backend(), b.layout(), active.len());
-        let p = r.clone();
-        Self { settings, operator, b, b_norms, solution, columns, active, x, r, p, state }
+        let operator = *operator;
+        Self {
+            name,
+            settings,
+            operator,
+            preconditioner,
+            b,
+            b_norms,
+            solution,
+            columns,
+            active,
+            x,
+            r,
+            p,
+            state,
+        }
     }
 
     fn iterate(&mut self) {
@@ -130,27 +204,34 @@ impl<'a, B: Backend> Run<'a, B> {
         let mut ends: Vec<Option<Termination>> =
             self.state.iter_mut().zip(&pq).map(|(column, pq)| column.judge::<B>(*pq)).collect();
         let alpha: Vec<f64> =
-            (0..ends.len()).map(|i| if ends[i].is_none() { self.state[i].rr / pq[i] } else { 0.0 }).collect();
+            (0..ends.len()).map(|i| if ends[i].is_none() { self.state[i].rz / pq[i] } else { 0.0 }).collect();
         let rr = Block::cg_update(&alpha, &self.p, &q, &mut self.x, &mut self.r);
+        let z = self.preconditioner.map(|_| preconditioned(self.preconditioner, &self.r));
+        let rz = z.as_ref().map_or_else(|| rr.clone(), |z| self.r.dots(z));
         let mut beta = vec![0.0; ends.len()];
         for i in 0..ends.len() {
             if ends[i].is_none() {
-                ends[i] = self.advance(i, alpha[i], rr[i], &mut beta[i]);
+                ends[i] = self.advance(i, alpha[i], [rr[i], rz[i]], &mut beta[i]);
             }
         }
-        self.p.row_axpby(&vec![1.0; beta.len()], &self.r, &beta);
+        self.p.row_axpby(&vec![1.0; beta.len()], z.as_ref().unwrap_or(&self.r), &beta);
+        if z.is_some() {
+            let pp = self.p.dots(&self.p);
+            self.state.iter_mut().zip(pp).for_each(|(column, pp)| column.pp = pp);
+        }
         self.check(ends);
     }
 
-    /// Takes the new `r.r` of vector `i`. `Some(Converged)` only proposes; [`check`](Self::check) decides.
-    fn advance(&mut self, i: usize, alpha: f64, rr: f64, beta: &mut f64) -> Option<Termination> {
+    /// Takes the new `r.r` and `r.z` of vector `i`. `Some(Converged)` only proposes; [`check`](Self::check) decides.
+    fn advance(&mut self, i: usize, alpha: f64, [rr, rz]: [f64; 2], beta: &mut f64) -> Option<Termination> {
         let norm = self.b_norms[self.active[i]];
         let column = &mut self.state[i];
         column.iterations += 1;
-        *beta = rr / column.rr;
+        *beta = rz / column.rz;
         column.extend_tridiagonal(alpha, *beta);
+        // Without a preconditioner the new residual is orthogonal to the old direction.
         column.pp = rr + *beta * *beta * column.pp;
-        column.rr = rr;
+        column.rz = rz;
         let limit = (column.iterations, self.settings.max_iterations);
         proposal::<B::Elem>(rr.sqrt() / norm, self.settings.tolerance, limit)
     }
@@ -163,13 +244,19 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         let b = self.b.select(&ending.iter().map(|&i| self.active[i]).collect::<Vec<_>>());
         let (residual, relative) = true_residuals(self.operator, &b, &self.x.select(&ending));
+        let directions = preconditioned(self.preconditioner, &residual);
+        let (rz, pp) = (residual.dots(&directions), directions.dots(&directions));
         for (row, (&i, relative)) in ending.iter().zip(relative).enumerate() {
             let proposed = ends[i].expect("only ending columns are listed");
             self.state[i].products += 1;
             match self.decide(i, proposed, relative) {
                 Some(termination) => self.end(i, termination, relative),
                 None => {
-                    self.restart(i, &residual, row, relative);
+                    self.r.set_row(i, &residual, row);
+                    self.p.set_row(i, &directions, row);
+                    let column = &mut self.state[i];
+                    (column.rz, column.pp, column.last_true) = (rz[row], pp[row], relative);
+                    column.restarted = true;
                     ends[i] = None;
                 }
             }
@@ -191,16 +278,6 @@ impl<'a, B: Backend> Run<'a, B> {
         verdict(proposed, relative, tolerance, [relative, last_true], (iterations, max_iterations))
     }
 
-    fn restart(&mut self, i: usize, residual: &Block<B>, row: usize, relative: f64) {
-        self.r.set_row(i, residual, row);
-        self.p.set_row(i, residual, row);
-        let column = &mut self.state[i];
-        column.rr = (relative * self.b_norms[self.active[i]]).powi(2);
-        column.pp = column.rr;
-        column.last_true = relative;
-        column.restarted = true;
-    }
-
     fn end(&mut self, i: usize, termination: Termination, relative: f64) {
         let j = self.active[i];
         if termination == Termination::NonFinite {
@@ -218,7 +295,7 @@ impl<'a, B: Backend> Run<'a, B> {
     fn finish(self) -> Solution<B> {
         let columns = self.columns.into_iter().map(|c| c.expect("every column has ended")).collect();
         let report = SolveReport {
-            solver: "cg".into(),
+            solver: self.name.to_owned(),
             tolerance: self.settings.tolerance,
             damping: self.operator.damping(),
             columns,
@@ -235,8 +312,10 @@ impl Column {
         if !curvature.is_finite() {
             return Some(Termination::NonFinite);
         }
-        self.largest = self.largest.max(curvature);
-        Termination::of_curvature::<B::Elem>(curvature, self.largest)
+        let [low, high] = self.quotients.unwrap_or([curvature, 0.0]);
+        let quotients = [low.min(curvature), high.max(curvature)];
+        self.quotients = Some(quotients);
+        Termination::of_curvature::<B::Elem>(curvature, quotients[1])
     }
 
     /// CG is Lanczos: `T_jj = 1/alpha_j + beta_{j-1}/alpha_{j-1}`, `T_j,j+1 = sqrt(beta_j)/alpha_j`.
@@ -253,13 +332,22 @@ impl Column {
     }
 
     fn report(&self, termination: Termination, residual: f64) -> ColumnReport {
-        let seen = !self.diagonal.is_empty();
+        let seen = !self.diagonal.is_empty() && !self.preconditioned;
+        let quotients = self.quotients.filter(|_| self.preconditioned);
         ColumnReport {
             termination,
             iterations: self.iterations,
             products: self.products,
             residual,
-            eigenvalues: seen.then(|| tridiagonal_extremes(&self.diagonal, &self.off)),
+            eigenvalues: seen.then(|| tridiagonal_extremes(&self.diagonal, &self.off)).or(quotients),
         }
     }
+}
+
+/// `M r`, or `r` without a preconditioner.
+fn preconditioned<B: Backend>(preconditioner: Option<&dyn Inverse<B>>, r: &Block<B>) -> Block<B> {
+    let Some(inverse) = preconditioner else { return r.clone() };
+    let mut z = Block::zeros(r.backend(), r.layout(), r.k());
+    inverse.apply(r, &mut z);
+    z
 }

@@ -1,9 +1,9 @@
 //! The explicit matrix, factored once: exact up to rounding, for small numbers of parameters.
 
-use super::{Prepared, Solver, direct_report, true_residuals};
+use super::{Prepared, Solver, direct_report, failed, mark_non_finite, true_residuals};
 use crate::{
-    Backend, Block, CholeskyFactor, ColumnReport, LinalgError, LinearOperator, Observer, Solution,
-    SolveReport, Termination, lanczos_extremes,
+    Backend, Block, CholeskyFactor, LinalgError, LinearOperator, Observer, Solution, SolveReport,
+    Termination, lanczos_extremes,
 };
 
 /// `A = L L^T` of the explicit matrix, in `f64` whatever the backend computes in.
@@ -23,7 +23,10 @@ impl<B: Backend> Solver<B> for Cholesky {
     fn prepare<'a>(
         &self,
         operator: &'a dyn LinearOperator<B>,
-    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError> {
+    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError>
+    where
+        Self: 'a,
+    {
         let needed = operator.dim().saturating_mul(operator.dim()).saturating_mul(size_of::<f64>());
         if needed > self.memory_budget {
             return Err(LinalgError::TooLarge { dim: operator.dim(), needed, budget: self.memory_budget });
@@ -51,30 +54,18 @@ struct Factored<'a, B: Backend> {
 
 impl<B: Backend> Prepared<B> for Factored<'_, B> {
     fn solve(&self, b: &Block<B>, _: &dyn Observer) -> Solution<B> {
-        let (x, columns) = match &self.factor {
-            Ok(factor) => {
-                let mut rows = b.to_f64();
-                factor.solve(&mut rows);
-                let mut x = Block::from_f64(b.backend(), b.layout(), &rows);
-                let (_, residuals) = true_residuals(self.operator, b, &x);
-                let columns: Vec<_> =
-                    residuals.into_iter().map(|r| direct_report(r, self.tolerance)).collect();
-                mark_non_finite(&mut x, &columns);
-                (x, columns)
-            }
+        let factor = match &self.factor {
+            Ok(factor) => factor,
             Err(termination) => {
-                let mut x = Block::zeros(b.backend(), b.layout(), b.k());
-                (0..b.k()).for_each(|i| x.fill_row(i, f64::NAN));
-                let failed = ColumnReport {
-                    termination: *termination,
-                    iterations: 0,
-                    products: 0,
-                    residual: f64::NAN,
-                    eigenvalues: None,
-                };
-                (x, vec![failed; b.k()])
+                return failed("cholesky", self.operator, b, *termination, self.tolerance);
             }
         };
+        let mut rows = b.to_f64();
+        factor.solve(&mut rows);
+        let mut x = Block::from_f64(b.backend(), b.layout(), &rows);
+        let (_, residuals) = true_residuals(self.operator, b, &x);
+        let columns: Vec<_> = residuals.into_iter().map(|r| direct_report(r, self.tolerance)).collect();
+        mark_non_finite(&mut x, &columns);
         let report = SolveReport {
             solver: "cholesky".into(),
             tolerance: self.tolerance,
@@ -82,13 +73,5 @@ impl<B: Backend> Prepared<B> for Factored<'_, B> {
             columns,
         };
         Solution { x, report }
-    }
-}
-
-fn mark_non_finite<B: Backend>(x: &mut Block<B>, columns: &[ColumnReport]) {
-    for (i, column) in columns.iter().enumerate() {
-        if column.termination == Termination::NonFinite {
-            x.fill_row(i, f64::NAN);
-        }
     }
 }

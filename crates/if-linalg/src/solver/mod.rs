@@ -1,15 +1,18 @@
 //! Solvers of `A x = b`, one file each. All report per column and verify the true residual.
 
+mod approximate;
 mod block_cg;
 mod cg;
 mod cholesky;
 
+pub use approximate::Approximate;
 pub use block_cg::BlockCg;
-pub use cg::Cg;
+pub use cg::{Cg, PreconditionedCg};
 pub use cholesky::Cholesky;
 
 use crate::{
-    Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Real, Solution, Termination,
+    Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Real, Solution, SolveReport,
+    Termination,
 };
 
 /// A way to solve `A x = b` for many `b`.
@@ -24,7 +27,9 @@ pub trait Solver<B: Backend>: Send + Sync {
     fn prepare<'a>(
         &self,
         operator: &'a dyn LinearOperator<B>,
-    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError>;
+    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError>
+    where
+        Self: 'a;
 }
 
 /// A solver bound to an operator.
@@ -105,4 +110,30 @@ pub(crate) fn direct_report(residual: f64, tolerance: f64) -> ColumnReport {
         _ => Termination::Stagnated,
     };
     ColumnReport { termination, iterations: 0, products: 1, residual, eigenvalues: None }
+}
+
+/// What is returned where the operator forbids any solution: NaN, and for every column the reason.
+pub(crate) fn failed<B: Backend>(
+    solver: &str,
+    operator: &dyn LinearOperator<B>,
+    b: &Block<B>,
+    termination: Termination,
+    tolerance: f64,
+) -> Solution<B> {
+    let mut x = Block::zeros(b.backend(), b.layout(), b.k());
+    (0..b.k()).for_each(|i| x.fill_row(i, f64::NAN));
+    let column =
+        ColumnReport { termination, iterations: 0, products: 0, residual: f64::NAN, eigenvalues: None };
+    let columns = vec![column; b.k()];
+    let report = SolveReport { solver: solver.into(), tolerance, damping: operator.damping(), columns };
+    Solution { x, report }
+}
+
+/// Columns of which nothing finite is known hold NaN.
+pub(crate) fn mark_non_finite<B: Backend>(x: &mut Block<B>, columns: &[ColumnReport]) {
+    for (i, column) in columns.iter().enumerate() {
+        if column.termination == Termination::NonFinite {
+            x.fill_row(i, f64::NAN);
+        }
+    }
 }
