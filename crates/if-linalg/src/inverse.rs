@@ -19,7 +19,6 @@ pub trait Approximation<B: Backend>: Send + Sync {
     ///
     /// # Errors
     /// When the preparation is impossible, such as a matrix larger than the memory budget.
-    #[expect(clippy::type_complexity, reason = "two kinds of failure: of the settings, of the operator")]
     fn fit<'a>(
         &self,
         operator: &'a dyn LinearOperator<B>,
