@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::inputs::{Batch, Rows};
 use crate::layer::Scratch;
+use crate::network::Network;
 use crate::risk::EmpiricalRisk;
 use crate::tape::{Deltas, Directions, Point, Tape};
 
@@ -22,11 +23,16 @@ pub enum Curvature {
     /// `(1/n) sum J_i^T (d2 l / dz2) J_i` with `J_i = dz_i/dtheta`: positive semidefinite for
     /// convex losses, and equal to the Hessian for linear models.
     GaussNewton,
+    /// The empirical Fisher matrix `(1/n) sum g_i g_i^T` of the loss gradients at the labels as they are; positive
+    /// semidefinite. Unlike the Fisher matrix, which is the Gauss-Newton matrix of a softmax, it vanishes with the
+    /// gradients of examples that are fitted.
+    Fisher,
 }
 
 /// `C + (l2 + damping) I` at fixed parameters, applied to a block of directions at once:
 /// R-forward, Hessian of the loss, R-backward (Pearlmutter 1994) for the Hessian; the same with a
-/// plain backward pass for Gauss-Newton (Schraudolph 2002).
+/// plain backward pass for Gauss-Newton (Schraudolph 2002) and, with `g g^T` in place of the loss's Hessian, for
+/// the empirical Fisher matrix.
 pub struct CurvatureOperator<'r, 'a, B: Backend> {
     risk: &'r EmpiricalRisk<'a, B>,
     theta: &'r Block<B>,
@@ -122,7 +128,10 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
             let v = Directions { block: x, start: start + first, k };
             let tangents = network.jvp(scratch, at, v);
             let stacked = k * at.rows;
-            let mut rdz = network.r_delta(scratch, at, &tangents, k);
+            let mut rdz = match self.curvature {
+                Curvature::Fisher => network.delta_along(scratch, at, &tangents, k),
+                Curvature::Hessian | Curvature::GaussNewton => network.r_delta(scratch, at, &tangents, k),
+            };
             self.backend().scale_rows(weights.view(at.rows, 1), ViewMut::new(&mut rdz, 0, stacked, outputs));
             let dz = View::new(&rdz, 0, stacked, outputs);
             match deltas {
@@ -141,6 +150,46 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
         if self.damping != 0.0 {
             y.axpby(self.damping, x, 1.0);
         }
+    }
+}
+
+impl<B: Backend> Network<B> {
+    /// `Rdz = (d2 l / dz2) Rz`, the output gradients' derivative along `k` directions, from their tangents
+    /// (those of [`jvp`](Self::jvp)): `(k rows) x outputs`.
+    pub(crate) fn r_delta(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Point<B>,
+        tangents: &[B::Buffer],
+        k: usize,
+    ) -> B::Buffer {
+        let (stacked, outputs) = (k * at.rows, self.outputs());
+        let rz = View::new(&tangents[tangents.len() - 1], 0, stacked, outputs);
+        let mut rdz = scratch.take(stacked * outputs);
+        self.loss_hessian(at, rz, ViewMut::new(&mut rdz, 0, stacked, outputs));
+        rdz
+    }
+
+    /// `<dl/dz, Rz> dl/dz`, what the empirical Fisher matrix has in place of [`r_delta`](Self::r_delta).
+    fn delta_along(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Point<B>,
+        tangents: &[B::Buffer],
+        k: usize,
+    ) -> B::Buffer {
+        let (rows, outputs) = (at.rows, self.outputs());
+        let delta = at.rows_of(self.delta(at.tape));
+        let [mut slopes, mut out] = [rows, k * rows * outputs].map(|len| scratch.take(len));
+        for j in 0..k {
+            let rz = View::new(&tangents[tangents.len() - 1], j * rows * outputs, rows, outputs);
+            self.backend().row_dots(rz, delta, 0.0, ViewMut::new(&mut slopes, 0, rows, 1));
+            let mut target = ViewMut::new(&mut out, j * rows * outputs, rows, outputs);
+            self.backend().copy(delta, target.reborrow());
+            self.backend().scale_rows(View::new(&slopes, 0, rows, 1), target);
+        }
+        scratch.give(slopes);
+        out
     }
 }
 
@@ -183,7 +232,7 @@ impl<B: Backend> LinearOperator<B> for CurvatureOperator<'_, '_, B> {
     }
 
     fn to_dense(&self) -> SymmetricMatrix {
-        if !self.risk.network().is_linear() {
+        if !self.risk.network().is_linear() || self.curvature == Curvature::Fisher {
             return by_columns(self);
         }
         let mut dense = self.dense_of_one_layer();

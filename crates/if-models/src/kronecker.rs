@@ -13,13 +13,14 @@
 //! would draw. It is exact with one backward pass for every output, as the loss's Hessian is `S S^T` with
 //! columns `S_c = sqrt(p_c) (e_c - p)`, and estimated with one pass where each example gets a sampled label.
 
-use if_linalg::{Backend, Block, Layout, Real, Segment, SymmetricMatrix, View, ViewMut};
+use if_linalg::{Backend, Block, KroneckerFactors, Layout, Real, Segment, SymmetricMatrix, View, ViewMut};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::curvature::Curvature;
 use crate::inputs::{Inputs, Rows};
-use crate::layer::Scratch;
+use crate::layer::{Basis, Primal, Scratch};
 use crate::network::Network;
 use crate::tape::Point;
 
@@ -36,7 +37,26 @@ pub enum LabelExpectation {
         /// Of the labels; every example has a stream of its own.
         seed: u64,
     },
+    /// The label that each example has: the statistics of the empirical Fisher matrix.
+    Observed,
 }
+
+/// Classes up to which the exact expectation is the default.
+const FEW_CLASSES: usize = 20;
+
+impl LabelExpectation {
+    /// For `curvature` of a network with `outputs` outputs: exact where these are few, else sampled.
+    pub fn of(curvature: Curvature, outputs: usize, seed: u64) -> Self {
+        match curvature {
+            Curvature::Fisher => Self::Observed,
+            _ if outputs <= FEW_CLASSES => Self::Exact,
+            _ => Self::Sampled { seed },
+        }
+    }
+}
+
+/// Output gradients that go back together, at the least: what of a layer does not depend on them is then shared.
+const ROOTS: usize = 16;
 
 /// The statistics of one layer.
 #[derive(Clone, Debug)]
@@ -102,39 +122,141 @@ impl<B: Backend> Network<B> {
     fn add_moments(
         &self,
         scratch: &mut Scratch<B>,
-        (inputs, rows): (&Inputs<B>, Rows),
+        examples: (&Inputs<B>, Rows),
         theta: &Block<B>,
         expectation: LabelExpectation,
         layers: &[(usize, usize, usize)],
         sum: &mut Block<B>,
     ) {
+        self.each_label(scratch, examples, theta, expectation, |scratch, l, primal, dy, first| {
+            let Some(position) = layers.iter().position(|(_, layer, _)| *layer == l) else { return };
+            if first {
+                self.layers()[l].input_moments(scratch, primal, sum.stacked_mut(2 * position, 0, 1));
+            }
+            self.layers()[l].output_moments(scratch, dy, sum.stacked_mut(2 * position + 1, 0, 1));
+        });
+    }
+
+    /// `(1/n) sum_i E_y g_i^2`, element by element, with the gradients of each layer in its basis or, without one, as
+    /// they are: the diagonal of the Gauss-Newton or the empirical Fisher matrix, or EK-FAC's eigenvalues. `bases`
+    /// says which of each segment.
+    pub fn squared_gradients<'q>(
+        &self,
+        inputs: &Inputs<B>,
+        theta: &Block<B>,
+        expectation: LabelExpectation,
+        bases: impl Fn(usize) -> Option<Basis<'q, B>> + Send + Sync,
+    ) -> Block<B> {
+        let segments: Vec<usize> = self.with_parameters().collect();
+        let mut sums = Block::zeros(self.backend(), self.layout(), 1);
+        self.sum_blocks(inputs.blocks(), &mut sums, |scratch, b, _, sum| {
+            let rows = inputs.block(b);
+            for (first, count) in self.parts(rows.len()) {
+                let examples = (inputs, rows.part(first, count));
+                self.each_label(scratch, examples, theta, expectation, |scratch, l, primal, dy, _| {
+                    let Some(s) = segments.iter().position(|layer| *layer == l) else { return };
+                    let out = sum.segment_mut(s);
+                    self.layers()[l].squared_gradients(scratch, primal, dy, bases(s), out);
+                });
+            }
+        });
+        let unscaled = sums.clone();
+        sums.axpby(1.0 / inputs.len() as f64, &unscaled, 0.0);
+        sums
+    }
+
+    /// K-FAC's approximation, `G x A / R` for each layer; of layers that are no sums of outer products the diagonal.
+    pub fn kfac(
+        &self,
+        inputs: &Inputs<B>,
+        theta: &Block<B>,
+        expectation: LabelExpectation,
+    ) -> KroneckerFactors<B> {
+        let moments = self.layer_moments(inputs, theta, expectation);
+        let segments = self.layout().segments();
+        let mut values = Block::zeros(self.backend(), self.layout(), 1);
+        if moments.len() < segments.len() {
+            values = self.squared_gradients(inputs, theta, expectation, |_| None);
+        }
+        let mut bases: Vec<Option<[B::Buffer; 2]>> = segments.iter().map(|_| None).collect();
+        for layer in &moments {
+            if !layer.outputs.is_finite() || !layer.inputs.is_finite() {
+                self.backend().fill(f64::NAN, values.segment_mut(layer.segment));
+                continue;
+            }
+            let [(left, q_left), (right, q_right)] =
+                [&layer.outputs, &layer.inputs].map(SymmetricMatrix::eigen);
+            let upload = |numbers: Vec<f64>| {
+                self.backend().upload(&numbers.into_iter().map(B::Elem::from_f64).collect::<Vec<_>>())
+            };
+            bases[layer.segment] = Some([q_left, q_right].map(upload));
+            let terms = layer.terms as f64;
+            let products = left.iter().flat_map(|g| right.iter().map(move |a| (g * a / terms).max(0.0)));
+            let products = upload(products.collect());
+            let target = values.segment_mut(layer.segment);
+            self.backend().copy(View::new(&products, 0, 1, left.len() * right.len()), target);
+        }
+        KroneckerFactors::new(bases, values)
+    }
+
+    /// EK-FAC's: the basis of K-FAC, with the second moments of gradients along it.
+    pub fn ekfac(
+        &self,
+        inputs: &Inputs<B>,
+        theta: &Block<B>,
+        expectation: LabelExpectation,
+    ) -> KroneckerFactors<B> {
+        let factors = self.kfac(inputs, theta, expectation);
+        let values = self.squared_gradients(inputs, theta, expectation, |s| {
+            factors.basis(s).map(|[left, right]| Basis { left, right })
+        });
+        factors.with_values(values)
+    }
+
+    /// The diagonal alone.
+    pub fn diagonal(
+        &self,
+        inputs: &Inputs<B>,
+        theta: &Block<B>,
+        expectation: LabelExpectation,
+    ) -> KroneckerFactors<B> {
+        let values = self.squared_gradients(inputs, theta, expectation, |_| None);
+        KroneckerFactors::new(self.layout().segments().iter().map(|_| None).collect(), values)
+    }
+
+    /// Calls `f(scratch, layer, primal, dy, first)` for every layer on the way back of the output gradients of all
+    /// labels, some labels stacked in `dy` at a time, `first` the first time.
+    fn each_label(
+        &self,
+        scratch: &mut Scratch<B>,
+        (inputs, rows): (&Inputs<B>, Rows),
+        theta: &Block<B>,
+        expectation: LabelExpectation,
+        mut f: impl FnMut(&mut Scratch<B>, usize, Primal<B>, View<B>, bool),
+    ) {
         let batch = inputs.batch(rows);
         let tape = self.forward(scratch, theta, &batch);
         let at = Point::new(theta, &batch, &tape);
+        let (count, outputs) = (rows.len(), self.outputs());
+        let mut back = |scratch: &mut Scratch<B>, dz: View<B>, first: bool| {
+            self.backward(scratch, at, dz, false, |scratch, l, primal, dy| f(scratch, l, primal, dy, first));
+        };
         let sampled = match expectation {
             LabelExpectation::Sampled { seed } => self.sampled_delta(at, rows, seed),
-            LabelExpectation::Exact => None,
-        };
-        let (count, outputs) = (rows.len(), self.outputs());
-        let mut add = |scratch: &mut Scratch<B>, dz: View<B>, with_inputs: bool| {
-            self.backward(scratch, at, dz, false, |scratch, l, primal, dy| {
-                let Some(position) = layers.iter().position(|(_, layer, _)| *layer == l) else { return };
-                if with_inputs {
-                    self.layers()[l].input_moments(scratch, primal, sum.stacked_mut(2 * position, 0, 1));
-                }
-                self.layers()[l].output_moments(scratch, dy, sum.stacked_mut(2 * position + 1, 0, 1));
-            });
+            LabelExpectation::Exact | LabelExpectation::Observed => None,
         };
         match sampled {
-            Some(delta) => add(scratch, View::new(&delta, 0, count, outputs), true),
+            Some(delta) => back(scratch, View::new(&delta, 0, count, outputs), true),
+            None if expectation == LabelExpectation::Observed => back(scratch, self.delta(&tape), true),
             None => {
                 // Some outputs at a time, so that many classes do not multiply the memory.
-                let mut roots = scratch.take(self.group().min(outputs) * count * outputs);
-                for first in (0..outputs).step_by(self.group()) {
-                    let k = self.group().min(outputs - first);
+                let together = self.group().max(ROOTS).min(outputs);
+                let mut roots = scratch.take(together * count * outputs);
+                for first in (0..outputs).step_by(together) {
+                    let k = together.min(outputs - first);
                     let target = ViewMut::new(&mut roots, 0, k * count, outputs);
                     self.backend().loss_root(self.loss(), self.loss_curvature(&tape), first, target);
-                    add(scratch, View::new(&roots, 0, k * count, outputs), first == 0);
+                    back(scratch, View::new(&roots, 0, k * count, outputs), first == 0);
                 }
                 scratch.give(roots);
             }

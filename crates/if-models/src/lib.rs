@@ -16,6 +16,7 @@ mod passes;
 mod risk;
 mod scoring;
 mod spec;
+mod squares;
 mod svm;
 mod tape;
 pub mod testing;

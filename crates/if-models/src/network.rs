@@ -319,22 +319,6 @@ impl<B: Backend> Network<B> {
         self.backend.loss_hessian(self.loss, curvature, rz, out);
     }
 
-    /// `Rdz = (d2 l / dz2) Rz`, the output gradients' derivative along `k` directions, from their tangents
-    /// (those of [`jvp`](Self::jvp)): `(k rows) x outputs`.
-    pub(crate) fn r_delta(
-        &self,
-        scratch: &mut Scratch<B>,
-        at: Point<B>,
-        tangents: &[B::Buffer],
-        k: usize,
-    ) -> B::Buffer {
-        let (stacked, outputs) = (k * at.rows, self.outputs());
-        let rz = View::new(&tangents[tangents.len() - 1], 0, stacked, outputs);
-        let mut rdz = scratch.take(stacked * outputs);
-        self.loss_hessian(at, rz, ViewMut::new(&mut rdz, 0, stacked, outputs));
-        rdz
-    }
-
     /// What the second derivative of the loss is made of, see [`Backend::loss`]: `rows x outputs`.
     pub(crate) fn loss_curvature<'t>(&self, tape: &'t Tape<B>) -> View<'t, B> {
         View::new(&tape.loss[2], 0, tape.rows, self.outputs())

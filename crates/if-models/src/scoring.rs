@@ -118,7 +118,7 @@ pub(crate) fn materialised_norms<B: Backend, L: Layer<B> + ?Sized>(
 }
 
 /// Calls `f` with the first of some examples and their gradients, one a row.
-fn each_gradients<B: Backend, L: Layer<B> + ?Sized>(
+pub(crate) fn each_gradients<B: Backend, L: Layer<B> + ?Sized>(
     layer: &L,
     scratch: &mut Scratch<B>,
     at: Primal<B>,

@@ -4,11 +4,13 @@ mod approximate;
 mod block_cg;
 mod cg;
 mod cholesky;
+mod kronecker;
 
 pub use approximate::Approximate;
 pub use block_cg::BlockCg;
 pub use cg::{Cg, PreconditionedCg};
 pub use cholesky::Cholesky;
+pub use kronecker::{Kronecker, KroneckerFactors};
 
 use crate::{
     Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Real, Solution, SolveReport,

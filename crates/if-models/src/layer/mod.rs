@@ -21,6 +21,7 @@ pub use sum::ResidualSum;
 use if_linalg::{Backend, Segment, View, ViewMut};
 
 use crate::scoring::{self, ScoringWay};
+use crate::squares;
 
 /// Numbers of intermediate products at once when scoring. A constant, so that memory is bounded.
 pub(crate) const PRODUCTS: usize = 1 << 22;
@@ -251,6 +252,19 @@ pub trait Layer<B: Backend>: Send + Sync {
         unreachable!("no outer products")
     }
 
+    /// `out += sum_ji (left g_ji right^T)^2`, element by element, over the gradients `g_ji` of stacked output gradients
+    /// `dy` (`(k rows) x width`), in `basis` or, without one, as they are: `out x (in + 1)`, flattened to one row.
+    fn squared_gradients(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        basis: Option<Basis<B>>,
+        out: ViewMut<B>,
+    ) {
+        squares::of_gradients(self, scratch, at, dy, basis, out);
+    }
+
     /// `out += sum_jir left_jir left_jir^T` over stacked output gradients `dy` (`(k rows) x width`): `out x out`.
     fn output_moments(&self, _scratch: &mut Scratch<B>, _dy: View<B>, _out: ViewMut<B>) {
         unreachable!("no outer products")
@@ -274,6 +288,22 @@ impl<B: Backend> Clone for Factors<'_, B> {
 }
 
 impl<B: Backend> Copy for Factors<'_, B> {}
+
+/// An orthogonal basis of a layer's gradients: what is `g` in parameters is `left g right^T` in it.
+pub struct Basis<'a, B: Backend> {
+    /// `out x out`.
+    pub left: View<'a, B>,
+    /// `(in + 1) x (in + 1)`.
+    pub right: View<'a, B>,
+}
+
+impl<B: Backend> Clone for Basis<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Basis<'_, B> {}
 
 /// A direction in parameters and what it does to the layer's input.
 pub struct Direction<'a, B: Backend> {

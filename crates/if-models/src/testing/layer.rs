@@ -4,7 +4,7 @@ use if_linalg::testing::random;
 use if_linalg::{Backend, Segment, View, ViewMut};
 
 use super::{ROUNDING, close, difference, dot, near, plus, same_bits};
-use crate::layer::{Delta, Direction, Factors, Layer, Primal, Scratch};
+use crate::layer::{Basis, Delta, Direction, Factors, Layer, Primal, Scratch};
 use crate::scoring::{ScoringWay, materialised_scores};
 
 /// Sizes of the random problem that [`check_layer`] sets.
@@ -207,6 +207,7 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
         close_sums(&norms, &squares, "squared norms against example gradients");
         same_bits(&self.squared_norms(), &norms, "squared norms twice");
         self.check_scores(&gradients);
+        self.check_squares();
         if self.layer.gradient_terms().is_some() {
             self.check_factors(&gradients);
         }
@@ -234,6 +235,25 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
             close_sums(&scores, &dots(&whole), "pairwise scores against example gradients");
             same_bits(&self.pairwise_scores(), &scores, "pairwise scores twice");
         }
+    }
+
+    /// Sums of squared gradients of all stacked output gradients, as they are and in a basis.
+    fn check_squares(&self) {
+        let (rows, cols) = self.shape();
+        let stacked = self.rdy.chunks(self.dy.len()).flat_map(|dy| self.example_gradients_of(dy));
+        let stacked: Vec<f64> = stacked.collect();
+        let [left, right] = [(rows, 31), (cols, 32)].map(|(n, seed)| random(n * n, seed));
+        let entry = |g: &[f64], at: usize| {
+            let (a, b) = (at / cols, at % cols);
+            let row = |i: usize| dot(&g[i * cols..(i + 1) * cols], &right[b * cols..(b + 1) * cols]);
+            (0..rows).map(|i| left[a * rows + i] * row(i)).sum::<f64>()
+        };
+        let squares = |entry: &dyn Fn(&[f64], usize) -> f64| -> Vec<f64> {
+            let sum = |at| stacked.chunks(rows * cols).map(|g| entry(g, at) * entry(g, at)).sum();
+            (0..rows * cols).map(sum).collect()
+        };
+        close_sums(&self.squares(None), &squares(&|g, at| g[at]), "squared gradients");
+        close_sums(&self.squares(Some([&left, &right])), &squares(&entry), "squared gradients in a basis");
     }
 
     /// The factors of the gradients against the gradients, and the moments against the factors.
@@ -385,8 +405,12 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
     }
 
     fn example_gradients(&self) -> Vec<f64> {
+        self.example_gradients_of(&self.dy)
+    }
+
+    fn example_gradients_of(&self, dy: &[f64]) -> Vec<f64> {
         let (rows, p) = (self.sizes.rows, self.w.len());
-        self.with_dy(&self.dy, |scratch, at, dy| {
+        self.with_dy(dy, |scratch, at, dy| {
             let mut out = self.filled(rows * p, f64::NAN);
             self.layer.example_gradients(scratch, at, dy, ViewMut::new(&mut out, 0, rows, p));
             self.backend.download(View::new(&out, 0, rows, p))
@@ -450,6 +474,21 @@ impl<'a, B: Backend<Elem = f64>> Probe<'a, B> {
             self.layer.output_moments(scratch, dy, ViewMut::new(&mut outputs, 0, rows, rows));
             let download = |buffer, n| added(&self.backend.download(View::new(buffer, 0, n, n)));
             (download(&inputs, cols), download(&outputs, rows))
+        })
+    }
+
+    fn squares(&self, basis: Option<[&[f64]; 2]>) -> Vec<f64> {
+        let (rows, cols) = self.shape();
+        let basis = basis.map(|sides| sides.map(|side| self.backend.upload(side)));
+        self.with_dy(&self.rdy, |scratch, at, dy| {
+            let basis = basis.as_ref().map(|[left, right]| Basis {
+                left: View::new(left, 0, rows, rows),
+                right: View::new(right, 0, cols, cols),
+            });
+            let mut out = self.filled(rows * cols, BEFORE);
+            let target = ViewMut::new(&mut out, 0, 1, rows * cols);
+            self.layer.squared_gradients(scratch, at, dy, basis, target);
+            added(&self.backend.download(View::new(&out, 0, 1, rows * cols)))
         })
     }
 

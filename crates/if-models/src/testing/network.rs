@@ -245,6 +245,7 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
         let expected = [
             (Curvature::Hessian, hessian, DIFFERENCE),
             (Curvature::GaussNewton, self.gauss_newton(case), 10.0 * ROUNDING),
+            (Curvature::Fisher, self.fisher(case), 10.0 * ROUNDING),
         ];
         for (curvature, expected, tolerance) in expected {
             let operator = risk.operator(self.theta, curvature, case.damping, usize::MAX);
@@ -291,13 +292,25 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
         matrix
     }
 
+    /// `sum w_i g_i g_i^T + l2 + damping` of the explicit gradients.
+    fn fisher(&self, case: &Case) -> Vec<f64> {
+        let p = self.p();
+        let mut matrix = vec![0.0; p * p];
+        for (g, weight) in self.gradients.chunks(p).zip(self.weights(case)) {
+            (0..p * p).for_each(|at| matrix[at] += weight * g[at / p] * g[at % p]);
+        }
+        let l2 = self.l2(case);
+        (0..p).for_each(|a| matrix[a * p + a] += l2[a] + case.damping);
+        matrix
+    }
+
     fn check_batches(&self, case: &Case) {
         let risk = self.risk(case);
         let x = self.vectors(3, 6);
         let everyone: Vec<usize> = (0..self.n()).collect();
         // A part, in another order, with one example twice and one that was removed.
         let some: Vec<usize> = [3, 0, 2, 3].into_iter().chain((4..self.n()).step_by(2)).collect();
-        for curvature in [Curvature::Hessian, Curvature::GaussNewton] {
+        for curvature in [Curvature::Hessian, Curvature::GaussNewton, Curvature::Fisher] {
             let operator = risk.operator(self.theta, curvature, case.damping, usize::MAX);
             assert_eq!(operator.examples(), self.n());
             let apply_batch = |indices: &[usize]| {
@@ -349,7 +362,7 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
         let last = [self.n() - 1, 0, 1];
         all.extend(network.example_gradients(inputs, theta, Rows::Range(1, 3)).to_f64());
         all.extend(network.example_gradients(inputs, theta, Rows::Indices(&last)).to_f64());
-        for curvature in [Curvature::Hessian, Curvature::GaussNewton] {
+        for curvature in [Curvature::Hessian, Curvature::GaussNewton, Curvature::Fisher] {
             let operator = risk.operator(theta, curvature, case.damping, cache);
             let mut y = Block::zeros(network.backend(), network.layout(), v.k());
             operator.apply(&v, &mut y);
