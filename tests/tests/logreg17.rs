@@ -108,7 +108,7 @@ fn predicted(problem: &Problem, l2: f64, removal: Removal) -> (Vec<f64>, Vec<f64
     let scores = influence.scores(&problem.queries, &()).unwrap();
     let left_out = problem.golden.indices("loo_idx");
     let queries = scores.queries();
-    let of = |&i: &usize| (0..queries).map(|q| scores.loss_change(q, i)).collect::<Vec<_>>();
+    let of = |&i: &usize| (0..queries).map(|q| scores.loss_change(q, i).unwrap()).collect::<Vec<_>>();
     let predicted = left_out.iter().flat_map(of).collect();
     let leverages = match removal {
         Removal::Fixed => {

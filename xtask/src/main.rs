@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod process;
+mod solvers;
 mod test;
 mod tidy;
 
@@ -15,7 +16,8 @@ const HELP: &str = "\
 cargo xtask test [--full]            format, lints, tidy, all tests; --full adds the long tests
 cargo xtask tidy                     the layer rules and the documentation
 cargo xtask reproduce [--only ID]... rerun the papers' experiments (--help shows all arguments)
-cargo xtask bench [NAME]             benchmarks, all or one of linalg, models, mnist
+cargo xtask bench [NAME]             benchmarks, all or one of linalg, models, networks, mnist
+cargo xtask bench solvers [NAME]...  cost and accuracy of every solver, or of those that match, on one network
 cargo xtask data ...                 datasets: list, fetch, verify (as `influence data`)";
 
 fn main() -> ExitCode {
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         ("tidy", []) => tidy::run(),
         ("test" | "tidy", _) => return usage(&format!("unexpected arguments: {}", arguments.join(" "))),
         ("reproduce", _) => forward(&["run", "--release", "-p", "if-experiments", "--"], rest),
+        ("bench", [name, only @ ..]) if name == "solvers" => solvers::run(only),
         ("bench", []) => forward(&["bench", "-p", "if-benches"], rest),
         ("bench", _) => forward(&["bench", "-p", "if-benches", "--bench"], rest),
         ("data", _) => forward(&["run", "--release", "-p", "if-cli", "--", "data"], rest),

@@ -1,7 +1,9 @@
 //! From arguments to a validated job: settings, model, data, and the memory it may use.
 
+use std::path::PathBuf;
+
 use if_data::Source;
-use if_linalg::{BlockCg, Cg, Cholesky, Cpu, Real, Solver};
+use if_linalg::{Cpu, Real};
 use if_methods::QUERY_BLOCK;
 use if_models::{Curvature, Family, HostArray, Inputs, Network, Removal, RiskSettings};
 use serde::Serialize;
@@ -15,7 +17,8 @@ use crate::console::Console;
 use crate::error::Failure;
 use crate::fit::{Trained, Trainer, shortfall};
 use crate::model::{Kind, Model};
-use crate::parse::show_bytes;
+use crate::parse::{Damping, show_bytes};
+use crate::solver::{Limits, SolverSettings};
 use crate::source::Data;
 
 /// The objective as the risk takes it.
@@ -42,9 +45,10 @@ pub struct Settings {
     #[serde(flatten)]
     pub risk: RiskSettings,
     /// How systems are solved.
-    pub solver: SolverName,
-    /// In units of the Hessian.
-    pub damping: f64,
+    #[serde(flatten)]
+    pub solver: SolverSettings,
+    /// In units of the curvature.
+    pub damping: Damping,
     /// Which second derivative.
     pub curvature: Curvature,
     /// Names of the layers whose parameters count; all where there are none.
@@ -59,6 +63,9 @@ pub struct Settings {
     /// Bytes to keep to; not part of what was computed.
     #[serde(skip)]
     pub memory_budget: usize,
+    /// Folder that keeps fits; not part of what was computed.
+    #[serde(skip)]
+    pub run: Option<PathBuf>,
 }
 
 impl Settings {
@@ -69,34 +76,35 @@ impl Settings {
         precision: Precision,
         solver: SolverName,
     ) -> Result<Self, Failure> {
+        let solver = SolverSettings::new(solve, solver)?;
         let tolerance = match precision {
+            _ if solver.name == SolverName::Lissa => 0.05,
             Precision::F32 => 1e-4,
             Precision::F64 => 1e-8,
         };
+        let damping = solve.damping.unwrap_or(Damping::Number(solver.published_damping()));
         Ok(Self {
             risk: risk_settings(objective, solve.removal)?,
-            solver: solve.solver.unwrap_or(solver),
-            damping: solve.damping,
+            solver,
+            damping,
             curvature: match solve.curvature {
                 CurvatureName::Hessian => Curvature::Hessian,
                 CurvatureName::GaussNewton => Curvature::GaussNewton,
+                CurvatureName::Fisher => Curvature::Fisher,
             },
             layers: solve.layers.clone(),
             tolerance: solve.tolerance.unwrap_or(tolerance),
             max_iterations: solve.max_iterations,
             precision,
             memory_budget: solve.memory_budget,
+            run: solve.run.clone(),
         })
     }
 
-    /// The solver.
-    pub fn solver<T: Real>(&self) -> Box<dyn Solver<Cpu<T>>> {
-        let tolerance = self.tolerance;
-        match self.solver {
-            SolverName::Cg => Box::new(Cg { tolerance, max_iterations: self.max_iterations }),
-            SolverName::BlockCg => Box::new(BlockCg { tolerance, max_iterations: self.max_iterations }),
-            SolverName::Cholesky => Box::new(Cholesky { tolerance, memory_budget: self.memory_budget }),
-        }
+    /// What bounds solves.
+    pub fn limits(&self) -> Limits {
+        let Self { tolerance, max_iterations, memory_budget, .. } = *self;
+        Limits { tolerance, max_iterations, memory_budget }
     }
 }
 

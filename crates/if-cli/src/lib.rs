@@ -5,6 +5,7 @@ mod args;
 mod commands;
 mod console;
 mod error;
+mod factors;
 mod fit;
 mod flip;
 mod job;
@@ -15,6 +16,7 @@ mod parse;
 mod picture;
 mod run_dir;
 mod session;
+mod solver;
 mod source;
 mod spec_file;
 

@@ -1,5 +1,7 @@
 //! Numbers and sizes as they stand on the command line.
 
+use serde::{Serialize, Serializer};
+
 /// A finite number.
 fn number(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -17,6 +19,35 @@ pub fn non_negative(text: &str) -> Result<f64, String> {
 /// A number above 0.
 pub fn positive(text: &str) -> Result<f64, String> {
     number(text).and_then(|v| if v > 0.0 { Ok(v) } else { Err("expected a number above 0".to_owned()) })
+}
+
+/// `--damping`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Damping {
+    /// From the mean eigenvalue.
+    Auto,
+    /// In units of the curvature.
+    Number(f64),
+}
+
+impl Serialize for Damping {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Number(value) => serializer.serialize_f64(*value),
+        }
+    }
+}
+
+/// `auto`, or a number of at least 0.
+pub fn damping(text: &str) -> Result<Damping, String> {
+    match text {
+        "auto" => Ok(Damping::Auto),
+        _ => match non_negative(text) {
+            Ok(value) => Ok(Damping::Number(value)),
+            Err(_) => Err("expected auto or a number of at least 0".to_owned()),
+        },
+    }
 }
 
 /// A number above 0 and below 1.

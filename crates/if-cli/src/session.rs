@@ -1,15 +1,20 @@
 //! A problem on the device, in one precision, with a solver: what every question starts from.
 
-use if_linalg::{Block, Cpu, Observer, Real, SolveReport, Termination};
+use if_data::checksum;
+use if_linalg::{Block, Cpu, Observer, Real, SolveReport};
 use if_methods::Influence;
 use if_models::{EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
 use serde::Serialize;
+use serde_json::json;
 
-use crate::args::MeasureName;
+use crate::args::{MeasureName, SolverName};
 use crate::console::Console;
 use crate::error::Failure;
+use crate::factors::{FactorStore, state_checksum};
 use crate::job::{MemoryPlan, Problem, Settings};
 use crate::model::{Kind, Prediction, check_shape};
+use crate::parse::Damping;
+use crate::solver::System;
 use crate::source::Data;
 
 /// The network, its parameters and its training examples.
@@ -140,11 +145,23 @@ impl<'a, T: Real> Session<'a, T> {
     ) -> Result<(R, Optimality), Failure> {
         let Settings { risk, curvature, damping, .. } = self.settings.clone();
         let risk = EmpiricalRisk::new(&self.network, &self.train, risk)?;
+        let damping = match damping {
+            Damping::Number(damping) => damping,
+            Damping::Auto => {
+                console.progress("mean eigenvalue", 0, 1);
+                risk.auto_damping(&self.theta, curvature)
+            }
+        };
         let operator = risk.operator(&self.theta, curvature, damping, self.memory.cache);
-        let solver = self.settings.solver::<T>();
         // A factorisation can take minutes.
         console.progress("preparing the solver", 0, 1);
-        let prepared = solver.prepare(&operator)?;
+        let system = System { risk: &risk, theta: &self.theta, curvature, operator: &operator };
+        let limits = self.settings.limits();
+        let solver = match self.settings.solver.name {
+            SolverName::Identity => None,
+            _ => Some(self.settings.solver.build(&system, limits, &self.store(), console)?),
+        };
+        let prepared = solver.as_ref().map(|solver| solver.prepare(&operator)).transpose()?;
         if console.cancelled() {
             return Err(Failure::Interrupted);
         }
@@ -159,10 +176,34 @@ impl<'a, T: Real> Session<'a, T> {
         for text in self.memory.note().into_iter().chain(self.coverage.note()) {
             console.note(&text);
         }
+        if self.settings.damping == Damping::Auto {
+            console.note(&format!("--damping auto: {damping:.3e}, a tenth of the mean eigenvalue"));
+        }
         if let Some(text) = self.not_at_optimum(optimality) {
             console.warn(&text);
         }
-        Ok((body(&risk, Influence::new(&risk, &self.theta, &*prepared))?, optimality))
+        let influence = match &prepared {
+            Some(prepared) => Influence::new(&risk, &self.theta, &**prepared),
+            None => Influence::of_identity(&risk, &self.theta),
+        };
+        Ok((body(&risk, influence)?, optimality))
+    }
+
+    /// Where fits are kept.
+    fn store(&self) -> FactorStore {
+        let common = || {
+            let train = &self.problem.train.set;
+            let (whole, theta) = self.problem.model.build::<T>().expect("it was built before");
+            json!({
+                "program": env!("CARGO_PKG_VERSION"),
+                "train_sha256": checksum(train.features(), train.labels()),
+                "weights_sha256": state_checksum(&whole, &theta),
+                "model": format!("{:?}", self.problem.model.kind),
+                "layers": self.network.layout().segments().iter().map(|s| &s.name).collect::<Vec<_>>(),
+                "precision": self.settings.precision,
+            })
+        };
+        FactorStore::new(self.settings.run.as_deref(), common)
     }
 
     /// How near the weights are to an optimum.
@@ -213,7 +254,7 @@ pub fn report_flags(report: &SolveReport, ids: &[usize], what: &str, console: &C
         .columns
         .iter()
         .zip(ids)
-        .filter(|(column, _)| column.termination != Termination::Converged)
+        .filter(|(column, _)| column.termination.is_failure())
         .map(|(_, id)| id.to_string())
         .collect();
     if flagged.is_empty() {

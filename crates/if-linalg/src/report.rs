@@ -56,19 +56,23 @@ impl Termination {
     }
 
     /// What to do about it; `None` when all is well.
-    pub fn remedy(self) -> Option<&'static str> {
-        match self {
-            Self::Converged | Self::Approximate => None,
-            Self::MaxIterations => Some("raise --max-iterations, --damping or --tolerance"),
-            Self::NegativeCurvature { .. } => Some(
-                "raise --damping above the size of the negative curvature, or use --curvature gauss-newton",
-            ),
-            Self::Singular => Some("raise --l2 or --damping"),
-            Self::NonFinite => Some("look for NaN or overflow in the weights and the features"),
-            Self::Diverged => Some("raise --damping"),
-            Self::Stagnated => Some("use --precision f64 or raise --tolerance"),
-            Self::Cancelled => Some("run again"),
-        }
+    pub fn remedy(self) -> Option<String> {
+        let remedy = match self {
+            Self::Converged | Self::Approximate => return None,
+            Self::MaxIterations => "raise --max-iterations, --damping or --tolerance",
+            Self::NegativeCurvature { curvature } => {
+                return Some(format!(
+                    "raise --damping by more than {:.1e} (influence damping shows by how much), or use --curvature gauss-newton",
+                    curvature.abs()
+                ));
+            }
+            Self::Singular => "raise --l2 or --damping",
+            Self::NonFinite => "look for NaN or overflow in the weights and the features",
+            Self::Diverged => "raise --damping",
+            Self::Stagnated => "use --precision f64 or raise --tolerance",
+            Self::Cancelled => "run again",
+        };
+        Some(remedy.to_owned())
     }
 }
 
@@ -139,17 +143,29 @@ impl SolveReport {
         self.columns.iter().map(|c| c.residual).fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
     }
 
-    /// One line for people: how many converged, and for each way to fail the worst case and what to
-    /// do about it.
+    /// One line for people: how many converged or were approximated, and for each way to fail the worst case
+    /// and what to do about it.
     pub fn summary(&self) -> String {
         let total = self.columns.len();
-        let converged = self.columns.iter().filter(|c| c.termination == Termination::Converged).count();
-        let mut line = format!(
-            "{converged} of {total} right-hand sides solved to {:.0e} by {}",
-            self.tolerance, self.solver
-        );
+        let of = |termination| self.columns.iter().filter(move |c| c.termination == termination);
+        let converged = of(Termination::Converged).count();
+        let approximate = of(Termination::Approximate).count();
+        let mut line = match approximate {
+            0 => format!(
+                "{converged} of {total} right-hand sides solved to {:.0e} by {}",
+                self.tolerance, self.solver
+            ),
+            _ => format!(
+                "{approximate} of {total} right-hand sides approximated by {}, {}",
+                self.solver,
+                self.residuals()
+            ),
+        };
+        if approximate > 0 && converged > 0 {
+            line += &format!("; {converged} solved to {:.0e}", self.tolerance);
+        }
         let mut rest: Vec<&ColumnReport> =
-            self.columns.iter().filter(|c| c.termination != Termination::Converged).collect();
+            self.columns.iter().filter(|c| c.termination.is_failure()).collect();
         while let Some(first) = rest.first() {
             let kind = std::mem::discriminant(&first.termination);
             let (same, other): (Vec<&ColumnReport>, Vec<&ColumnReport>) =
@@ -165,6 +181,14 @@ impl SolveReport {
             rest = other;
         }
         line
+    }
+
+    /// `residuals .31 to .52` of what was approximated.
+    fn residuals(&self) -> String {
+        let approximate = self.columns.iter().filter(|c| c.termination == Termination::Approximate);
+        let [low, high] = approximate
+            .fold([f64::INFINITY, 0.0f64], |[low, high], c| [low.min(c.residual), high.max(c.residual)]);
+        format!("true residuals {low:.2e} to {high:.2e}")
     }
 }
 

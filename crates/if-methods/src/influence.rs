@@ -18,7 +18,7 @@
 //! 2. One solve per query, none per training example, and no gradient of a training example is formed.
 //! 3. Queries go through in blocks of [`QUERY_BLOCK`], all of which share every pass over the data.
 
-use if_linalg::{Backend, Block, Observer, Prepared, Real, Solution, SolveReport};
+use if_linalg::{Backend, Block, ColumnReport, Observer, Prepared, Real, Solution, SolveReport, Termination};
 use if_models::{EmpiricalRisk, Inputs, Loss, ModelError, Network, Removal, Rows};
 
 use crate::{MethodError, ScoreRows, ScoreUnit, Scores};
@@ -58,7 +58,8 @@ pub const QUERY_BLOCK: usize = 128;
 pub struct Influence<'a, B: Backend> {
     risk: &'a EmpiricalRisk<'a, B>,
     theta: &'a Block<B>,
-    solver: &'a dyn Prepared<B>,
+    /// None: the identity stands for the curvature.
+    solver: Option<&'a dyn Prepared<B>>,
     /// Of queries.
     measure: Loss,
 }
@@ -66,7 +67,13 @@ pub struct Influence<'a, B: Backend> {
 impl<'a, B: Backend> Influence<'a, B> {
     /// `solver` solves with the curvature of `risk` at `theta`, damping included.
     pub fn new(risk: &'a EmpiricalRisk<'a, B>, theta: &'a Block<B>, solver: &'a dyn Prepared<B>) -> Self {
-        Self { risk, theta, solver, measure: risk.network().loss() }
+        Self { risk, theta, solver: Some(solver), measure: risk.network().loss() }
+    }
+
+    /// Inner products of gradients, `g_q^T g_i`: the identity in place of the curvature. Layers whose gradients have
+    /// few terms are scored pairwise, without forming a gradient. `g_i` is `grad l_i` whatever removal means.
+    pub fn of_identity(risk: &'a EmpiricalRisk<'a, B>, theta: &'a Block<B>) -> Self {
+        Self { risk, theta, solver: None, measure: risk.network().loss() }
     }
 
     /// The same with `g_q` the gradient of `loss`, such as [`Loss::Margin`], for queries. Training
@@ -82,6 +89,9 @@ impl<'a, B: Backend> Influence<'a, B> {
     /// What the scores measure.
     pub fn unit(&self) -> ScoreUnit {
         let factor = self.risk.removal_factor();
+        if self.solver.is_none() {
+            return ScoreUnit::InnerProduct;
+        }
         if self.measure.is_measurement() {
             ScoreUnit::MeasurementDropOnRemoval { factor }
         } else {
@@ -101,10 +111,37 @@ impl<'a, B: Backend> Influence<'a, B> {
         mut take: impl FnMut(ScoreRows<B::Elem>) -> Result<(), E>,
     ) -> Result<SolveReport, E> {
         let network = self.risk.network().with_loss(self.measure);
+        if self.solver.is_none() {
+            return self.inner_products(&network, queries, observer, take);
+        }
         self.each_block(&network, queries, "scoring queries", observer, |first, _, solution| {
             let scores = self.against_train(&solution.x);
             take(ScoreRows { first, scores: &scores, report: &solution.report })
         })
+    }
+
+    /// [`attribute`](Self::attribute) with the identity.
+    fn inner_products<E: From<MethodError>>(
+        &self,
+        network: &Network<B>,
+        queries: &Inputs<B>,
+        observer: &dyn Observer,
+        mut take: impl FnMut(ScoreRows<B::Elem>) -> Result<(), E>,
+    ) -> Result<SolveReport, E> {
+        let mut whole = identity_report(0);
+        for first in (0..queries.len()).step_by(QUERY_BLOCK) {
+            let rows = Rows::Range(first, QUERY_BLOCK.min(queries.len() - first));
+            let vectors = network.gradient_vectors(queries, self.theta, rows);
+            let scores = self.risk.network().scores_of(self.risk.inputs(), self.theta, &vectors);
+            if observer.cancelled() {
+                return Err(MethodError::Cancelled.into());
+            }
+            let report = identity_report(rows.len());
+            take(ScoreRows { first, scores: &scores, report: &report })?;
+            whole.columns.extend(report.columns);
+            observer.progress("scoring queries", first + rows.len(), queries.len());
+        }
+        Ok(whole)
     }
 
     /// Solves for the gradients of `inputs` under the loss of `network`, a block at a time, and hands
@@ -121,7 +158,10 @@ impl<'a, B: Backend> Influence<'a, B> {
         for first in (0..inputs.len()).step_by(QUERY_BLOCK) {
             let rows = Rows::Range(first, QUERY_BLOCK.min(inputs.len() - first));
             let gradients = network.example_gradients(inputs, self.theta, rows);
-            let solution = self.solver.solve(&gradients, observer);
+            let solution = match self.solver {
+                Some(solver) => solver.solve(&gradients, observer),
+                None => Solution { x: gradients.clone(), report: identity_report(rows.len()) },
+            };
             if observer.cancelled() {
                 return Err(MethodError::Cancelled.into());
             }
@@ -166,7 +206,11 @@ impl<'a, B: Backend> Influence<'a, B> {
             observer,
             |_, gradients, solution| {
                 let data = solution.x.dots(gradients);
-                values.extend(data.iter().zip(self.penalty_share(&solution.x)).map(|(d, p)| d + p));
+                let penalty = match self.solver {
+                    Some(_) => self.penalty_share(&solution.x),
+                    None => vec![0.0; data.len()],
+                };
+                values.extend(data.iter().zip(penalty).map(|(d, p)| d + p));
                 Ok(())
             },
         )?;
@@ -227,4 +271,16 @@ impl<'a, B: Backend> Influence<'a, B> {
             }
         }
     }
+}
+
+/// The certificates of `k` solves with the identity: nothing is solved, and nothing can go wrong.
+fn identity_report(k: usize) -> SolveReport {
+    let column = ColumnReport {
+        termination: Termination::Converged,
+        iterations: 0,
+        products: 0,
+        residual: 0.0,
+        eigenvalues: None,
+    };
+    SolveReport { solver: "identity".into(), tolerance: 0.0, damping: 0.0, columns: vec![column; k] }
 }

@@ -21,6 +21,8 @@ pub enum ScoreUnit {
         /// removed: `1/n`, or `1/(n - 1)`.
         factor: f64,
     },
+    /// `g_q^T g_i`: which examples pull the same way as the query. Says nothing about the size of any change.
+    InnerProduct,
 }
 
 /// Scores of some consecutive queries against all training examples.
@@ -64,10 +66,13 @@ impl<T: Real> Scores<T> {
     }
 
     /// Predicted change of the loss of query `q` when example `i` is removed; for a measurement, how
-    /// much it is predicted to fall.
-    pub fn loss_change(&self, q: usize, i: usize) -> f64 {
-        let (ScoreUnit::LossChangeOnRemoval { factor } | ScoreUnit::MeasurementDropOnRemoval { factor }) =
-            self.unit;
-        factor * self.row(q)[i].to_f64()
+    /// much it is predicted to fall. `None` where scores are inner products, which predict no size.
+    pub fn loss_change(&self, q: usize, i: usize) -> Option<f64> {
+        match self.unit {
+            ScoreUnit::LossChangeOnRemoval { factor } | ScoreUnit::MeasurementDropOnRemoval { factor } => {
+                Some(factor * self.row(q)[i].to_f64())
+            }
+            ScoreUnit::InnerProduct => None,
+        }
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::ModelError;
 use crate::curvature::{Curvature, CurvatureOperator};
 use crate::inputs::{Inputs, Part, Rows};
+use crate::kronecker::LabelExpectation;
 use crate::layer::Scratch;
 use crate::network::Network;
 use crate::tape::{Point, Tape};
@@ -87,6 +88,8 @@ pub struct EmpiricalRisk<'a, B: Backend> {
     removed: Vec<usize>,
 }
 
+/// Damping by itself, as a part of the mean eigenvalue: what the field's tools take (Grosse et al. 2023).
+const AUTO_DAMPING: f64 = 0.1;
 /// Examples of a minibatch in one task. A constant: it fixes the order of summation.
 const BATCH_PART: usize = 64;
 
@@ -304,6 +307,15 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
             let (l2, ones) = (vec![l2; rows], vec![1.0; rows]);
             self.inputs.backend().row_axpby(&l2, source, &ones, target.part(0, rows, cols));
         }
+    }
+
+    /// The damping that goes by itself: a tenth of the mean eigenvalue of the Gauss-Newton matrix (its trace over `p`,
+    /// exact up to 20 classes), or of the empirical Fisher matrix where that is the curvature. The Hessian has the
+    /// Gauss-Newton matrix's: its own eigenvalues may cancel.
+    pub fn auto_damping(&self, theta: &Block<B>, curvature: Curvature) -> f64 {
+        let expectation = LabelExpectation::of(curvature, self.network.outputs(), 0);
+        let diagonal = self.network.squared_gradients(self.inputs, theta, expectation, |_| None).to_f64();
+        AUTO_DAMPING * diagonal.iter().sum::<f64>() / diagonal.len() as f64
     }
 
     /// `(C + l2 I + damping I)` with `C` the chosen curvature of the data term at `theta`. Activations

@@ -96,7 +96,7 @@ pub fn influence(
 
 /// Predicted change of the loss of query `q` without each of `examples`.
 pub fn predicted(scores: &Scores<f64>, q: usize, examples: &[usize]) -> Vec<f64> {
-    examples.iter().map(|&example| scores.loss_change(q, example)).collect()
+    examples.iter().map(|&example| scores.loss_change(q, example).expect("scores predict changes")).collect()
 }
 
 /// The label that the model gives every example: the class of the largest output, or 1 where a single

@@ -1,5 +1,7 @@
 //! The command line as it is written.
 
+mod solve;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -7,7 +9,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use if_data::Source;
 use serde::Serialize;
 
-use crate::parse::{bytes, count, fraction, non_negative, positive, threads};
+use crate::parse::{count, fraction, non_negative, positive, threads};
+
+pub use solve::{
+    CurvatureName, LabelsName, PreconditionerName, PresetName, RemovalName, SolveArgs, SolverName,
+};
 
 /// Which training examples made the model predict this?
 ///
@@ -109,18 +115,6 @@ impl FromStr for ModelName {
     }
 }
 
-/// `--solver`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum SolverName {
-    /// Conjugate gradients
-    Cg,
-    /// Conjugate gradients in which all queries of a block share one search space: fewer products each
-    BlockCg,
-    /// The explicit matrix, factored
-    Cholesky,
-}
-
 /// `--precision`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -138,25 +132,6 @@ pub enum FamilyName {
     Mean,
     /// J = sum of the losses + l2/2 |theta|^2, biases not regularised
     Sum,
-}
-
-/// `--removal`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum RemovalName {
-    /// The other examples keep their weight 1/n
-    Fixed,
-    /// They get 1/(n - 1)
-    #[value(alias = "renormalized")]
-    Renormalised,
-}
-
-/// `--curvature`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum CurvatureName {
-    /// Second derivative of the loss
-    Hessian,
-    /// Its positive semidefinite part; the same for linear models
-    GaussNewton,
 }
 
 /// `--measure`.
@@ -200,36 +175,6 @@ pub struct ObjectiveArgs {
     /// l2 does not cover biases
     #[arg(long)]
     pub no_regularise_bias: bool,
-}
-
-/// How `(H + (l2 + damping) I) x = b` is solved, and what removal means.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Influence")]
-pub struct SolveArgs {
-    /// What happens to the other examples' weight when one is removed
-    #[arg(long, value_enum, value_name = "REMOVAL", default_value = "fixed")]
-    pub removal: RemovalName,
-    /// How systems are solved [default: cg; audit: cholesky for small linear models]
-    #[arg(long, value_enum, value_name = "SOLVER")]
-    pub solver: Option<SolverName>,
-    /// Added to the diagonal, in units of the Hessian
-    #[arg(long, value_name = "D", default_value = "0", value_parser = non_negative, allow_negative_numbers = true)]
-    pub damping: f64,
-    /// Which second derivative
-    #[arg(long, value_enum, value_name = "CURVATURE", default_value = "hessian")]
-    pub curvature: CurvatureName,
-    /// Layers whose parameters count, by name, or last; the others are constants [default: all]
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
-    pub layers: Vec<String>,
-    /// True relative residual to reach [default: 1e-8 in f64, 1e-4 in f32]
-    #[arg(long, value_name = "TOL", value_parser = fraction, allow_negative_numbers = true)]
-    pub tolerance: Option<f64>,
-    /// Iterations of conjugate gradients at most
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = count)]
-    pub max_iterations: usize,
-    /// Memory to keep to, such as 2GiB; the results have the same bits for any
-    #[arg(long, value_name = "BYTES", default_value = "1536MiB", value_parser = bytes)]
-    pub memory_budget: usize,
 }
 
 /// Where the parameters come from.

@@ -1,0 +1,163 @@
+//! Fitted factors and sketches in a run directory, so that later commands need not fit them again.
+//!
+//! A fit is two files in `factors/`: `NAME.safetensors`, and `NAME.json` with the key, everything that the fit depends
+//! on, and the sha256 of the former. `NAME` holds a hash of the key, and the key itself is compared too: another
+//! example, weight, layer, seed or version is another fit, so none is ever stale.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use if_data::{Array, AtomicFile, checksum, read_tensors, sha256_of, write_tensors};
+use if_linalg::{Block, Cpu, HostArray, KroneckerFactors, Layout, Real};
+use if_models::{Network, Tensors};
+use ndarray::{Array1, ArrayD};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+use crate::console::Console;
+use crate::error::Failure;
+
+/// Where fits are kept, if anywhere.
+pub struct FactorStore {
+    folder: Option<PathBuf>,
+    /// What every fit of this session depends on.
+    common: Value,
+}
+
+/// The files of one fit.
+struct Place {
+    tensors: PathBuf,
+    manifest: PathBuf,
+    key: Value,
+}
+
+impl FactorStore {
+    /// In `run/factors`; `common` is only asked for where there is a run.
+    pub fn new(run: Option<&Path>, common: impl FnOnce() -> Value) -> Self {
+        Self { folder: run.map(|run| run.join("factors")), common: run.map_or(Value::Null, |_| common()) }
+    }
+
+    /// The fit `name` with `key`: read where it is kept, else made by `fit`, and kept.
+    ///
+    /// # Errors
+    /// A folder that cannot be written. A fit that cannot be read is made anew.
+    pub fn get<F>(
+        &self,
+        name: &str,
+        key: Value,
+        (read, write): (impl Fn(&Tensors) -> Option<F>, impl Fn(&F) -> Tensors),
+        fit: impl FnOnce() -> Result<F, Failure>,
+        console: &Console,
+    ) -> Result<F, Failure> {
+        let Some(folder) = &self.folder else { return fit() };
+        let place = self.place(folder, name, key);
+        match place.read() {
+            Ok(Some(tensors)) => {
+                if let Some(kept) = read(&tensors) {
+                    console.note(&format!("{name}: taken from {}", place.tensors.display()));
+                    return Ok(kept);
+                }
+                console
+                    .note(&format!("{}: not a fit of this network; fitting anew", place.tensors.display()));
+            }
+            Ok(None) => {}
+            Err(reason) => console.note(&format!("{}; fitting anew", reason.message())),
+        }
+        let fitted = fit()?;
+        fs::create_dir_all(folder)
+            .map_err(|error| Failure::input(format!("{}: {error}", folder.display())))?;
+        place.write(&write(&fitted))?;
+        Ok(fitted)
+    }
+
+    fn place(&self, folder: &Path, name: &str, own: Value) -> Place {
+        let key = json!({ "name": name, "own": own, "common": self.common });
+        let text = key.to_string().into_bytes();
+        let hash = checksum(&HostArray::U8(Array1::from_vec(text).into_dyn()), &[]);
+        let stem = format!("{name}-{}", &hash[..16]);
+        Place {
+            tensors: folder.join(format!("{stem}.safetensors")),
+            manifest: folder.join(format!("{stem}.json")),
+            key,
+        }
+    }
+}
+
+impl Place {
+    /// The tensors; `None` where there is no such fit.
+    fn read(&self) -> Result<Option<Tensors>, Failure> {
+        let Ok(text) = fs::read_to_string(&self.manifest) else { return Ok(None) };
+        let manifest: Value = serde_json::from_str(&text)
+            .map_err(|error| Failure::input(format!("{}: {error}", self.manifest.display())))?;
+        if manifest["key"] != self.key {
+            return Ok(None);
+        }
+        let found = sha256_of(&self.tensors)?;
+        if manifest["sha256"] != json!(found) {
+            let expected = &manifest["sha256"];
+            return Err(Failure::input(format!(
+                "{}: expected sha256 {expected}, found \"{found}\"",
+                self.tensors.display()
+            )));
+        }
+        let tensors = read_tensors(&self.tensors)?;
+        Ok(Some(tensors.into_iter().map(|(name, array)| (name, array.to_f64())).collect()))
+    }
+
+    fn write(&self, tensors: &Tensors) -> Result<(), Failure> {
+        let arrays: BTreeMap<String, Array> =
+            tensors.iter().map(|(name, values)| (name.clone(), Array::F64(values.clone()))).collect();
+        write_tensors(&self.tensors, &arrays).map_err(Failure::output)?;
+        let manifest = json!({ "key": self.key, "sha256": sha256_of(&self.tensors)? });
+        let text = format!("{manifest:#}\n");
+        AtomicFile::create(&self.manifest)?.finish_with(text.as_bytes()).map_err(Failure::output)
+    }
+}
+
+/// Of the parameters and constants of a network.
+pub fn state_checksum<T: Real>(network: &Network<Cpu<T>>, theta: &Block<Cpu<T>>) -> String {
+    let values: Vec<f64> = network.state(theta).values().flatten().copied().collect();
+    checksum(&HostArray::F64(Array1::from_vec(values).into_dyn()), &[])
+}
+
+/// Kronecker factors as tensors: `values`, and of segment `s` `s.left` and `s.right`.
+pub fn kronecker_tensors<T: Real>(factors: &KroneckerFactors<Cpu<T>>) -> Tensors {
+    let values = factors.values();
+    let mut tensors = Tensors::new();
+    tensors.insert("values".into(), Array1::from_vec(values.to_f64()).into_dyn());
+    for s in 0..values.layout().segments().len() {
+        let Some(basis) = factors.basis(s) else { continue };
+        for (side, name) in basis.into_iter().zip(["left", "right"]) {
+            let numbers: Vec<f64> = side.buffer.iter().map(|v| v.to_f64()).collect();
+            let square = ArrayD::from_shape_vec(vec![side.rows, side.cols], numbers);
+            tensors.insert(format!("{s}.{name}"), square.expect("a square matrix"));
+        }
+    }
+    tensors
+}
+
+/// The inverse of [`kronecker_tensors`]; `None` where the sizes are others.
+pub fn kronecker_factors<T: Real>(
+    backend: &Cpu<T>,
+    layout: &Arc<Layout>,
+    tensors: &Tensors,
+) -> Option<KroneckerFactors<Cpu<T>>> {
+    let numbers = |name: &str, len: usize| -> Option<Vec<f64>> {
+        let values: Vec<f64> = tensors.get(name)?.iter().copied().collect();
+        (values.len() == len).then_some(values)
+    };
+    let values = Block::from_f64(backend, layout, &numbers("values", layout.dim())?);
+    let side = |s: usize, name: &str, n: usize| {
+        let values = numbers(&format!("{s}.{name}"), n * n)?;
+        Some(values.into_iter().map(T::from_f64).collect::<Vec<T>>())
+    };
+    let basis = |(s, segment): (usize, &if_linalg::Segment)| {
+        if !tensors.contains_key(&format!("{s}.left")) {
+            return Some(None);
+        }
+        Some(Some([side(s, "left", segment.rows)?, side(s, "right", segment.cols)?]))
+    };
+    let bases: Option<Vec<_>> = layout.segments().iter().enumerate().map(basis).collect();
+    Some(KroneckerFactors::new(bases?, values))
+}
