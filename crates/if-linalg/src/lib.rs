@@ -36,5 +36,8 @@ pub use operator::{
 };
 pub use real::Real;
 pub use report::{ColumnReport, Solution, SolveReport, Termination};
-pub use solver::{Approximate, BlockCg, Cg, Cholesky, PreconditionedCg, Prepared, Solver};
+pub use solver::{
+    Approximate, Arnoldi, BlockCg, Cg, Cholesky, Complement, CurvatureRoot, Dual, Eigen, LayerBlocks,
+    LowRankFactors, LowRankInverse, Nystroem, PreconditionedCg, Prepared, Solver,
+};
 pub use window::Window;
