@@ -13,7 +13,7 @@
 //! Deviations:
 //! 1. The difference loses `|C| / shift` in accuracy. Columns above the tolerance are refined, `x + W (b - A x)` with
 //!    `W` the formula above and `A` the full operator, for as long as that halves the true residual. In `f32` and for
-//!    right-hand sides in the span of `U`, where gradients of the loss lie, the first step gains a factor of 100.
+//!    right-hand sides in the span of `U`, where gradients of the loss lie, the first step gains two or three digits.
 
 use std::sync::Arc;
 
