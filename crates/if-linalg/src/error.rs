@@ -17,4 +17,16 @@ pub enum LinalgError {
         /// Bytes allowed.
         budget: usize,
     },
+    /// The explicit diagonal blocks do not fit the budget.
+    #[error(
+        "the explicit blocks of the layers, the largest {largest} x {largest}, need {needed} bytes and the memory budget is {budget}: raise --memory-budget or use --solver cg"
+    )]
+    BlocksTooLarge {
+        /// Order of the largest block.
+        largest: usize,
+        /// Bytes all of them take.
+        needed: usize,
+        /// Bytes allowed.
+        budget: usize,
+    },
 }

@@ -1,11 +1,27 @@
-//! Extreme eigenvalues of an operator by the Lanczos process.
+//! The Lanczos process, and the extreme eigenvalues of an operator by it.
 
 use crate::{Backend, Block, LinearOperator, testing::random};
 
 /// Smallest and largest Ritz value after at most `steps` products, from a random start fixed by
-/// `seed`. With full reorthogonalisation, so the values are those of an orthonormal basis: the
-/// extremes of a spectrum are approached from inside, the outermost first.
+/// `seed`. The extremes of a spectrum are approached from inside, the outermost first.
 pub fn lanczos_extremes<B: Backend>(operator: &dyn LinearOperator<B>, steps: usize, seed: u64) -> [f64; 2] {
+    let Lanczos { diagonal, off, .. } = lanczos(operator, steps, seed);
+    tridiagonal_extremes(&diagonal, &off)
+}
+
+/// `V A V^T = T` with the orthonormal rows `V` of a Krylov space and a tridiagonal `T`.
+pub(crate) struct Lanczos<B: Backend> {
+    /// The `m` rows of `V`, one vector each.
+    pub basis: Vec<Block<B>>,
+    /// The `m` elements of the diagonal of `T`.
+    pub diagonal: Vec<f64>,
+    /// The `m - 1` elements beside it.
+    pub off: Vec<f64>,
+}
+
+/// At most `steps` products (fewer where the Krylov space is exhausted) from a random start fixed by `seed`. With
+/// full reorthogonalisation, so the Ritz values are those of an orthonormal basis.
+pub(crate) fn lanczos<B: Backend>(operator: &dyn LinearOperator<B>, steps: usize, seed: u64) -> Lanczos<B> {
     let n = operator.dim();
     let mut basis: Vec<Block<B>> = Vec::new();
     let mut v = Block::from_f64(operator.backend(), operator.layout(), &random(n, seed));
@@ -35,7 +51,7 @@ pub fn lanczos_extremes<B: Backend>(operator: &dyn LinearOperator<B>, steps: usi
         v = w;
     }
     off.truncate(diagonal.len().saturating_sub(1));
-    tridiagonal_extremes(&diagonal, &off)
+    Lanczos { basis, diagonal, off }
 }
 
 /// Smallest and largest eigenvalue of a symmetric tridiagonal matrix, by bisection on Sturm counts;

@@ -37,6 +37,8 @@ pub use operator::{
 pub use real::Real;
 pub use report::{ColumnReport, Solution, SolveReport, Termination};
 pub use solver::{
-    Approximate, BlockCg, Cg, Cholesky, Kronecker, KroneckerFactors, PreconditionedCg, Prepared, Solver,
+    Approximate, Arnoldi, BlockCg, Cg, Cholesky, Complement, CurvatureRoot, Dual, Eigen, Kronecker,
+    KroneckerFactors, LayerBlocks, LowRankFactors, LowRankInverse, Nystroem, PreconditionedCg, Prepared,
+    Solver,
 };
 pub use window::Window;

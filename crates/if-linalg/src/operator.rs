@@ -237,23 +237,9 @@ impl<B: Backend> LinearOperator<B> for LowRank<'_, B> {
     }
 
     fn apply(&self, x: &Block<B>, y: &mut Block<B>) {
-        let (backend, k, r) = (self.backend(), x.k(), self.vectors.k());
-        let segments = self.layout().segments().len();
-        // c = X U^T (k x r), then its columns times d, then Y = c U.
-        let mut c = backend.zeros(k * r);
-        for s in 0..segments {
-            let beta = if s == 0 { 0.0 } else { 1.0 };
-            let target = ViewMut::new(&mut c, 0, k, r);
-            backend.gemm(1.0, x.segment(s), self.vectors.segment(s).t(), beta, target);
-        }
-        let mut scaled = backend.download(View::new(&c, 0, k, r));
-        for (i, value) in scaled.iter_mut().enumerate() {
-            *value *= crate::Real::from_f64(self.coefficients[i % r]);
-        }
-        backend.write(&mut c, 0, &scaled);
-        for s in 0..segments {
-            let c = View::new(&c, 0, k, r);
-            backend.gemm(1.0, c, self.vectors.segment(s), 0.0, y.segment_mut(s));
-        }
+        let r = self.vectors.k();
+        let mut c = x.gram(self.vectors);
+        c.iter_mut().enumerate().for_each(|(i, value)| *value *= self.coefficients[i % r]);
+        y.combine(&c, self.vectors, 0.0);
     }
 }

@@ -1,8 +1,9 @@
 //! Every solver through the zoo; every operator of the algebra through the conformance kit.
 
-use if_linalg::testing::{check_operator, check_solver, random, zoo};
+use if_linalg::testing::{Expectation, check_operator, check_solver, random, zoo};
 use if_linalg::{
-    Backend, Block, BlockCg, Cg, Cholesky, Cpu, DenseOperator, LinearOperator, LowRank, Observer, Scaled,
+    Approximate, Approximation, Arnoldi, Backend, Block, BlockCg, Cg, Cholesky, Complement, Cpu,
+    DenseOperator, Eigen, LayerBlocks, LinearOperator, LowRank, Nystroem, Observer, PreconditionedCg, Scaled,
     Shifted, Solver, Sum, SymmetricMatrix, Termination,
 };
 
@@ -16,7 +17,44 @@ fn zoo_f64() {
     let cg = check_solver(&cpu, &Cg { tolerance: 1e-9, max_iterations: 500 }, 1e-9);
     let block = check_solver(&cpu, &BlockCg { tolerance: 1e-9, max_iterations: 500 }, 1e-9);
     let cholesky = check_solver(&cpu, &Cholesky { tolerance: 1e-9, memory_budget: 1 << 20 }, 1e-9);
-    assert_eq!((cg.len(), block.len(), cholesky.len()), (zoo().len(), zoo().len(), zoo().len()));
+    let eigen = check_solver(&cpu, &Eigen { tolerance: 1e-9, memory_budget: 1 << 20 }, 1e-9);
+    for lines in [cg, block, cholesky, eigen] {
+        assert_eq!(lines.len(), zoo().len());
+    }
+}
+
+/// Approximations of the whole space are solvers: what can be solved is, and nothing else is called so.
+#[test]
+fn zoo_of_approximations() {
+    let cpu = Cpu::<f64>::new();
+    let nystroem = Nystroem { rank: 30, seed: 1, complement: Complement::Zero };
+    let layers = LayerBlocks { memory_budget: 1 << 20 };
+    let wholes: [Box<dyn Approximation<Cpu<f64>>>; 2] = [Box::new(nystroem), Box::new(layers)];
+    for approximation in wholes {
+        let lines = check_solver(&cpu, &Approximate { approximation, tolerance: 1e-9 }, 1e-9);
+        for (line, problem) in lines.iter().zip(zoo()) {
+            assert!(problem.expectation != Expectation::Solved || !line.contains("approximated"), "{line}");
+            check_ending(line);
+        }
+    }
+    let arnoldi = Box::new(Arnoldi { rank: 10, steps: 30, seed: 1 });
+    let arnoldi = Approximate { approximation: arnoldi, tolerance: 1e-9 };
+    check_solver(&cpu, &arnoldi, 1e-9).iter().for_each(|line| check_ending(line));
+    let preconditioner = Box::new(Nystroem { rank: 5, seed: 1, complement: Complement::Smallest });
+    let cg = Cg { tolerance: 1e-9, max_iterations: 500 };
+    let lines = check_solver(&cpu, &PreconditionedCg { cg, preconditioner }, 1e-9);
+    for line in lines.iter().filter(|line| line.contains("definite")) {
+        assert!(line.contains("negative curvature"), "{line}");
+    }
+}
+
+/// The reason that a problem must be reported with.
+fn check_ending(line: &str) {
+    let reasons = [("definite", "negative curvature"), ("NaN", "not finite"), ("infinite", "not finite")];
+    for (problem, reason) in reasons {
+        let name = line.split(':').next().unwrap();
+        assert!(!name.contains(problem) || line.contains(reason), "{line}");
+    }
 }
 
 #[test]

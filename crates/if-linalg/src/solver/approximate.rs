@@ -1,9 +1,8 @@
 //! One application of an approximate inverse, its residual measured with the full operator.
 
-use super::{Prepared, Solver, failed, true_residuals};
+use super::{Prepared, Solver, certified, failed, true_residuals};
 use crate::{
-    Approximation, Backend, Block, ColumnReport, Inverse, LinalgError, LinearOperator, Observer, Solution,
-    SolveReport, Termination,
+    Approximation, Backend, Block, Inverse, LinalgError, LinearOperator, Observer, Solution, Termination,
 };
 
 /// The solver that an [`Approximation`] is. Where the true residual is above the tolerance, as it mostly is, a column
@@ -48,19 +47,6 @@ impl<B: Backend> Prepared<B> for PreparedApproximate<'_, B> {
         let mut x = Block::zeros(b.backend(), b.layout(), b.k());
         inverse.apply(b, &mut x);
         let (_, residuals) = true_residuals(self.operator, b, &x);
-        let report = |residual: f64| {
-            let termination = match residual {
-                r if !r.is_finite() => Termination::NonFinite,
-                r if r <= self.tolerance => Termination::Converged,
-                _ => Termination::Approximate,
-            };
-            ColumnReport { termination, iterations: 0, products: 1, residual, eigenvalues: None }
-        };
-        let columns: Vec<ColumnReport> = residuals.into_iter().map(report).collect();
-        super::mark_non_finite(&mut x, &columns);
-        let damping = self.operator.damping();
-        let report =
-            SolveReport { solver: self.name.to_owned(), tolerance: self.tolerance, damping, columns };
-        Solution { x, report }
+        certified(self.name, self.operator, (x, residuals), self.tolerance, Termination::Approximate)
     }
 }

@@ -1,9 +1,9 @@
 //! The explicit matrix, factored once: exact up to rounding, for small numbers of parameters.
 
-use super::{Prepared, Solver, direct_report, failed, mark_non_finite, true_residuals};
+use super::{Prepared, Solver, certified, failed, fits, true_residuals};
 use crate::{
-    Backend, Block, CholeskyFactor, LinalgError, LinearOperator, Observer, Solution, SolveReport,
-    Termination, lanczos_extremes,
+    Backend, Block, CholeskyFactor, LinalgError, LinearOperator, Observer, Solution, Termination,
+    lanczos_extremes,
 };
 
 /// `A = L L^T` of the explicit matrix, in `f64` whatever the backend computes in.
@@ -27,23 +27,24 @@ impl<B: Backend> Solver<B> for Cholesky {
     where
         Self: 'a,
     {
-        let needed = operator.dim().saturating_mul(operator.dim()).saturating_mul(size_of::<f64>());
-        if needed > self.memory_budget {
-            return Err(LinalgError::TooLarge { dim: operator.dim(), needed, budget: self.memory_budget });
-        }
-        let dense = operator.to_dense();
-        let factor = if dense.is_finite() {
-            dense.cholesky().map_err(|_| {
-                let [lowest, highest] = lanczos_extremes(operator, 60, 0);
-                // A pivot failed: what is not clearly negative is singular.
-                Termination::of_curvature::<B::Elem>(lowest, operator.dim() as f64 * highest)
-                    .unwrap_or(Termination::Singular)
-            })
-        } else {
-            Err(Termination::NonFinite)
-        };
+        fits(operator.dim(), 1, self.memory_budget)?;
+        let factor = factorise(operator);
         Ok(Box::new(Factored { operator, factor, tolerance: self.tolerance }))
     }
+}
+
+/// `L` of the explicit matrix, or why there is none.
+pub(super) fn factorise<B: Backend>(operator: &dyn LinearOperator<B>) -> Result<CholeskyFactor, Termination> {
+    let dense = operator.to_dense();
+    if !dense.is_finite() {
+        return Err(Termination::NonFinite);
+    }
+    dense.cholesky().map_err(|_| {
+        let [lowest, highest] = lanczos_extremes(operator, 60, 0);
+        // A pivot failed: what is not clearly negative is singular.
+        Termination::of_curvature::<B::Elem>(lowest, operator.dim() as f64 * highest)
+            .unwrap_or(Termination::Singular)
+    })
 }
 
 struct Factored<'a, B: Backend> {
@@ -62,16 +63,8 @@ impl<B: Backend> Prepared<B> for Factored<'_, B> {
         };
         let mut rows = b.to_f64();
         factor.solve(&mut rows);
-        let mut x = Block::from_f64(b.backend(), b.layout(), &rows);
+        let x = Block::from_f64(b.backend(), b.layout(), &rows);
         let (_, residuals) = true_residuals(self.operator, b, &x);
-        let columns: Vec<_> = residuals.into_iter().map(|r| direct_report(r, self.tolerance)).collect();
-        mark_non_finite(&mut x, &columns);
-        let report = SolveReport {
-            solver: "cholesky".into(),
-            tolerance: self.tolerance,
-            damping: self.operator.damping(),
-            columns,
-        };
-        Solution { x, report }
+        certified("cholesky", self.operator, (x, residuals), self.tolerance, Termination::Stagnated)
     }
 }

@@ -1,16 +1,29 @@
 //! Solvers of `A x = b`, one file each. All report per column and verify the true residual.
 
 mod approximate;
+mod arnoldi;
 mod block_cg;
 mod cg;
 mod cholesky;
+mod dual;
+mod eigen;
 mod kronecker;
+mod layer_blocks;
+mod low_rank;
+mod nystroem;
+mod orthonormal;
 
 pub use approximate::Approximate;
+pub use arnoldi::Arnoldi;
 pub use block_cg::BlockCg;
 pub use cg::{Cg, PreconditionedCg};
 pub use cholesky::Cholesky;
+pub use dual::{CurvatureRoot, Dual};
+pub use eigen::Eigen;
 pub use kronecker::{Kronecker, KroneckerFactors};
+pub use layer_blocks::LayerBlocks;
+pub use low_rank::{Complement, LowRankFactors, LowRankInverse};
+pub use nystroem::Nystroem;
 
 use crate::{
     Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Real, Solution, SolveReport,
@@ -104,14 +117,32 @@ pub(crate) fn verdict(
     }
 }
 
-/// The certificate of a direct solve from its recomputed residual.
-pub(crate) fn direct_report(residual: f64, tolerance: f64) -> ColumnReport {
-    let termination = match residual {
-        r if !r.is_finite() => Termination::NonFinite,
-        r if r <= tolerance => Termination::Converged,
-        _ => Termination::Stagnated,
+/// Whether `copies` explicit `dim x dim` matrices fit the budget.
+pub(crate) fn fits(dim: usize, copies: usize, budget: usize) -> Result<(), LinalgError> {
+    let needed = dim.saturating_mul(dim).saturating_mul(copies * size_of::<f64>());
+    if needed > budget { Err(LinalgError::TooLarge { dim, needed, budget }) } else { Ok(()) }
+}
+
+/// `x` with its certificate, from its [`true_residuals`]. A column above the tolerance ends as `otherwise`.
+pub(crate) fn certified<B: Backend>(
+    solver: &str,
+    operator: &dyn LinearOperator<B>,
+    (mut x, residuals): (Block<B>, Vec<f64>),
+    tolerance: f64,
+    otherwise: Termination,
+) -> Solution<B> {
+    let report = |residual: f64| {
+        let termination = match residual {
+            r if !r.is_finite() => Termination::NonFinite,
+            r if r <= tolerance => Termination::Converged,
+            _ => otherwise,
+        };
+        ColumnReport { termination, iterations: 0, products: 1, residual, eigenvalues: None }
     };
-    ColumnReport { termination, iterations: 0, products: 1, residual, eigenvalues: None }
+    let columns: Vec<ColumnReport> = residuals.into_iter().map(report).collect();
+    mark_non_finite(&mut x, &columns);
+    let report = SolveReport { solver: solver.into(), tolerance, damping: operator.damping(), columns };
+    Solution { x, report }
 }
 
 /// What is returned where the operator forbids any solution: NaN, and for every column the reason.

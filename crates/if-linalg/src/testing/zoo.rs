@@ -6,7 +6,7 @@ use crate::SymmetricMatrix;
 /// What a correct solver does with a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expectation {
-    /// Every column has a solution and must be solved.
+    /// Every column has a solution and must be solved, or approximated by a solver that promises no more.
     Solved,
     /// Solvable in exact arithmetic, hard in rounding: solved, or reported as not.
     SolvedOrReported,
