@@ -3,6 +3,7 @@
 mod assembly;
 mod chord;
 mod curvature;
+mod datainf;
 mod dataset;
 mod error;
 mod gram;
@@ -24,6 +25,7 @@ mod weights;
 
 pub use chord::Chord;
 pub use curvature::{Curvature, CurvatureOperator};
+pub use datainf::DataInf;
 pub use dataset::Dataset;
 pub use error::ModelError;
 pub use gram::{Gram, GramNewton};
