@@ -36,5 +36,5 @@ pub use operator::{
 };
 pub use real::Real;
 pub use report::{ColumnReport, Solution, SolveReport, Termination};
-pub use solver::{Approximate, BlockCg, Cg, Cholesky, PreconditionedCg, Prepared, Solver};
+pub use solver::{Approximate, BlockCg, Cg, Cholesky, CurvatureRoot, PreconditionedCg, Prepared, Solver};
 pub use window::Window;

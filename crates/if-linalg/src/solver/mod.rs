@@ -4,11 +4,13 @@ mod approximate;
 mod block_cg;
 mod cg;
 mod cholesky;
+mod dual;
 
 pub use approximate::Approximate;
 pub use block_cg::BlockCg;
 pub use cg::{Cg, PreconditionedCg};
 pub use cholesky::Cholesky;
+pub use dual::CurvatureRoot;
 
 use crate::{
     Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Real, Solution, SolveReport,
