@@ -22,6 +22,7 @@ mod svm;
 mod tape;
 pub mod testing;
 mod train;
+mod truncation;
 mod weights;
 
 pub use chord::Chord;
@@ -43,4 +44,5 @@ pub use spec::{Approximation, LayerSpec, ModelSpec};
 pub use svm::HingeSvm;
 pub use tape::{Deltas, Directions, Point, Tape};
 pub use train::{Optimizer, Schedule, StepReport, TrainState, Training};
+pub use truncation::{QueryRank, Truncated};
 pub use weights::Tensors;
