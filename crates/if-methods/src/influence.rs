@@ -17,11 +17,12 @@
 //! 1. The published `I_up,loss` is `-score` ([`Scores::up_loss`]).
 //! 2. One solve per query, none per training example, and no gradient of a training example is formed.
 //! 3. Queries go through in blocks of [`QUERY_BLOCK`], all of which share every pass over the data.
+//! 4. Solved queries may be truncated ([`Influence::with_query_rank`]); every query then has a bound on the error.
 
 use if_linalg::{Backend, Block, ColumnReport, Observer, Prepared, Real, Solution, SolveReport, Termination};
-use if_models::{EmpiricalRisk, Inputs, Loss, ModelError, Network, Removal, Rows};
+use if_models::{EmpiricalRisk, Inputs, Loss, ModelError, Network, QueryRank, Removal, Rows, Truncated};
 
-use crate::{MethodError, ScoreRows, ScoreUnit, Scores};
+use crate::{MethodError, ScoreRows, ScoreUnit, Scores, Truncation};
 
 /// Queries that are solved together. A constant: it decides which products a query shares, and so its
 /// rounding.
@@ -62,18 +63,20 @@ pub struct Influence<'a, B: Backend> {
     solver: Option<&'a dyn Prepared<B>>,
     /// Of queries.
     measure: Loss,
+    /// How far solved queries are truncated before they are scored.
+    query_rank: Option<QueryRank>,
 }
 
 impl<'a, B: Backend> Influence<'a, B> {
     /// `solver` solves with the curvature of `risk` at `theta`, damping included.
     pub fn new(risk: &'a EmpiricalRisk<'a, B>, theta: &'a Block<B>, solver: &'a dyn Prepared<B>) -> Self {
-        Self { risk, theta, solver: Some(solver), measure: risk.network().loss() }
+        Self { risk, theta, solver: Some(solver), measure: risk.network().loss(), query_rank: None }
     }
 
     /// Inner products of gradients, `g_q^T g_i`: the identity in place of the curvature. Layers whose gradients have
     /// few terms are scored pairwise, without forming a gradient. `g_i` is `grad l_i` whatever removal means.
     pub fn of_identity(risk: &'a EmpiricalRisk<'a, B>, theta: &'a Block<B>) -> Self {
-        Self { risk, theta, solver: None, measure: risk.network().loss() }
+        Self { risk, theta, solver: None, measure: risk.network().loss(), query_rank: None }
     }
 
     /// The same with `g_q` the gradient of `loss`, such as [`Loss::Margin`], for queries. Training
@@ -84,6 +87,16 @@ impl<'a, B: Backend> Influence<'a, B> {
     pub fn measuring(self, loss: Loss) -> Result<Self, MethodError> {
         self.risk.network().measured_by(loss)?;
         Ok(Self { measure: loss, ..self })
+    }
+
+    /// The same with solved queries truncated layer by layer where that makes scores cheaper. Every query comes with
+    /// the ranks and a bound on the error of its scores; the share of l2 that renormalised removal adds to scores is
+    /// exact. [`self_influence`](Self::self_influence) is not truncated.
+    ///
+    /// # Errors
+    /// A rank of 0, or a tolerance that is not above 0 and below 1.
+    pub fn with_query_rank(self, rank: QueryRank) -> Result<Self, MethodError> {
+        Ok(Self { query_rank: Some(rank.validate()?), ..self })
     }
 
     /// What the scores measure.
@@ -111,12 +124,25 @@ impl<'a, B: Backend> Influence<'a, B> {
         mut take: impl FnMut(ScoreRows<B::Elem>) -> Result<(), E>,
     ) -> Result<SolveReport, E> {
         let network = self.risk.network().with_loss(self.measure);
-        if self.solver.is_none() {
+        if self.solver.is_none() && self.query_rank.is_none() {
             return self.inner_products(&network, queries, observer, take);
         }
+        let truncate = self
+            .query_rank
+            .map(|rank| (rank, self.risk.network().layer_squared_norms(self.risk.inputs(), self.theta)));
         self.each_block(&network, queries, "scoring queries", observer, |first, _, solution| {
-            let scores = self.against_train(&solution.x);
-            take(ScoreRows { first, scores: &scores, report: &solution.report })
+            let (x, report) = (&solution.x, &solution.report);
+            let train = self.risk.network();
+            let (mut scores, truncations) = match &truncate {
+                None => (train.scores(self.risk.inputs(), self.theta, x), None),
+                Some((rank, squares)) => {
+                    let truncated = train.truncate(x, *rank);
+                    let scores = train.scores_of(self.risk.inputs(), self.theta, &truncated.vectors);
+                    (scores, Some(truncations(&truncated, squares)))
+                }
+            };
+            self.add_penalty_share(x, &mut scores);
+            take(ScoreRows { first, scores: &scores, report, truncations: truncations.as_deref() })
         })
     }
 
@@ -137,7 +163,7 @@ impl<'a, B: Backend> Influence<'a, B> {
                 return Err(MethodError::Cancelled.into());
             }
             let report = identity_report(rows.len());
-            take(ScoreRows { first, scores: &scores, report: &report })?;
+            take(ScoreRows { first, scores: &scores, report: &report, truncations: None })?;
             whole.columns.extend(report.columns);
             observer.progress("scoring queries", first + rows.len(), queries.len());
         }
@@ -185,11 +211,15 @@ impl<'a, B: Backend> Influence<'a, B> {
         observer: &dyn Observer,
     ) -> Result<Scores<B::Elem>, MethodError> {
         let mut scores = Vec::with_capacity(queries.len() * self.risk.n());
+        let mut truncations = self.query_rank.map(|_| Vec::with_capacity(queries.len()));
         let report = self.attribute(queries, observer, |rows| {
             scores.extend_from_slice(rows.scores);
+            if let (Some(all), Some(some)) = (&mut truncations, rows.truncations) {
+                all.extend_from_slice(some);
+            }
             Ok::<(), MethodError>(())
         })?;
-        Ok(Scores { unit: self.unit(), train: self.risk.n(), scores, report })
+        Ok(Scores { unit: self.unit(), train: self.risk.n(), scores, report, truncations })
     }
 
     /// `score(i, i)` of every training example (length `n`): how much its own loss would rise without
@@ -248,15 +278,14 @@ impl<'a, B: Backend> Influence<'a, B> {
             .collect())
     }
 
-    /// Scores of all training examples against solved queries `x`: `k x n`.
-    fn against_train(&self, x: &Block<B>) -> Vec<B::Elem> {
-        let mut scores = self.risk.network().scores(self.risk.inputs(), self.theta, x);
+    /// Adds `x_j . l2 theta`, where it counts, to row `j` of the scores of all training examples against solved
+    /// queries `x`: `k x n`.
+    fn add_penalty_share(&self, x: &Block<B>, scores: &mut [B::Elem]) {
         let penalty = self.penalty_share(x);
         for (row, share) in scores.chunks_exact_mut(self.risk.n()).zip(penalty) {
             let share = B::Elem::from_f64(share);
             row.iter_mut().for_each(|score| *score += share);
         }
-        scores
     }
 
     /// `x_j . l2 theta` for every vector where removal renormalises, else zeros.
@@ -283,4 +312,11 @@ fn identity_report(k: usize) -> SolveReport {
         eigenvalues: None,
     };
     SolveReport { solver: "identity".into(), tolerance: 0.0, damping: 0.0, columns: vec![column; k] }
+}
+
+/// What truncation did to every query, given the squared norms of the training examples' gradients.
+fn truncations<B: Backend>(truncated: &Truncated<B>, squares: &[Vec<f64>]) -> Vec<Truncation> {
+    let bounds = truncated.bounds(squares);
+    let ranks = |q: usize| truncated.ranks[q * squares.len()..(q + 1) * squares.len()].to_vec();
+    bounds.into_iter().enumerate().map(|(q, bound)| Truncation { ranks: ranks(q), bound }).collect()
 }

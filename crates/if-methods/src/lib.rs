@@ -14,4 +14,4 @@ pub use influence::{Influence, QUERY_BLOCK};
 pub use leave_out::{LossChanges, leave_out, leave_out_near, loss_changes, loss_changes_near};
 pub use mislabel::{RecallCurve, random_order};
 pub use ranking::{Extremes, Ranked, descending};
-pub use scores::{ScoreRows, ScoreUnit, Scores};
+pub use scores::{ScoreRows, ScoreUnit, Scores, Truncation};

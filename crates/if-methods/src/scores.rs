@@ -25,6 +25,16 @@ pub enum ScoreUnit {
     InnerProduct,
 }
 
+/// What truncation did to a query, see [`Influence::with_query_rank`](crate::Influence::with_query_rank).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Truncation {
+    /// The rank kept of every layer with parameters, in the order of the layout's segments; the smaller side of a
+    /// layer that stayed whole.
+    pub ranks: Vec<usize>,
+    /// No score of the query is farther than this from that of the whole query, but for rounding.
+    pub bound: f64,
+}
+
 /// Scores of some consecutive queries against all training examples.
 pub struct ScoreRows<'a, T> {
     /// Position of the first of these queries.
@@ -33,6 +43,8 @@ pub struct ScoreRows<'a, T> {
     pub scores: &'a [T],
     /// One certificate for each of these queries.
     pub report: &'a SolveReport,
+    /// One entry for each of these queries, where queries are truncated.
+    pub truncations: Option<&'a [Truncation]>,
 }
 
 /// A whole score matrix in memory, `queries x train`.
@@ -46,6 +58,8 @@ pub struct Scores<T> {
     pub scores: Vec<T>,
     /// One certificate for each query.
     pub report: SolveReport,
+    /// One entry for each query, where queries are truncated.
+    pub truncations: Option<Vec<Truncation>>,
 }
 
 impl<T: Real> Scores<T> {

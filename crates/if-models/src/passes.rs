@@ -48,14 +48,30 @@ impl<B: Backend> Network<B> {
 
     /// Norm of the loss gradient of every example (length `n`), without forming gradients.
     pub fn gradient_norms(&self, inputs: &Inputs<B>, theta: &Block<B>) -> Vec<f64> {
-        let squares = self.map_blocks(inputs, theta, |scratch, at| {
-            let mut sums = self.backend().zeros(at.rows);
-            self.each_layer(scratch, at, |scratch, _, layer, primal, dy| {
-                layer.squared_norms(scratch, primal, dy, ViewMut::new(&mut sums, 0, at.rows, 1));
+        let mut squares = vec![0.0; inputs.len()];
+        for layer in self.layer_squared_norms(inputs, theta) {
+            squares.iter_mut().zip(layer).for_each(|(sum, square)| *sum += square);
+        }
+        squares.into_iter().map(f64::sqrt).collect()
+    }
+
+    /// The squared norm of every layer's share of every example's loss gradient: for each layer with
+    /// parameters, in the order of the layout's segments, a vector of length `n`.
+    pub fn layer_squared_norms(&self, inputs: &Inputs<B>, theta: &Block<B>) -> Vec<Vec<f64>> {
+        let layers = self.layout().segments().len();
+        let blocks = self.map_blocks(inputs, theta, |scratch, at| {
+            let mut squares = self.backend().zeros(layers * at.rows);
+            self.each_layer(scratch, at, |scratch, s, layer, primal, dy| {
+                let target = ViewMut::new(&mut squares, s * at.rows, at.rows, 1);
+                layer.squared_norms(scratch, primal, dy, target);
             });
-            self.host(View::new(&sums, 0, at.rows, 1))
+            self.host(View::new(&squares, 0, layers, at.rows))
         });
-        squares.concat().into_iter().map(f64::sqrt).collect()
+        let share = |(block, squares): (usize, &Vec<f64>), s: usize| {
+            let rows = inputs.block(block).len();
+            squares[s * rows..(s + 1) * rows].to_vec()
+        };
+        (0..layers).map(|s| blocks.iter().enumerate().flat_map(|block| share(block, s)).collect()).collect()
     }
 
     /// Loss gradients of `rows`, one vector each (`rows.len()` times the size of the parameters).
@@ -146,7 +162,7 @@ impl<B: Backend> Network<B> {
 }
 
 /// Parts of all examples, in order, of `k` directions (`k x rows x width` each) as one `k x n x width` array.
-fn direction_major(
+pub(crate) fn direction_major(
     parts: impl Iterator<Item = (usize, Vec<f64>)>,
     k: usize,
     n: usize,

@@ -52,19 +52,26 @@ pub struct Vectors<B: Backend> {
     parts: Vec<VectorsPart<B>>,
 }
 
-struct VectorsPart<B: Backend> {
+/// The share of one layer.
+pub(crate) struct VectorsPart<B: Backend> {
     /// Of one term, or of the whole matrix.
-    rows: usize,
-    cols: usize,
-    numbers: Numbers<B>,
+    pub rows: usize,
+    pub cols: usize,
+    pub numbers: Numbers<B>,
 }
 
-enum Numbers<B: Backend> {
+/// The numbers of `k` vectors, as [`LayerVectors`] reads them.
+pub(crate) enum Numbers<B: Backend> {
     Whole(B::Buffer),
     Outer { terms: usize, left: B::Buffer, right: B::Buffer },
 }
 
 impl<B: Backend> Vectors<B> {
+    /// `k` vectors with one part for each layer with parameters, in order.
+    pub(crate) fn new(k: usize, parts: Vec<VectorsPart<B>>) -> Self {
+        Self { k, parts }
+    }
+
     /// Number of vectors.
     pub fn k(&self) -> usize {
         self.k
@@ -189,7 +196,7 @@ impl<B: Backend> Network<B> {
                 parts.push(VectorsPart { rows, cols, numbers });
             });
         });
-        Vectors { k, parts }
+        Vectors::new(k, parts)
     }
 
     fn scores_against<'v>(

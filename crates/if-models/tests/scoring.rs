@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{assert_close, cpu, dense_network, random_data, random_theta};
+use common::{assert_close, cpu, dense_network, few_positions, pictures, random_data, random_theta};
 use if_linalg::testing::random;
 use if_linalg::{Block, Cpu, LinearOperator, SymmetricMatrix, View};
 use if_models::testing::check_network;
@@ -21,35 +21,6 @@ fn at(matrix: &SymmetricMatrix, i: usize, j: usize) -> f64 {
 fn dots(a: &[f64], b: &[f64], p: usize) -> Vec<f64> {
     let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
     a.chunks(p).flat_map(|a| b.chunks(p).map(move |b| dot(a, b))).collect()
-}
-
-/// A network with every kind of layer that has parameters, and pictures for it.
-fn pictures(n: usize) -> (Network<Double>, Block<Double>, Dataset) {
-    let conv = |name: &str, out, padding| LayerSpec::Conv2d {
-        name: name.into(),
-        out,
-        kernel: 3,
-        stride: 1,
-        padding,
-        bias: true,
-    };
-    let layers = vec![
-        conv("first", 2, 1),
-        LayerSpec::BatchNorm { name: "norm".into(), eps: 1e-5 },
-        LayerSpec::Tanh,
-        LayerSpec::Residual { layers: vec![conv("second", 2, 1), LayerSpec::Softplus] },
-        LayerSpec::MaxPool { size: 2, stride: None, padding: 0 },
-        LayerSpec::Flatten,
-        LayerSpec::Dense { name: "third".into(), out: 4, bias: true },
-        LayerSpec::Tanh,
-        LayerSpec::Dense { name: "last".into(), out: 3, bias: true },
-    ];
-    let spec = ModelSpec { input: vec![1, 4, 4], loss: Loss::CrossEntropy, layers };
-    let network = spec.build(&cpu()).expect("the layers fit");
-    let x = ArrayD::from_shape_vec(vec![n, 1, 4, 4], random(16 * n, 3)).expect("as many numbers");
-    let data = Dataset::new(HostArray::F64(x), (0..n).map(|i| (i % 3) as f64).collect()).expect("finite");
-    let theta = random_theta(&network, 9);
-    (network, theta, data)
 }
 
 #[test]
@@ -214,16 +185,8 @@ fn cpu_rows(block: &Block<Double>, segment: usize) -> Vec<f64> {
 /// A convolution with few positions and many channels keeps gradients as several outer products.
 #[test]
 fn convolutions_with_few_positions_stay_in_factors() {
-    let conv =
-        LayerSpec::Conv2d { name: "conv".into(), out: 12, kernel: 2, stride: 1, padding: 0, bias: true };
-    let dense = LayerSpec::Dense { name: "fc".into(), out: 3, bias: true };
-    let layers = vec![conv, LayerSpec::Tanh, LayerSpec::Flatten, dense];
-    let spec = ModelSpec { input: vec![8, 2, 3], loss: Loss::CrossEntropy, layers };
-    let network = spec.build(&cpu()).expect("the layers fit");
-    let x = ArrayD::from_shape_vec(vec![7, 8, 2, 3], random(7 * 48, 3)).expect("as many numbers");
-    let data = Dataset::new(HostArray::F64(x), (0..7).map(|i| f64::from(i % 3)).collect()).expect("finite");
-    let (theta, inputs) =
-        (random_theta(&network, 9), Inputs::new(&network, &data, usize::MAX).expect("fits"));
+    let (network, theta, data) = few_positions(7);
+    let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
     let vectors = network.gradient_vectors(&inputs, &theta, Rows::Range(1, 4));
     assert!(matches!(vectors.layer(0), LayerVectors::Outer(factors) if factors.terms == 2));
     let p = network.layout().dim();

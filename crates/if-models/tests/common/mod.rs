@@ -6,7 +6,7 @@ use std::sync::Arc;
 use if_linalg::testing::random;
 use if_linalg::{Backend, Block, Cpu, Segment, View, ViewMut};
 use if_models::layer::{Delta, Dense, Direction, Layer, Primal, Scratch};
-use if_models::{Dataset, HostArray, Loss, Network, Target};
+use if_models::{Dataset, HostArray, LayerSpec, Loss, ModelSpec, Network, Target};
 use ndarray::ArrayD;
 
 pub type Double = Cpu<f64>;
@@ -51,6 +51,64 @@ pub fn assert_close(found: &[f64], expected: &[f64], relative: f64) {
     let error = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
     let size = norm(&mut expected.iter().copied());
     assert!(error <= relative * size, "off by {error:e} of {size:e}: {found:?}, expected {expected:?}");
+}
+
+/// `f` on a pool of this many threads.
+pub fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
+}
+
+/// Dense layers of these widths with tanh between them.
+pub fn mlp(widths: &[usize], loss: Loss) -> Network<Double> {
+    let mut layers = Vec::new();
+    for (l, out) in widths[1..].iter().enumerate() {
+        layers.extend((l > 0).then_some(LayerSpec::Tanh));
+        layers.push(LayerSpec::Dense { name: format!("{l}"), out: *out, bias: true });
+    }
+    ModelSpec { input: vec![widths[0]], loss, layers }.build(&cpu()).unwrap()
+}
+
+/// A network with every kind of layer that has parameters, and pictures for it.
+pub fn pictures(n: usize) -> (Network<Double>, Block<Double>, Dataset) {
+    let conv = |name: &str, out, padding| LayerSpec::Conv2d {
+        name: name.into(),
+        out,
+        kernel: 3,
+        stride: 1,
+        padding,
+        bias: true,
+    };
+    let layers = vec![
+        conv("first", 2, 1),
+        LayerSpec::BatchNorm { name: "norm".into(), eps: 1e-5 },
+        LayerSpec::Tanh,
+        LayerSpec::Residual { layers: vec![conv("second", 2, 1), LayerSpec::Softplus] },
+        LayerSpec::MaxPool { size: 2, stride: None, padding: 0 },
+        LayerSpec::Flatten,
+        LayerSpec::Dense { name: "third".into(), out: 4, bias: true },
+        LayerSpec::Tanh,
+        LayerSpec::Dense { name: "last".into(), out: 3, bias: true },
+    ];
+    let spec = ModelSpec { input: vec![1, 4, 4], loss: Loss::CrossEntropy, layers };
+    let network = spec.build(&cpu()).expect("the layers fit");
+    let x = ArrayD::from_shape_vec(vec![n, 1, 4, 4], random(16 * n, 3)).expect("as many numbers");
+    let data = Dataset::new(HostArray::F64(x), (0..n).map(|i| (i % 3) as f64).collect()).expect("finite");
+    let theta = random_theta(&network, 9);
+    (network, theta, data)
+}
+
+/// A network whose convolution has few positions and many channels, and pictures for it.
+pub fn few_positions(n: usize) -> (Network<Double>, Block<Double>, Dataset) {
+    let conv =
+        LayerSpec::Conv2d { name: "conv".into(), out: 12, kernel: 2, stride: 1, padding: 0, bias: true };
+    let dense = LayerSpec::Dense { name: "fc".into(), out: 3, bias: true };
+    let layers = vec![conv, LayerSpec::Tanh, LayerSpec::Flatten, dense];
+    let spec = ModelSpec { input: vec![8, 2, 3], loss: Loss::CrossEntropy, layers };
+    let network = spec.build(&cpu()).expect("the layers fit");
+    let x = ArrayD::from_shape_vec(vec![n, 8, 2, 3], random(48 * n, 3)).expect("as many numbers");
+    let data = Dataset::new(HostArray::F64(x), (0..n).map(|i| (i % 3) as f64).collect()).expect("finite");
+    let theta = random_theta(&network, 9);
+    (network, theta, data)
 }
 
 /// `y = tanh(x)`: a layer without parameters, with curvature.
