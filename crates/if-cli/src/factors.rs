@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use if_data::{Array, AtomicFile, checksum, read_tensors, sha256_of, write_tensors};
-use if_linalg::{Block, Cpu, HostArray, KroneckerFactors, Layout, Real};
+use if_linalg::{Block, Cpu, HostArray, KroneckerFactors, Layout, LowRankFactors, Real};
 use if_models::{Network, Tensors};
 use ndarray::{Array1, ArrayD};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 use crate::console::Console;
 use crate::error::Failure;
@@ -143,13 +143,9 @@ pub fn kronecker_factors<T: Real>(
     layout: &Arc<Layout>,
     tensors: &Tensors,
 ) -> Option<KroneckerFactors<Cpu<T>>> {
-    let numbers = |name: &str, len: usize| -> Option<Vec<f64>> {
-        let values: Vec<f64> = tensors.get(name)?.iter().copied().collect();
-        (values.len() == len).then_some(values)
-    };
-    let values = Block::from_f64(backend, layout, &numbers("values", layout.dim())?);
+    let values = Block::from_f64(backend, layout, &numbers(tensors, "values", layout.dim())?);
     let side = |s: usize, name: &str, n: usize| {
-        let values = numbers(&format!("{s}.{name}"), n * n)?;
+        let values = numbers(tensors, &format!("{s}.{name}"), n * n)?;
         Some(values.into_iter().map(T::from_f64).collect::<Vec<T>>())
     };
     let basis = |(s, segment): (usize, &if_linalg::Segment)| {
@@ -160,4 +156,31 @@ pub fn kronecker_factors<T: Real>(
     };
     let bases: Option<Vec<_>> = layout.segments().iter().enumerate().map(basis).collect();
     Some(KroneckerFactors::new(bases?, values))
+}
+
+/// Eigenpairs as tensors: `vectors` (`rank x p`) and `values`.
+pub fn low_rank_tensors<T: Real>(factors: &LowRankFactors<Cpu<T>>) -> Tensors {
+    let vectors = factors.vectors();
+    let shape = vec![vectors.k(), vectors.layout().dim()];
+    let rows = ArrayD::from_shape_vec(shape, vectors.to_f64()).expect("as many numbers");
+    let values = Array1::from_vec(factors.values().to_vec()).into_dyn();
+    Tensors::from([("vectors".to_owned(), rows), ("values".to_owned(), values)])
+}
+
+/// The inverse of [`low_rank_tensors`]; `None` where the sizes are others.
+pub fn low_rank_factors<T: Real>(
+    backend: &Cpu<T>,
+    layout: &Arc<Layout>,
+    tensors: &Tensors,
+) -> Option<LowRankFactors<Cpu<T>>> {
+    let values: Vec<f64> = tensors.get("values")?.iter().copied().collect();
+    let vectors =
+        Block::from_f64(backend, layout, &numbers(tensors, "vectors", values.len() * layout.dim())?);
+    (vectors.k() == values.len()).then(|| LowRankFactors::new(vectors, values))
+}
+
+/// The tensor `name`, if it has `len` numbers.
+fn numbers(tensors: &Tensors, name: &str, len: usize) -> Option<Vec<f64>> {
+    let tensor = tensors.get(name)?;
+    (tensor.len() == len).then(|| tensor.iter().copied().collect())
 }

@@ -176,6 +176,9 @@ impl<'a, T: Real> Session<'a, T> {
         for text in self.memory.note().into_iter().chain(self.coverage.note()) {
             console.note(&text);
         }
+        if let Some(text) = self.settings.solver.note() {
+            console.note(&text);
+        }
         if self.settings.damping == Damping::Auto {
             console.note(&format!("--damping auto: {damping:.3e}, a tenth of the mean eigenvalue"));
         }

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use if_linalg::{
-    Approximate, Approximation, BlockCg, Cg, Cholesky, Cpu, Kronecker, LinearOperator, PreconditionedCg,
-    Real, Solver,
+    Approximate, Approximation, Arnoldi, BlockCg, Cg, Cholesky, Complement, Cpu, Dual, Eigen, Kronecker,
+    LayerBlocks, LinearOperator, Lissa, LowRankFactors, LowRankInverse, Neumann, Nystroem, PreconditionedCg, PublishedLissa, Real, Solver,
+    Termination,
 };
-use if_models::{Curvature, EmpiricalRisk, LabelExpectation};
+use if_models::{Curvature, DataInf, EmpiricalRisk, GaussNewtonRoot, LabelExpectation};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::args::{LabelsName, PreconditionerName, PresetName, SolveArgs, SolverName};
 use crate::console::Console;
 use crate::error::Failure;
-use crate::factors::{FactorStore, kronecker_factors, kronecker_tensors};
+use crate::factors::{FactorStore, kronecker_factors, kronecker_tensors, low_rank_factors, low_rank_tensors};
 
 /// Which solver, and what only some solvers take.
 #[derive(Clone, Debug, Serialize)]
@@ -66,6 +67,25 @@ pub struct System<'s, 'r, T: Real> {
     /// The operator, damping included.
     pub operator: &'s dyn LinearOperator<Cpu<T>>,
 }
+
+impl<'s, 'r, T: Real> System<'s, 'r, T> {
+    /// The root of its Gauss-Newton matrix.
+    fn root(&self) -> Result<GaussNewtonRoot<'s, 'r, Cpu<T>>, Failure> {
+        let gauss_newton = self.curvature == Curvature::GaussNewton
+            || (self.curvature == Curvature::Hessian && self.risk.network().is_linear());
+        if !gauss_newton {
+            return Err(Failure::input(
+                "--solver dual: expected --curvature gauss-newton, or a linear model",
+            ));
+        }
+        Ok(GaussNewtonRoot::new(self.risk, self.theta))
+    }
+}
+
+/// Rank of sketches by default.
+const RANK: usize = 200;
+/// Repeats of LiSSA by default.
+const REPEATS: usize = 4;
 
 impl SolverSettings {
     /// # Errors
@@ -122,7 +142,39 @@ impl SolverSettings {
 
     /// The damping of a preset, translated; else none.
     pub fn published_damping(&self) -> f64 {
-        0.0
+        self.published().map_or(0.0, |published| published.effective_damping())
+    }
+
+    /// What to say about a preset.
+    pub fn note(&self) -> Option<String> {
+        let PublishedLissa { name, scale, damping, .. } = self.published()?;
+        let effective = self.published_damping();
+        Some(format!(
+            "--preset {name}: published scale {scale} and damping {damping} solve with a damping of {effective}, their product"
+        ))
+    }
+
+    fn published(&self) -> Option<PublishedLissa> {
+        Some(match self.preset? {
+            PresetName::KohLiang => PublishedLissa::KOH_LIANG,
+            PresetName::FastifMnli => PublishedLissa::FASTIF_MNLI,
+            PresetName::FastifHans => PublishedLissa::FASTIF_HANS,
+            PresetName::FastifAnli => PublishedLissa::FASTIF_ANLI,
+        })
+    }
+
+    /// The preset or nothing, with what is given in its place.
+    fn lissa(&self, tolerance: f64) -> Lissa {
+        let seed = self.seed;
+        let plain = Lissa { tolerance, depth: None, repeats: REPEATS, scale: None, batch: None, seed };
+        let base = self.published().map_or(plain, |published| published.solver(tolerance, seed));
+        Lissa {
+            depth: self.depth.or(base.depth),
+            repeats: self.repeats.unwrap_or(base.repeats),
+            scale: self.scale.or(base.scale),
+            batch: self.batch.or(base.batch),
+            ..base
+        }
     }
 
     /// The solver; statistics come from the store or are fitted now.
@@ -150,12 +202,87 @@ impl SolverSettings {
                 }
             },
             SolverName::BlockCg => Box::new(BlockCg { tolerance, max_iterations }),
+            SolverName::Lissa => Box::new(self.lissa(tolerance)),
+            SolverName::Neumann => Box::new(Neumann { tolerance, max_iterations, scale: self.scale }),
+            SolverName::Cholesky if self.per_layer => approximate(Box::new(LayerBlocks { memory_budget })),
             SolverName::Cholesky => Box::new(Cholesky { tolerance, memory_budget }),
+            SolverName::Eigen => Box::new(Eigen { tolerance, memory_budget }),
+            SolverName::Dual => Box::new(Dual { root: Arc::new(system.root()?), tolerance, memory_budget }),
             SolverName::Kfac | SolverName::Ekfac | SolverName::Diagonal => {
                 approximate(self.kronecker(self.name, system, store, console)?)
             }
-            _ => todo!(),
+            SolverName::Datainf => approximate(Box::new(DataInf { risk: system.risk, theta: system.theta })),
+            SolverName::Nystroem => approximate(self.nystroem(Complement::Zero, system, store, console)?),
+            SolverName::Arnoldi => approximate(self.arnoldi(system, store, console)?),
+            SolverName::Identity => return Err(Failure::Other("the identity needs no solver".into())),
         })
+    }
+
+    fn nystroem<'s, T: Real>(
+        &self,
+        complement: Complement,
+        system: &System<'s, '_, T>,
+        store: &FactorStore,
+        console: &Console,
+    ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
+        let recipe = Nystroem { rank: self.rank.unwrap_or(RANK), seed: self.seed, complement };
+        let fit = || recipe.factors(system.operator);
+        let kept = self.low_rank("nystroem", recipe.rank, fit, system, (store, console))?;
+        Ok(match kept {
+            Some(factors) => Box::new(LowRankInverse { name: "nystroem", factors, complement }),
+            None => Box::new(recipe),
+        })
+    }
+
+    fn arnoldi<'s, T: Real>(
+        &self,
+        system: &System<'s, '_, T>,
+        store: &FactorStore,
+        console: &Console,
+    ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
+        let rank = self.rank.unwrap_or(RANK);
+        // Half as many steps again: the last pairs are inaccurate.
+        let recipe = Arnoldi { rank, steps: rank + rank / 2, seed: self.seed };
+        let fit = || recipe.factors(system.operator);
+        let kept = self.low_rank("arnoldi", rank, fit, system, (store, console))?;
+        let complement = Complement::Dropped;
+        Ok(match kept {
+            Some(factors) => Box::new(LowRankInverse { name: "arnoldi", factors, complement }),
+            None => Box::new(recipe),
+        })
+    }
+
+    /// Kept or fitted eigenpairs; `None` where the operator has none that serve: then the recipe, asked again, says
+    /// why for every query.
+    fn low_rank<T: Real>(
+        &self,
+        name: &str,
+        rank: usize,
+        fit: impl FnOnce() -> Result<LowRankFactors<Cpu<T>>, Termination>,
+        system: &System<'_, '_, T>,
+        (store, console): (&FactorStore, &Console),
+    ) -> Result<Option<Arc<LowRankFactors<Cpu<T>>>>, Failure> {
+        let (backend, layout) = (system.operator.backend(), system.operator.layout());
+        let key = json!({
+            "rank": rank,
+            "seed": self.seed,
+            "curvature": system.curvature,
+            "objective": system.risk.settings(),
+            "damping": system.operator.damping(),
+        });
+        let mut refused = false;
+        let fit = || {
+            fit().map_err(|termination| {
+                refused = true;
+                Failure::Other(termination.to_string())
+            })
+        };
+        let read = |tensors: &_| low_rank_factors(backend, layout, tensors);
+        match store.get(name, key, (read, low_rank_tensors), fit, console) {
+            Ok(factors) => Ok(Some(Arc::new(factors))),
+            Err(_) if refused => Ok(None),
+            Err(failure) => Err(failure),
+        }
     }
 
     fn preconditioner<'s, T: Real>(
@@ -169,7 +296,8 @@ impl SolverSettings {
             PreconditionerName::Diagonal => self.kronecker(SolverName::Diagonal, system, store, console),
             PreconditionerName::Kfac => self.kronecker(SolverName::Kfac, system, store, console),
             PreconditionerName::Ekfac => self.kronecker(SolverName::Ekfac, system, store, console),
-            PreconditionerName::Nystroem | PreconditionerName::None => todo!(),
+            PreconditionerName::Nystroem => self.nystroem(Complement::Smallest, system, store, console),
+            PreconditionerName::None => Err(Failure::Other("no preconditioner to make".into())),
         }
     }
 

@@ -236,11 +236,7 @@ impl<'a, B: Backend> Influence<'a, B> {
             observer,
             |_, gradients, solution| {
                 let data = solution.x.dots(gradients);
-                let penalty = match self.solver {
-                    Some(_) => self.penalty_share(&solution.x),
-                    None => vec![0.0; data.len()],
-                };
-                values.extend(data.iter().zip(penalty).map(|(d, p)| d + p));
+                values.extend(data.iter().zip(self.penalty_share(&solution.x)).map(|(d, p)| d + p));
                 Ok(())
             },
         )?;
@@ -291,6 +287,8 @@ impl<'a, B: Backend> Influence<'a, B> {
     /// `x_j . l2 theta` for every vector where removal renormalises, else zeros.
     fn penalty_share(&self, x: &Block<B>) -> Vec<f64> {
         match self.risk.settings().removal {
+            // Inner products know nothing of removal.
+            _ if self.solver.is_none() => vec![0.0; x.k()],
             Removal::Fixed => vec![0.0; x.k()],
             Removal::Renormalised => {
                 let mut penalty = Block::zeros(x.backend(), x.layout(), 1);

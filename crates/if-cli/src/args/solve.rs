@@ -98,6 +98,8 @@ pub enum PresetName {
     FastifMnli,
     /// FastIF on HANS
     FastifHans,
+    /// FastIF on ANLI
+    FastifAnli,
 }
 
 /// How `(C + (l2 + damping) I) x = b` is solved, and what removal means.
