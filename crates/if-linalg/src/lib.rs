@@ -36,5 +36,7 @@ pub use operator::{
 };
 pub use real::Real;
 pub use report::{ColumnReport, Solution, SolveReport, Termination};
-pub use solver::{Approximate, BlockCg, Cg, Cholesky, PreconditionedCg, Prepared, Solver};
+pub use solver::{
+    Approximate, BlockCg, Cg, Cholesky, Lissa, Neumann, PreconditionedCg, Prepared, PublishedLissa, Solver,
+};
 pub use window::Window;

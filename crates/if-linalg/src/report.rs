@@ -16,6 +16,8 @@ pub enum Termination {
     Approximate,
     /// The iteration limit came first.
     MaxIterations,
+    /// A stochastic recursion of the depth that was asked for, averaged, is still above the tolerance.
+    DepthReached,
     /// A direction `p` with `p^T A p / p^T p = curvature < 0`, clear of rounding: the operator is
     /// not positive definite, and the quadratic that is minimised has no minimum.
     NegativeCurvature {
@@ -60,12 +62,13 @@ impl Termination {
         match self {
             Self::Converged | Self::Approximate => None,
             Self::MaxIterations => Some("raise --max-iterations, --damping or --tolerance"),
+            Self::DepthReached => Some("raise --depth, --repeats, --batch, --damping or --tolerance"),
             Self::NegativeCurvature { .. } => Some(
                 "raise --damping above the size of the negative curvature, or use --curvature gauss-newton",
             ),
             Self::Singular => Some("raise --l2 or --damping"),
             Self::NonFinite => Some("look for NaN or overflow in the weights and the features"),
-            Self::Diverged => Some("raise --damping"),
+            Self::Diverged => Some("raise --damping, or --scale where it was given"),
             Self::Stagnated => Some("use --precision f64 or raise --tolerance"),
             Self::Cancelled => Some("run again"),
         }
@@ -78,6 +81,7 @@ impl fmt::Display for Termination {
             Self::Converged => f.write_str("converged"),
             Self::Approximate => f.write_str("approximated"),
             Self::MaxIterations => f.write_str("stopped at the iteration limit"),
+            Self::DepthReached => f.write_str("stopped at the depth limit"),
             Self::NegativeCurvature { curvature } => {
                 write!(f, "stopped at negative curvature {curvature:.2e}")
             }

@@ -2,8 +2,8 @@
 
 use if_linalg::testing::{check_operator, check_solver, random, zoo};
 use if_linalg::{
-    Backend, Block, BlockCg, Cg, Cholesky, Cpu, DenseOperator, LinearOperator, LowRank, Observer, Scaled,
-    Shifted, Solver, Sum, SymmetricMatrix, Termination,
+    Backend, Block, BlockCg, Cg, Cholesky, Cpu, DenseOperator, LinearOperator, Lissa, LowRank, Neumann,
+    Observer, Scaled, Shifted, Solver, Sum, SymmetricMatrix, Termination,
 };
 
 fn well_conditioned() -> SymmetricMatrix {
@@ -17,6 +17,25 @@ fn zoo_f64() {
     let block = check_solver(&cpu, &BlockCg { tolerance: 1e-9, max_iterations: 500 }, 1e-9);
     let cholesky = check_solver(&cpu, &Cholesky { tolerance: 1e-9, memory_budget: 1 << 20 }, 1e-9);
     assert_eq!((cg.len(), block.len(), cholesky.len()), (zoo().len(), zoo().len(), zoo().len()));
+    let neumann = check_solver(&cpu, &Neumann { tolerance: 1e-9, max_iterations: 1000, scale: None }, 1e-9);
+    let lissa = Lissa { tolerance: 1e-6, depth: None, repeats: 2, scale: None, batch: None, seed: 1 };
+    let lissa = check_solver(&cpu, &lissa, 1e-6);
+    // What the spectral estimate sees is named, not left to the iterates.
+    for lines in [neumann, lissa] {
+        assert!(
+            lines.contains(&"barely indefinite: stopped at negative curvature -1.00e-3".into()),
+            "{lines:#?}"
+        );
+        assert!(lines.contains(&"NaN in the matrix: met a number that is not finite".into()), "{lines:#?}");
+    }
+}
+
+#[test]
+fn zoo_f32() {
+    let cpu = Cpu::<f32>::new();
+    check_solver(&cpu, &Neumann { tolerance: 1e-4, max_iterations: 1000, scale: None }, 1e-4);
+    let lissa = Lissa { tolerance: 1e-3, depth: None, repeats: 1, scale: None, batch: None, seed: 1 };
+    check_solver(&cpu, &lissa, 1e-3);
 }
 
 #[test]
