@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use if_linalg::{
     Approximate, Approximation, Arnoldi, BlockCg, Cg, Cholesky, Complement, Cpu, Dual, Eigen, Kronecker,
-    LayerBlocks, LinearOperator, Lissa, LowRankFactors, LowRankInverse, Neumann, Nystroem, PreconditionedCg, PublishedLissa, Real, Solver,
-    Termination,
+    LayerBlocks, LinearOperator, Lissa, LowRankFactors, LowRankInverse, Neumann, Nystroem, PreconditionedCg,
+    PublishedLissa, Real, Solver, Termination,
 };
 use if_models::{Curvature, DataInf, EmpiricalRisk, GaussNewtonRoot, LabelExpectation};
 use serde::Serialize;

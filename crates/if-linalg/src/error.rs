@@ -29,4 +29,14 @@ pub enum LinalgError {
         /// Bytes allowed.
         budget: usize,
     },
+    /// A setting of the solver that must be above 0 is not.
+    #[error("{0} must be above 0")]
+    NotPositive(&'static str),
+}
+
+impl LinalgError {
+    /// An error that names `setting`, unless it is `positive`.
+    pub(crate) fn check(setting: &'static str, positive: bool) -> Result<(), Self> {
+        if positive { Ok(()) } else { Err(Self::NotPositive(setting)) }
+    }
 }

@@ -16,6 +16,8 @@ pub enum Termination {
     Approximate,
     /// The iteration limit came first.
     MaxIterations,
+    /// A stochastic recursion of the depth that was asked for, averaged, is still above the tolerance.
+    DepthReached,
     /// A direction `p` with `p^T A p / p^T p = curvature < 0`, clear of rounding: the operator is
     /// not positive definite, and the quadratic that is minimised has no minimum.
     NegativeCurvature {
@@ -68,7 +70,8 @@ impl Termination {
             }
             Self::Singular => "raise --l2 or --damping",
             Self::NonFinite => "look for NaN or overflow in the weights and the features",
-            Self::Diverged => "raise --damping",
+            Self::Diverged => "raise --damping, or --scale where it was given",
+            Self::DepthReached => "raise --depth, --repeats, --batch, --damping or --tolerance",
             Self::Stagnated => "use --precision f64 or raise --tolerance",
             Self::Cancelled => "run again",
         };
@@ -82,6 +85,7 @@ impl fmt::Display for Termination {
             Self::Converged => f.write_str("converged"),
             Self::Approximate => f.write_str("approximated"),
             Self::MaxIterations => f.write_str("stopped at the iteration limit"),
+            Self::DepthReached => f.write_str("stopped at the depth limit"),
             Self::NegativeCurvature { curvature } => {
                 write!(f, "stopped at negative curvature {curvature:.2e}")
             }

@@ -3,8 +3,8 @@
 use if_linalg::testing::{Expectation, check_operator, check_solver, random, zoo};
 use if_linalg::{
     Approximate, Approximation, Arnoldi, Backend, Block, BlockCg, Cg, Cholesky, Complement, Cpu,
-    DenseOperator, Eigen, LayerBlocks, LinearOperator, LowRank, Nystroem, Observer, PreconditionedCg, Scaled,
-    Shifted, Solver, Sum, SymmetricMatrix, Termination,
+    DenseOperator, Eigen, LayerBlocks, LinearOperator, Lissa, LowRank, Neumann, Nystroem, Observer,
+    PreconditionedCg, Scaled, Shifted, Solver, Sum, SymmetricMatrix, Termination,
 };
 
 fn well_conditioned() -> SymmetricMatrix {
@@ -20,6 +20,17 @@ fn zoo_f64() {
     let eigen = check_solver(&cpu, &Eigen { tolerance: 1e-9, memory_budget: 1 << 20 }, 1e-9);
     for lines in [cg, block, cholesky, eigen] {
         assert_eq!(lines.len(), zoo().len());
+    }
+    let neumann = check_solver(&cpu, &Neumann { tolerance: 1e-9, max_iterations: 1000, scale: None }, 1e-9);
+    let lissa = Lissa { tolerance: 1e-6, depth: None, repeats: 2, scale: None, batch: None, seed: 1 };
+    let lissa = check_solver(&cpu, &lissa, 1e-6);
+    // What the spectral estimate sees is named, not left to the iterates.
+    for lines in [neumann, lissa] {
+        assert!(
+            lines.contains(&"barely indefinite: stopped at negative curvature -1.00e-3".into()),
+            "{lines:#?}"
+        );
+        assert!(lines.contains(&"NaN in the matrix: met a number that is not finite".into()), "{lines:#?}");
     }
 }
 
@@ -55,6 +66,14 @@ fn check_ending(line: &str) {
         let name = line.split(':').next().unwrap();
         assert!(!name.contains(problem) || line.contains(reason), "{line}");
     }
+}
+
+#[test]
+fn zoo_f32() {
+    let cpu = Cpu::<f32>::new();
+    check_solver(&cpu, &Neumann { tolerance: 1e-4, max_iterations: 1000, scale: None }, 1e-4);
+    let lissa = Lissa { tolerance: 1e-3, depth: None, repeats: 1, scale: None, batch: None, seed: 1 };
+    check_solver(&cpu, &lissa, 1e-3);
 }
 
 #[test]

@@ -5,11 +5,14 @@ mod arnoldi;
 mod block_cg;
 mod cg;
 mod cholesky;
+mod columns;
 mod dual;
 mod eigen;
 mod kronecker;
 mod layer_blocks;
+mod lissa;
 mod low_rank;
+mod neumann;
 mod nystroem;
 mod orthonormal;
 
@@ -22,12 +25,14 @@ pub use dual::{CurvatureRoot, Dual};
 pub use eigen::Eigen;
 pub use kronecker::{Kronecker, KroneckerFactors};
 pub use layer_blocks::LayerBlocks;
+pub use lissa::{Lissa, PublishedLissa};
 pub use low_rank::{Complement, LowRankFactors, LowRankInverse};
+pub use neumann::Neumann;
 pub use nystroem::Nystroem;
 
 use crate::{
     Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Real, Solution, SolveReport,
-    Termination,
+    Termination, lanczos_extremes,
 };
 
 /// A way to solve `A x = b` for many `b`.
@@ -64,6 +69,23 @@ pub(crate) fn true_residuals<B: Backend>(
     r.axpby(1.0, b, -1.0);
     let relative = r.norms().iter().zip(b.norms()).map(|(r, b)| if b == 0.0 { *r } else { r / b }).collect();
     (r, relative)
+}
+
+/// Products of a [`definite_spectrum`].
+const SPECTRUM_STEPS: usize = 24;
+
+/// Extreme Ritz values of an operator with which `x += (b - A x) / s` can converge, or why it cannot.
+pub(crate) fn definite_spectrum<B: Backend>(
+    operator: &dyn LinearOperator<B>,
+    seed: u64,
+) -> Result<[f64; 2], Termination> {
+    let [low, high] = lanczos_extremes(operator, SPECTRUM_STEPS, seed);
+    if !(low.is_finite() && high.is_finite()) {
+        return Err(Termination::NonFinite);
+    }
+    // Every product of the run has its rounding.
+    let largest = SPECTRUM_STEPS as f64 * high.abs().max(low.abs());
+    Termination::of_curvature::<B::Elem>(low, largest).map_or(Ok([low, high]), Err)
 }
 
 /// The recursive residual aims a little below the tolerance, so that rounding does not make the

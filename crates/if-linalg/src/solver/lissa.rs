@@ -1,0 +1,435 @@
+//! LiSSA: the Neumann series, every term from another batch of examples.
+//!
+//! Agarwal, Bullins, Hazan 2017; Koh and Liang 2017. With `A_t` the average over a batch of examples (l2 and damping
+//! whole) and `s` the scale:
+//!
+//! ```text
+//! x_0 = b / s        x_t = x_(t-1) + (b - A_t x_(t-1)) / s
+//! ```
+//!
+//! `x_(t-1)` does not depend on the batch of step `t`, so the mean of `x_t` is the sum of `t + 1` terms of the Neumann
+//! series of the full operator, [`Neumann`](super::Neumann), and tends to `A^-1 b`.
+//!
+//! Deviations:
+//! 1. Damping is in the operator, in its units. The published recursion `X <- v + (1 - d) X - H_t X / s`, `x = X / s`
+//!    damps by `s d` instead; [`PublishedLissa`] translates, and then all iterates are the same.
+//! 2. The answer is the average of the last half of the iterates, over all repeats: the noise of a single iterate does
+//!    not fall with the depth, that of the average does.
+//! 3. The true residual of that average, with the full operator, decides. Where no depth is given, the depth doubles,
+//!    and what was the whole becomes the half that is not averaged, until the residual is below the tolerance.
+//! 4. While `0 <= A_t <= 2 s` no step can make `x_t` longer than `(t + 1) |b| / s`. An iterate of more than twice that
+//!    shows that the scale is too small, or that a batch has negative curvature: all columns start again at twice the
+//!    scale, and after some such attempts they end as `Diverged`, with NaN.
+//! 5. Where they are not given, the batch is the smallest of 128, 256, ... whose largest eigenvalue, over some random
+//!    batches, is at most twice that of the full operator, and the scale is 1.5 times that eigenvalue. From half of
+//!    the examples on, all are taken: there is no noise then, and one repeat is as good as many.
+//! 6. A Lanczos run on the full operator ends the solve at once where its smallest Ritz value is negative or cannot be
+//!    told from zero.
+//! 7. A batch holds no example twice; batches are drawn independently of each other.
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use std::sync::Arc;
+
+use super::columns::Columns;
+use super::{Prepared, Solver, definite_spectrum, failed};
+use crate::{
+    Backend, Block, ColumnReport, FiniteSumOperator, Layout, LinalgError, LinearOperator, Observer, Solution,
+    Termination, lanczos_extremes,
+};
+
+/// The stochastic Neumann series. An operator that is no [`FiniteSumOperator`] is taken whole at every step.
+///
+/// Memory: three blocks of `repeats` times the right-hand sides, and copies of one group of them for each thread.
+///
+/// The report names the scale, batch and repeats that were used in the end. Its columns count products in units of the
+/// full operator, rounded up: a batch of `m` of `n` examples counts `m / n`, for every repeat, attempts at smaller
+/// scales included. The spectral estimates belong to the preparation and are in no column's count.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lissa {
+    /// True relative residual to reach, `|b - A x| <= tolerance |b|`.
+    pub tolerance: f64,
+    /// Steps; `None`: doubled from 64 until the residual is below the tolerance, to 16,384 at most.
+    pub depth: Option<usize>,
+    /// Independent recursions that are averaged.
+    pub repeats: usize,
+    /// `s`, in units of the operator; `None`: from a spectral estimate.
+    pub scale: Option<f64>,
+    /// Examples in a step; `None`: from a spectral estimate.
+    pub batch: Option<usize>,
+    /// Of the batches.
+    pub seed: u64,
+}
+
+/// Settings as they are published, for the recursion of deviation 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PublishedLissa {
+    /// Where they are from.
+    pub name: &'static str,
+    /// `s`.
+    pub scale: f64,
+    /// `d`, which damps by `s d`.
+    pub damping: f64,
+    /// Steps.
+    pub depth: usize,
+    /// Examples in a step.
+    pub batch: usize,
+    /// Independent recursions that are averaged.
+    pub repeats: usize,
+}
+
+impl PublishedLissa {
+    /// Koh and Liang 2017, their code.
+    pub const KOH_LIANG: Self =
+        Self { name: "koh-liang", scale: 25.0, damping: 0.0, depth: 5000, batch: 1, repeats: 10 };
+    /// FastIF, Guo et al. 2021, their code for MultiNLI. (That code also divides the answer by the depth, a constant
+    /// factor that is not part of the translation; nor are the two steps that it takes beyond the depth.)
+    pub const FASTIF_MNLI: Self =
+        Self { name: "fastif-mnli", scale: 1e4, damping: 5e-3, depth: 1000, batch: 1, repeats: 1 };
+    /// The same for HANS.
+    pub const FASTIF_HANS: Self = Self { name: "fastif-hans", scale: 1e6, depth: 2000, ..Self::FASTIF_MNLI };
+    /// The same for ANLI.
+    pub const FASTIF_ANLI: Self = Self { name: "fastif-anli", scale: 1e6, depth: 1500, ..Self::FASTIF_MNLI };
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::KOH_LIANG, Self::FASTIF_MNLI, Self::FASTIF_HANS, Self::FASTIF_ANLI];
+
+    /// What is added to the curvature: `scale * damping`. The operator that [`solver`](Self::solver) is prepared for
+    /// must contain it.
+    pub fn effective_damping(&self) -> f64 {
+        self.scale * self.damping
+    }
+
+    /// The solver with the same iterates, on an operator damped by [`effective_damping`](Self::effective_damping).
+    pub fn solver(&self, tolerance: f64, seed: u64) -> Lissa {
+        let Self { scale, depth, batch, repeats, .. } = *self;
+        Lissa { tolerance, depth: Some(depth), repeats, scale: Some(scale), batch: Some(batch), seed }
+    }
+}
+
+/// Depth of the first check where none is given.
+const FIRST_DEPTH: usize = 64;
+/// Depth of the last check where none is given.
+const MAX_DEPTH: usize = 16_384;
+/// Examples in the smallest batch that is tried.
+const FIRST_BATCH: usize = 128;
+/// Examples whose curvature is looked at for every size of batch, in 4 to 64 batches.
+const SAMPLED: usize = 512;
+/// Products that estimate the largest eigenvalue of a batch.
+const BATCH_STEPS: usize = 8;
+/// How far the curvature of a batch may exceed that of the full operator.
+const BATCH_CURVATURE: f64 = 2.0;
+/// The scale over the largest eigenvalue of the batches looked at: others exceed it.
+const SCALE_SAFETY: f64 = 1.5;
+/// Iterates longer than this many times the bound of deviation 4 have grown.
+const GROWN: f64 = 2.0;
+/// Times that the scale is doubled.
+const BACK_OFFS: u32 = 10;
+
+impl<B: Backend> Solver<B> for Lissa {
+    fn name(&self) -> &'static str {
+        "lissa"
+    }
+
+    fn prepare<'a>(
+        &self,
+        operator: &'a dyn LinearOperator<B>,
+    ) -> Result<Box<dyn Prepared<B> + 'a>, LinalgError>
+    where
+        Self: 'a,
+    {
+        LinalgError::check("depth", self.depth != Some(0))?;
+        LinalgError::check("repeats", self.repeats > 0)?;
+        LinalgError::check("batch", self.batch != Some(0))?;
+        LinalgError::check("scale", self.scale.is_none_or(|scale| scale > 0.0))?;
+        let plan = definite_spectrum(operator, self.seed).map(|extremes| self.plan(operator, extremes));
+        Ok(Box::new(PreparedLissa { settings: self.clone(), operator, plan }))
+    }
+}
+
+impl Lissa {
+    /// Chooses what is not given.
+    fn plan<B: Backend>(&self, operator: &dyn LinearOperator<B>, eigenvalues: [f64; 2]) -> Plan {
+        let whole =
+            Plan { batch: None, repeats: 1, scale: self.scale.unwrap_or(eigenvalues[1]), eigenvalues };
+        let Some(sum) = operator.as_finite_sum() else { return whole };
+        let n = sum.examples();
+        let mut batch = self.batch.unwrap_or(FIRST_BATCH);
+        loop {
+            let all = if self.batch.is_some() { batch >= n } else { batch >= n.div_ceil(2) };
+            if all {
+                return whole;
+            }
+            let chosen = |scale| Plan { batch: Some(batch), repeats: self.repeats, scale, eigenvalues };
+            if let (Some(_), Some(scale)) = (self.batch, self.scale) {
+                return chosen(scale);
+            }
+            let largest = self.largest_of_batches(sum, batch);
+            if self.batch.is_some() || largest <= BATCH_CURVATURE * eigenvalues[1] {
+                return chosen(self.scale.unwrap_or(SCALE_SAFETY * largest));
+            }
+            batch *= 2;
+        }
+    }
+
+    /// The largest eigenvalue of some random batches.
+    fn largest_of_batches<B: Backend>(&self, sum: &dyn FiniteSumOperator<B>, batch: usize) -> f64 {
+        // From the other end than the streams of the repeats.
+        let mut sampler = Sampler::new(self.seed, u64::MAX, sum.examples());
+        let mut largest: f64 = 0.0;
+        for _ in 0..(SAMPLED / batch).clamp(4, 64) {
+            let operator = BatchOperator { sum, indices: sampler.draw(batch) };
+            largest = largest.max(lanczos_extremes(&operator, BATCH_STEPS, self.seed)[1]);
+        }
+        largest
+    }
+}
+
+/// How a recursion runs.
+#[derive(Clone, Copy)]
+struct Plan {
+    /// Examples in a step; `None`: the whole operator.
+    batch: Option<usize>,
+    repeats: usize,
+    scale: f64,
+    /// Extreme Ritz values of the full operator.
+    eigenvalues: [f64; 2],
+}
+
+/// Random batches, one after another.
+struct Sampler {
+    rng: ChaCha8Rng,
+    order: Vec<usize>,
+}
+
+impl Sampler {
+    fn new(seed: u64, stream: u64, n: usize) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(stream);
+        Self { rng, order: (0..n).collect() }
+    }
+
+    fn draw(&mut self, batch: usize) -> Vec<usize> {
+        self.order.partial_shuffle(&mut self.rng, batch).0.to_vec()
+    }
+}
+
+/// The average over one batch.
+struct BatchOperator<'a, B: Backend> {
+    sum: &'a dyn FiniteSumOperator<B>,
+    indices: Vec<usize>,
+}
+
+impl<B: Backend> LinearOperator<B> for BatchOperator<'_, B> {
+    fn backend(&self) -> &B {
+        self.sum.backend()
+    }
+
+    fn layout(&self) -> &Arc<Layout> {
+        self.sum.layout()
+    }
+
+    fn apply(&self, x: &Block<B>, y: &mut Block<B>) {
+        self.sum.apply_batch(&self.indices, x, y);
+    }
+}
+
+struct PreparedLissa<'a, B: Backend> {
+    settings: Lissa,
+    operator: &'a dyn LinearOperator<B>,
+    plan: Result<Plan, Termination>,
+}
+
+impl<B: Backend> Prepared<B> for PreparedLissa<'_, B> {
+    fn solve(&self, b: &Block<B>, observer: &dyn Observer) -> Solution<B> {
+        let Lissa { tolerance, .. } = self.settings;
+        let mut plan = match self.plan {
+            Ok(plan) => plan,
+            Err(termination) => return failed("lissa", self.operator, b, termination, tolerance),
+        };
+        let columns = Columns::new(self.operator, b);
+        let mut run = Run { settings: &self.settings, operator: self.operator, columns, steps: 0, checks: 0 };
+        for attempt in 0..=BACK_OFFS {
+            plan.scale *= if attempt > 0 { 2.0 } else { 1.0 };
+            if run.attempt(&plan, observer) {
+                break;
+            }
+        }
+        let nothing = run.columns.b();
+        run.end(&plan, &nothing, vec![Some((Termination::Diverged, f64::NAN)); nothing.k()]);
+        let Plan { batch, repeats, scale, .. } = plan;
+        let batch = batch.map_or("all".into(), |batch| batch.to_string());
+        let name = format!("lissa, scale {scale:.3e}, batch {batch}, repeats {repeats}");
+        run.columns.finish(name, tolerance)
+    }
+}
+
+/// The columns of a solve, over all attempts.
+struct Run<'a, B: Backend> {
+    settings: &'a Lissa,
+    operator: &'a dyn LinearOperator<B>,
+    columns: Columns<'a, B>,
+    /// Steps taken in all attempts.
+    steps: usize,
+    /// Products that checked residuals.
+    checks: usize,
+}
+
+impl<B: Backend> Run<'_, B> {
+    /// Ends all columns, one way or another, unless the iterates grow: then `false`.
+    fn attempt(&mut self, plan: &Plan, observer: &dyn Observer) -> bool {
+        let mut walk = Walk::new(self.operator, plan, &self.columns, self.settings.seed);
+        let mut depth = self.settings.depth.unwrap_or(FIRST_DEPTH);
+        while self.columns.k() > 0 {
+            let before = walk.steps;
+            let stop = walk.advance(depth / 2, depth, None, observer);
+            let mut sum = Block::zeros(walk.x.backend(), walk.x.layout(), walk.x.k());
+            let stop = stop.or_else(|| walk.advance(depth, depth, Some(&mut sum), observer));
+            self.steps += walk.steps - before;
+            let x = match stop {
+                Some(Stop::Grown) => return false,
+                Some(Stop::Cancelled) => mean_over_groups(&walk.x, plan.repeats, 1),
+                None => mean_over_groups(&sum, plan.repeats, depth - depth / 2),
+            };
+            let last = match stop {
+                Some(_) => Some(Termination::Cancelled),
+                None if self.settings.depth.is_some() || depth >= MAX_DEPTH => {
+                    Some(Termination::DepthReached)
+                }
+                None => None,
+            };
+            let stay = self.check(plan, &x, last);
+            walk.keep(&stay);
+            depth *= 2;
+        }
+        true
+    }
+
+    /// Ends the columns that have converged, and with `last` all.
+    fn check(&mut self, plan: &Plan, x: &Block<B>, last: Option<Termination>) -> Vec<usize> {
+        let (_, residuals) = self.columns.residuals(x);
+        self.checks += 1;
+        let end = |residual: f64| match residual {
+            r if !r.is_finite() => Some((Termination::NonFinite, r)),
+            r if r <= self.settings.tolerance => Some((Termination::Converged, r)),
+            r => last.map(|termination| (termination, r)),
+        };
+        let ends = residuals.into_iter().map(end).collect();
+        self.end(plan, x, ends)
+    }
+
+    fn end(&mut self, plan: &Plan, x: &Block<B>, ends: Vec<Option<(Termination, f64)>>) -> Vec<usize> {
+        let examples = self.operator.as_finite_sum().map_or(1, |sum| sum.examples());
+        let read = plan.repeats * self.steps * plan.batch.unwrap_or(examples);
+        let (iterations, products) = (self.steps, read.div_ceil(examples) + self.checks);
+        self.columns.end(x, ends, |termination, residual| ColumnReport {
+            termination,
+            iterations,
+            products,
+            residual,
+            eigenvalues: Some(plan.eigenvalues),
+        })
+    }
+}
+
+/// Why a recursion stops before its depth.
+enum Stop {
+    Grown,
+    Cancelled,
+}
+
+/// The recursions of one attempt: for each repeat a group of vectors, one for each active column.
+struct Walk<'a, B: Backend> {
+    operator: &'a dyn LinearOperator<B>,
+    plan: &'a Plan,
+    b: Block<B>,
+    b_norms: Vec<f64>,
+    /// `repeats * b.k()` iterates.
+    x: Block<B>,
+    product: Block<B>,
+    samplers: Vec<Sampler>,
+    steps: usize,
+}
+
+impl<'a, B: Backend> Walk<'a, B> {
+    /// At `x_0 = b / s`.
+    fn new(operator: &'a dyn LinearOperator<B>, plan: &'a Plan, columns: &Columns<B>, seed: u64) -> Self {
+        let b = columns.b();
+        let product = Block::zeros(b.backend(), b.layout(), plan.repeats * b.k());
+        let mut x = product.clone();
+        (0..plan.repeats).for_each(|g| x.add_at(g * b.k(), 1.0 / plan.scale, &b));
+        let n = operator.as_finite_sum().map_or(0, |sum| sum.examples());
+        let samplers = (0..plan.repeats).map(|g| Sampler::new(seed, g as u64, n)).collect();
+        Self { operator, plan, b_norms: b.norms(), b, x, product, samplers, steps: 0 }
+    }
+
+    /// Steps until `to` of `depth` steps are taken, each iterate added to `sum`.
+    fn advance(
+        &mut self,
+        to: usize,
+        depth: usize,
+        mut sum: Option<&mut Block<B>>,
+        observer: &dyn Observer,
+    ) -> Option<Stop> {
+        while self.steps < to {
+            if observer.cancelled() {
+                return Some(Stop::Cancelled);
+            }
+            self.step();
+            if self.grown() {
+                return Some(Stop::Grown);
+            }
+            if let Some(sum) = &mut sum {
+                sum.axpby(1.0, &self.x, 1.0);
+            }
+            observer.progress("LiSSA", self.steps, depth);
+        }
+        None
+    }
+
+    fn step(&mut self) {
+        match (self.plan.batch, self.operator.as_finite_sum()) {
+            (Some(batch), Some(sum)) => {
+                let batches: Vec<Vec<usize>> = self.samplers.iter_mut().map(|s| s.draw(batch)).collect();
+                sum.apply_batches(&batches, &self.x, &mut self.product);
+            }
+            _ => self.operator.apply(&self.x, &mut self.product),
+        }
+        self.x.axpby(-1.0 / self.plan.scale, &self.product, 1.0);
+        for g in 0..self.plan.repeats {
+            self.x.add_at(g * self.b.k(), 1.0 / self.plan.scale, &self.b);
+        }
+        self.steps += 1;
+    }
+
+    /// Whether an iterate is longer than contractions can make it, or not finite.
+    fn grown(&self) -> bool {
+        let bound = GROWN * (self.steps + 1) as f64 / self.plan.scale;
+        let norms = self.x.norms();
+        norms.iter().zip(self.b_norms.iter().cycle()).any(|(x, b)| x.is_nan() || *x > bound * b)
+    }
+
+    /// Goes on with the columns at `stay` only.
+    fn keep(&mut self, stay: &[usize]) {
+        let k = self.b.k();
+        if stay.len() == k {
+            return;
+        }
+        let rows: Vec<usize> =
+            (0..self.plan.repeats).flat_map(|g| stay.iter().map(move |row| g * k + row)).collect();
+        (self.x, self.product) = (self.x.select(&rows), self.product.select(&rows));
+        self.b = self.b.select(stay);
+        self.b_norms = self.b.norms();
+    }
+}
+
+/// The mean over `groups` groups of vectors, each the sum of `count` iterates.
+fn mean_over_groups<B: Backend>(sums: &Block<B>, groups: usize, count: usize) -> Block<B> {
+    let k = sums.k() / groups;
+    let mut mean = Block::zeros(sums.backend(), sums.layout(), k);
+    for g in 0..groups {
+        let group = sums.select(&(g * k..(g + 1) * k).collect::<Vec<_>>());
+        mean.axpby(1.0 / (groups * count) as f64, &group, 1.0);
+    }
+    mean
+}
