@@ -101,6 +101,17 @@ impl Settings {
         })
     }
 
+    /// # Errors
+    /// A solver whose scores predict no change.
+    pub fn need_changes(&self) -> Result<(), Failure> {
+        match self.solver.name {
+            SolverName::Identity => Err(Failure::input(
+                "--solver identity: inner products predict no change of a loss; influence attribute and audit take it",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// What bounds solves.
     pub fn limits(&self) -> Limits {
         let Self { tolerance, max_iterations, memory_budget, .. } = *self;

@@ -1,5 +1,6 @@
 //! Numbers and sizes as they stand on the command line.
 
+use if_models::QueryRank;
 use serde::{Serialize, Serializer};
 
 /// A finite number.
@@ -47,6 +48,15 @@ pub fn damping(text: &str) -> Result<Damping, String> {
             Ok(value) => Ok(Damping::Number(value)),
             Err(_) => Err("expected auto or a number of at least 0".to_owned()),
         },
+    }
+}
+
+/// `8`, a rank, or `0.01`, an error.
+pub fn query_rank(text: &str) -> Result<QueryRank, String> {
+    match (text.parse::<usize>(), fraction(text)) {
+        (Ok(rank), _) if rank > 0 => Ok(QueryRank::Rank(rank)),
+        (_, Ok(error)) => Ok(QueryRank::Tolerance(error)),
+        _ => Err("expected a rank of at least 1, or a relative error between 0 and 1".to_owned()),
     }
 }
 

@@ -155,6 +155,7 @@ impl SolveReport {
         let converged = of(Termination::Converged).count();
         let approximate = of(Termination::Approximate).count();
         let mut line = match approximate {
+            0 if self.tolerance == 0.0 => format!("{total} right-hand sides as they are: nothing to solve"),
             0 => format!(
                 "{converged} of {total} right-hand sides solved to {:.0e} by {}",
                 self.tolerance, self.solver

@@ -7,9 +7,10 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use if_data::Source;
+use if_models::QueryRank;
 use serde::Serialize;
 
-use crate::parse::{count, fraction, non_negative, positive, threads};
+use crate::parse::{count, fraction, non_negative, positive, query_rank, threads};
 
 pub use solve::{
     CurvatureName, LabelsName, PreconditionerName, PresetName, RemovalName, SolveArgs, SolverName,
@@ -350,6 +351,9 @@ pub struct AttributeArgs {
     /// Where the scores go, queries x training examples; certificates go to OUT.json beside them
     #[arg(long, value_name = "OUT.npy")]
     pub scores: PathBuf,
+    /// Truncate each solved query, layer by layer: to a rank such as 8, or to a relative error such as 0.01
+    #[arg(long, value_name = "RANK|ERROR", value_parser = query_rank, allow_negative_numbers = true)]
+    pub query_rank: Option<QueryRank>,
     /// Arithmetic, and the type of OUT.npy [default: f64; networks: f32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use if_data::{AtomicFile, DataError, Element, NpyWriter};
 use if_linalg::{Real, SolveReport};
-use if_methods::ScoreUnit;
+use if_methods::{ScoreUnit, Truncation};
 use serde_json::{Value, json};
 
 use super::model_name;
@@ -65,13 +65,22 @@ impl Job<'_> {
         // Both outputs are open before the long run: what cannot be written fails now.
         let mut scores = NpyWriter::<T>::create(&self.args.scores, &shape)?;
         let mut certificates = AtomicFile::create(self.certificates)?;
+        let mut truncations: Vec<Truncation> = Vec::new();
         let ((report, unit), optimality) = session.influence(console, |_, influence| {
-            let influence = influence.measuring(measured.loss())?;
-            let report = influence
-                .attribute(&queries, console, |rows| scores.append(rows.scores).map_err(Failure::output))?;
+            let mut influence = influence.measuring(measured.loss())?;
+            if let Some(rank) = self.args.query_rank {
+                influence = influence.with_query_rank(rank)?;
+            }
+            let report = influence.attribute(&queries, console, |rows| {
+                truncations.extend(rows.truncations.unwrap_or_default().iter().cloned());
+                scores.append(rows.scores).map_err(Failure::output)
+            })?;
             Ok((report, influence.unit()))
         })?;
         let mut json = self.record::<T>(&report, unit, shape);
+        for (entry, truncation) in json["queries"].as_array_mut().into_iter().flatten().zip(&truncations) {
+            entry["truncation"] = json!(truncation);
+        }
         json["optimality"] = json!(optimality);
         json["parameters"] = json!(session.coverage);
         let text = format!("{:#}\n", document("attribute", json.clone()));
@@ -85,7 +94,7 @@ impl Job<'_> {
         let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
         let elapsed = start.elapsed().as_secs_f64();
         json["seconds"] = json!(elapsed);
-        Ok(Report { text: self.text(&report, elapsed), json, flagged })
+        Ok(Report { text: self.text(&report, elapsed) + &bounds(&truncations), json, flagged })
     }
 
     /// What `OUT.json` holds: nothing in it depends on the machine or the time.
@@ -105,10 +114,15 @@ impl Job<'_> {
         scores["dtype"] = json!(T::DESCR);
         scores["shape"] = json!(shape);
         scores["sign"] = json!(self.args.measure.sign_text());
-        scores["formula"] = json!(self.args.measure.formula_text());
+        scores["formula"] = json!(match unit {
+            ScoreUnit::InnerProduct => "score = g_q^T g_i".to_owned(),
+            _ => self.args.measure.formula_text(),
+        });
         json!({
             "measure": self.args.measure,
             "scores": scores,
+            "query_rank": self.args.query_rank,
+            "curvature": self.settings.curvature,
             "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
             "first_train_row": self.problem.train.set.ids()[0],
             "solver": report.solver,
@@ -121,7 +135,7 @@ impl Job<'_> {
 
     fn text(&self, report: &SolveReport, elapsed: f64) -> String {
         format!(
-            "{}: {} queries x {} training examples, {}\n{}; largest true residual {:.1e}, {} products, {}\n",
+            "{}: {} queries x {} training examples, {}\n{}{}, {}\n",
             self.args.scores.display(),
             self.query.set.len(),
             self.problem.train.set.len(),
@@ -130,9 +144,22 @@ impl Job<'_> {
                 Precision::F64 => "float64",
             },
             report.summary(),
-            report.worst_residual(),
-            report.products(),
+            match report.products() {
+                0 => String::new(),
+                products => {
+                    format!("; largest true residual {:.1e}, {products} products", report.worst_residual())
+                }
+            },
             seconds(elapsed),
         )
     }
+}
+
+/// A line about truncated queries.
+fn bounds(truncations: &[Truncation]) -> String {
+    let worst = truncations.iter().map(|truncation| truncation.bound).fold(0.0, f64::max);
+    let rank = truncations.iter().flat_map(|truncation| &truncation.ranks).max();
+    rank.map_or_else(String::new, |rank| {
+        format!("queries truncated to rank {rank} at most: no score is off by more than {worst:.1e}\n")
+    })
 }

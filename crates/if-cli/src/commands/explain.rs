@@ -23,6 +23,7 @@ pub fn run(args: &ExplainArgs, console: &Console) -> Result<Report, Failure> {
     let kind = Kind::new(&args.model)?;
     let precision = args.precision.unwrap_or(kind.default_precision());
     let settings = Settings::new(&args.objective, &args.solve, precision, SolverName::Cg)?;
+    settings.need_changes()?;
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     let query = Data::load_like(&args.query, label, &train)?;

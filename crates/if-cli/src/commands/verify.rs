@@ -35,6 +35,7 @@ pub fn run(args: &VerifyArgs, console: &Console) -> Result<Report, Failure> {
         ));
     }
     let settings = Settings::new(&args.objective, &args.solve, Precision::F64, SolverName::Cg)?;
+    settings.need_changes()?;
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     if train.set.len() < 2 {
