@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use crate::harness::{Context, Experiment, Figure, Outcome};
-use crate::plot::{LineChart, Picture, PictureRow, Scatter, Series};
 use crate::result::{Gate, Metric, Record, Table};
 use crate::run::{Plan, Request, Summary};
+use if_plot::{LineChart, Picture, PictureRow, Scatter, Series};
 
 /// A result without measurements.
 pub fn record(id: &str) -> Record {
