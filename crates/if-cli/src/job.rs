@@ -38,6 +38,16 @@ pub fn risk_settings(args: &ObjectiveArgs, removal: RemovalName) -> Result<RiskS
     Ok(settings.validate()?)
 }
 
+impl From<CurvatureName> for Curvature {
+    fn from(name: CurvatureName) -> Self {
+        match name {
+            CurvatureName::Hessian => Self::Hessian,
+            CurvatureName::GaussNewton => Self::GaussNewton,
+            CurvatureName::Fisher => Self::Fisher,
+        }
+    }
+}
+
 /// How influence is computed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings {
@@ -87,11 +97,7 @@ impl Settings {
             risk: risk_settings(objective, solve.removal)?,
             solver,
             damping,
-            curvature: match solve.curvature {
-                CurvatureName::Hessian => Curvature::Hessian,
-                CurvatureName::GaussNewton => Curvature::GaussNewton,
-                CurvatureName::Fisher => Curvature::Fisher,
-            },
+            curvature: solve.curvature.into(),
             layers: solve.layers.clone(),
             tolerance: solve.tolerance.unwrap_or(tolerance),
             max_iterations: solve.max_iterations,

@@ -1,7 +1,7 @@
 //! A problem on the device, in one precision, with a solver: what every question starts from.
 
 use if_data::checksum;
-use if_linalg::{Block, Cpu, Observer, Real, SolveReport};
+use if_linalg::{Block, Cpu, LinearOperator, Observer, Real, SolveReport};
 use if_methods::Influence;
 use if_models::{EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
 use serde::Serialize;
@@ -165,7 +165,33 @@ impl<'a, T: Real> Session<'a, T> {
         if console.cancelled() {
             return Err(Failure::Interrupted);
         }
-        let optimality = self.optimality(&risk);
+        let optimality = self.checked(&risk, console)?;
+        if self.settings.damping == Damping::Auto {
+            console.note(&format!("--damping auto: {damping:.3e}, a tenth of the mean eigenvalue"));
+        }
+        let influence = match &prepared {
+            Some(prepared) => Influence::new(&risk, &self.theta, &**prepared),
+            None => Influence::of_identity(&risk, &self.theta),
+        };
+        Ok((body(&risk, influence)?, optimality))
+    }
+
+    /// Hands `body` the objective and the curvature without damping, where a method brings its own way to solve.
+    pub fn curvature<R>(
+        &self,
+        console: &Console,
+        body: impl FnOnce(&EmpiricalRisk<Cpu<T>>, &dyn LinearOperator<Cpu<T>>) -> Result<R, Failure>,
+    ) -> Result<(R, Optimality), Failure> {
+        let Settings { risk, curvature, .. } = self.settings.clone();
+        let risk = EmpiricalRisk::new(&self.network, &self.train, risk)?;
+        let operator = risk.operator(&self.theta, curvature, 0.0, self.memory.cache);
+        let optimality = self.checked(&risk, console)?;
+        Ok((body(&risk, &operator)?, optimality))
+    }
+
+    /// Refuses weights at which nothing is finite, and says what there is to say about the others.
+    fn checked(&self, risk: &EmpiricalRisk<Cpu<T>>, console: &Console) -> Result<Optimality, Failure> {
+        let optimality = self.optimality(risk);
         if !optimality.gradient_norm.is_finite() {
             return Err(Failure::input(format!(
                 "{}: the gradient of the objective is not finite at these weights: expected features and weights of ordinary size",
@@ -179,17 +205,10 @@ impl<'a, T: Real> Session<'a, T> {
         if let Some(text) = self.settings.solver.note() {
             console.note(&text);
         }
-        if self.settings.damping == Damping::Auto {
-            console.note(&format!("--damping auto: {damping:.3e}, a tenth of the mean eigenvalue"));
-        }
         if let Some(text) = self.not_at_optimum(optimality) {
             console.warn(&text);
         }
-        let influence = match &prepared {
-            Some(prepared) => Influence::new(&risk, &self.theta, &**prepared),
-            None => Influence::of_identity(&risk, &self.theta),
-        };
-        Ok((body(&risk, influence)?, optimality))
+        Ok(optimality)
     }
 
     /// Where fits are kept.

@@ -88,12 +88,28 @@ const RANK: usize = 200;
 const REPEATS: usize = 4;
 
 impl SolverSettings {
+    /// The solver `name` as it goes by itself.
+    pub fn plain(name: SolverName) -> Self {
+        Self {
+            name,
+            preconditioner: None,
+            per_layer: false,
+            rank: None,
+            labels: None,
+            depth: None,
+            repeats: None,
+            scale: None,
+            batch: None,
+            preset: None,
+            seed: 0,
+        }
+    }
+
     /// # Errors
     /// A setting that the solver does not take.
     pub fn new(solve: &SolveArgs, default: SolverName) -> Result<Self, Failure> {
         let own = &solve.own;
         let settings = Self {
-            name: solve.solver.unwrap_or(default),
             preconditioner: own.preconditioner.filter(|name| *name != PreconditionerName::None),
             per_layer: own.per_layer,
             rank: own.rank,
@@ -104,6 +120,7 @@ impl SolverSettings {
             batch: own.batch,
             preset: own.preset,
             seed: own.solver_seed.unwrap_or(0),
+            ..Self::plain(solve.solver.unwrap_or(default))
         };
         settings.refuse_foreign()?;
         Ok(settings)

@@ -9,7 +9,6 @@
 mod experiments;
 mod harness;
 pub mod number;
-pub mod plot;
 mod progress;
 mod report;
 pub mod result;

@@ -19,16 +19,6 @@ pub fn short(value: f64) -> String {
     digits.replace('-', "−")
 }
 
-/// `×10⁻⁵` for -5.
-pub fn power_of_ten(exponent: i32) -> String {
-    let superscript = |c: char| match c.to_digit(10) {
-        Some(digit) => ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][digit as usize],
-        None => '⁻',
-    };
-    let raised: String = exponent.to_string().chars().map(superscript).collect();
-    format!("×10{raised}")
-}
-
 /// A duration: `0.42 s`, `12 s`, `3 min 20 s`, `2 h 5 min`.
 pub fn duration(seconds: f64) -> String {
     if seconds < 9.95 {
@@ -65,8 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn powers_and_durations() {
-        assert_eq!(power_of_ten(-12), "×10⁻¹²");
+    fn durations() {
         assert_eq!(duration(0.4), "0.40 s");
         assert_eq!(duration(9.97), "10 s");
         assert_eq!(duration(200.0), "3 min 20 s");

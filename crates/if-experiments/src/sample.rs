@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use crate::harness::{Context, Experiment, Figure, Outcome};
-use crate::plot::{LineChart, Picture, PictureRow, Scatter, Series};
 use crate::result::{Gate, Metric, Record, Table};
 use crate::run::{Plan, Request, Summary};
+use if_plot::{LineChart, Picture, PictureRow, Scatter, Series};
 
 /// A result without measurements.
 pub fn record(id: &str) -> Record {
@@ -167,6 +167,7 @@ fn curves() -> Figure {
             Series { name: "gradient norm", points: &norm, band: &[] },
             Series { name: "random", points: &random, band: &[] },
         ],
+        y_covers: None,
     }
     .svg();
     Figure { name: "recall".into(), caption: "Mean over 3 seeds; band: least and most.".into(), svg }

@@ -28,7 +28,7 @@ pub use dense::{CholeskyFactor, NotPositiveDefinite, SymmetricMatrix};
 pub use error::LinalgError;
 pub use host::HostArray;
 pub use inverse::{Approximation, Inverse};
-pub use lanczos::lanczos_extremes;
+pub use lanczos::{Lanczos, Ritz, lanczos, lanczos_extremes};
 pub use loss::{Loss, Target, sigmoid, softplus};
 pub use observer::Observer;
 pub use operator::{

@@ -133,15 +133,18 @@ impl<'a, B: Backend> Influence<'a, B> {
         self.each_block(&network, queries, "scoring queries", observer, |first, _, solution| {
             let (x, report) = (&solution.x, &solution.report);
             let train = self.risk.network();
-            let (mut scores, truncations) = match &truncate {
-                None => (train.scores(self.risk.inputs(), self.theta, x), None),
+            let (scores, truncations) = match &truncate {
+                None => (against_train(self.risk, self.theta, x), None),
                 Some((rank, squares)) => {
                     let truncated = train.truncate(x, *rank);
-                    let scores = train.scores_of(self.risk.inputs(), self.theta, &truncated.vectors);
+                    let mut scores = train.scores_of(self.risk.inputs(), self.theta, &truncated.vectors);
+                    // Inner products know nothing of removal.
+                    if self.solver.is_some() {
+                        add_penalty_share(self.risk, self.theta, x, &mut scores);
+                    }
                     (scores, Some(truncations(&truncated, squares)))
                 }
             };
-            self.add_penalty_share(x, &mut scores);
             take(ScoreRows { first, scores: &scores, report, truncations: truncations.as_deref() })
         })
     }
@@ -235,8 +238,12 @@ impl<'a, B: Backend> Influence<'a, B> {
             "self-influence",
             observer,
             |_, gradients, solution| {
-                let data = solution.x.dots(gradients);
-                values.extend(data.iter().zip(self.penalty_share(&solution.x)).map(|(d, p)| d + p));
+                let mut own = solution.x.dots(gradients);
+                if self.solver.is_some() {
+                    let penalty = penalty_share(self.risk, self.theta, &solution.x);
+                    own.iter_mut().zip(penalty).for_each(|(own, share)| *own += share);
+                }
+                values.extend(own);
                 Ok(())
             },
         )?;
@@ -273,29 +280,42 @@ impl<'a, B: Backend> Influence<'a, B> {
             })
             .collect())
     }
+}
 
-    /// Adds `x_j . l2 theta`, where it counts, to row `j` of the scores of all training examples against solved
-    /// queries `x`: `k x n`.
-    fn add_penalty_share(&self, x: &Block<B>, scores: &mut [B::Elem]) {
-        let penalty = self.penalty_share(x);
-        for (row, share) in scores.chunks_exact_mut(self.risk.n()).zip(penalty) {
-            let share = B::Elem::from_f64(share);
-            row.iter_mut().for_each(|score| *score += share);
-        }
+/// Scores of all training examples of `risk` against solved queries `x`: `k x n`.
+pub(crate) fn against_train<B: Backend>(
+    risk: &EmpiricalRisk<B>,
+    theta: &Block<B>,
+    x: &Block<B>,
+) -> Vec<B::Elem> {
+    let mut scores = risk.network().scores(risk.inputs(), theta, x);
+    add_penalty_share(risk, theta, x, &mut scores);
+    scores
+}
+
+/// Adds `x_j . l2 theta`, where it counts, to row `j` of scores of all training examples: `k x n`.
+fn add_penalty_share<B: Backend>(
+    risk: &EmpiricalRisk<B>,
+    theta: &Block<B>,
+    x: &Block<B>,
+    scores: &mut [B::Elem],
+) {
+    let penalty = penalty_share(risk, theta, x);
+    for (row, share) in scores.chunks_exact_mut(risk.n()).zip(penalty) {
+        let share = B::Elem::from_f64(share);
+        row.iter_mut().for_each(|score| *score += share);
     }
+}
 
-    /// `x_j . l2 theta` for every vector where removal renormalises, else zeros.
-    fn penalty_share(&self, x: &Block<B>) -> Vec<f64> {
-        match self.risk.settings().removal {
-            // Inner products know nothing of removal.
-            _ if self.solver.is_none() => vec![0.0; x.k()],
-            Removal::Fixed => vec![0.0; x.k()],
-            Removal::Renormalised => {
-                let mut penalty = Block::zeros(x.backend(), x.layout(), 1);
-                self.risk.add_l2(self.theta, &mut penalty);
-                let repeated = penalty.select(&vec![0; x.k()]);
-                x.dots(&repeated)
-            }
+/// `x_j . l2 theta` for every vector where removal renormalises, else zeros.
+fn penalty_share<B: Backend>(risk: &EmpiricalRisk<B>, theta: &Block<B>, x: &Block<B>) -> Vec<f64> {
+    match risk.settings().removal {
+        Removal::Fixed => vec![0.0; x.k()],
+        Removal::Renormalised => {
+            let mut penalty = Block::zeros(x.backend(), x.layout(), 1);
+            risk.add_l2(theta, &mut penalty);
+            let repeated = penalty.select(&vec![0; x.k()]);
+            x.dots(&repeated)
         }
     }
 }

@@ -3,13 +3,14 @@
 use serde_json::Value;
 
 /// Every package of the project that others may be built from, with those it may be built from itself.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 8] = [
     ("if-linalg", &[]),
     ("if-models", &["if-linalg"]),
     ("if-data", &["if-linalg"]),
     ("if-methods", &["if-linalg", "if-models"]),
-    ("if-cli", &["if-linalg", "if-models", "if-data", "if-methods"]),
-    ("if-experiments", &["if-linalg", "if-models", "if-data", "if-methods"]),
+    ("if-plot", &[]),
+    ("if-cli", &["if-linalg", "if-models", "if-data", "if-methods", "if-plot"]),
+    ("if-experiments", &["if-linalg", "if-models", "if-data", "if-methods", "if-plot"]),
     // Light: it compiles in seconds.
     ("xtask", &[]),
 ];
@@ -71,7 +72,7 @@ mod tests {
 
     #[test]
     fn downward_is_allowed() {
-        for (name, on) in [("if-methods", "if-models"), ("if-cli", "if-data"), ("if-tests", "if-cli")] {
+        for (name, on) in [("if-methods", "if-models"), ("if-cli", "if-plot"), ("if-tests", "if-cli")] {
             assert!(depends(name, on, None).is_empty(), "{name} on {on}");
         }
     }
@@ -85,6 +86,8 @@ mod tests {
             ("if-methods", "if-data"),
             ("if-cli", "if-experiments"),
             ("if-experiments", "if-cli"),
+            ("if-plot", "if-linalg"),
+            ("if-methods", "if-plot"),
             ("xtask", "if-linalg"),
         ];
         for (name, on) in forbidden {

@@ -5,8 +5,13 @@ use super::blank::{comments_and_literals, is_identifier, test_items};
 /// The only crate with `unsafe`.
 const UNSAFE_CRATE: &str = "crates/if-linalg/";
 /// Crates that never print, exit or read the environment.
-const LIBRARIES: [&str; 4] =
-    ["crates/if-linalg/src/", "crates/if-models/src/", "crates/if-data/src/", "crates/if-methods/src/"];
+const LIBRARIES: [&str; 5] = [
+    "crates/if-linalg/src/",
+    "crates/if-models/src/",
+    "crates/if-data/src/",
+    "crates/if-methods/src/",
+    "crates/if-plot/src/",
+];
 /// What the terminal and the environment are reached by.
 const OUTSIDE: [&str; 9] = [
     "println!",

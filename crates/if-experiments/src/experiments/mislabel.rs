@@ -12,10 +12,10 @@ use if_linalg::{Block, Loss};
 use if_methods::{RecallCurve, descending, random_order};
 use if_models::{EmpiricalRisk, Gram, GramNewton, Inputs, RiskSettings};
 
-use crate::plot::{LineChart, Series};
 use crate::result::{Gate, Metric, Table};
 use crate::support::{F64, Problem, load, predict};
 use crate::{Context, Experiment, Figure, Outcome};
+use if_plot::{LineChart, Series};
 
 const L2: f64 = 1e-4;
 /// One label in ten is flipped.
@@ -210,6 +210,7 @@ fn curves(trials: &[Trial]) -> Figure {
         x_label: "fraction of the training data checked",
         y_label: "fraction of the flipped labels fixed",
         series: &series,
+        y_covers: None,
     }
     .svg();
     Figure {

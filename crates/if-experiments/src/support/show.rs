@@ -5,8 +5,8 @@ use if_models::Dataset;
 
 use crate::Figure;
 use crate::number::short;
-use crate::plot::{Picture, PictureRow, Scatter};
 use crate::result::{Gate, Metric};
+use if_plot::{Picture, PictureRow, Scatter};
 
 /// What the agreement of predicted with actual changes has to reach.
 pub struct Targets {

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use super::low_rank::refuse_negative;
 use super::orthonormal::symmetric;
 use crate::lanczos::{Lanczos, lanczos};
+use crate::testing::random;
 use crate::{
     Approximation, Backend, Block, Complement, Inverse, LinalgError, LinearOperator, LowRankFactors,
     LowRankInverse, Termination,
@@ -50,7 +51,9 @@ impl Arnoldi {
         &self,
         operator: &dyn LinearOperator<B>,
     ) -> Result<LowRankFactors<B>, Termination> {
-        let Lanczos { basis, diagonal, off } = lanczos(operator, self.steps, self.seed);
+        let start = random(operator.dim(), self.seed);
+        let start = Block::from_f64(operator.backend(), operator.layout(), &start);
+        let Lanczos { basis, diagonal, off, .. } = lanczos(operator, &start, self.steps, &());
         if diagonal.iter().chain(&off).any(|v| !v.is_finite()) {
             return Err(Termination::NonFinite);
         }

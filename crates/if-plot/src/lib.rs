@@ -1,8 +1,4 @@
-//! Small plots as SVG text: predicted against actual, lines with bands, rows of pictures.
-//!
-//! Each stands alone as a file and inside HTML, is read at 360 pixels width, and in grey: series
-//! differ in colour, dash and marker. Values that are not finite are left out, and counted where
-//! they are left out.
+#![doc = include_str!("../README.md")]
 
 mod axis;
 mod lines;
@@ -10,7 +6,7 @@ mod picture;
 mod scatter;
 mod svg;
 
-pub use lines::{LineChart, Series};
+pub use lines::{LineChart, Series, stack};
 pub use picture::{Picture, PictureRow};
 pub use scatter::Scatter;
 

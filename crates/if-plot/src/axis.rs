@@ -1,7 +1,6 @@
 //! Axes with round ticks, and the frame that two of them span.
 
 use super::svg::{Anchor, FONT, GREY, LINE, MARGIN, Svg, WIDTH, wrap};
-use crate::number::power_of_ten;
 
 /// Magnitudes above are treated as infinite and those below as zero, so that no span overflows.
 const HUGE: f64 = 1e300;
@@ -77,6 +76,16 @@ impl Axis {
     fn fraction(&self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
     }
+}
+
+/// `×10⁻⁵` for -5.
+fn power_of_ten(exponent: i32) -> String {
+    let superscript = |c: char| match c.to_digit(10) {
+        Some(digit) => ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][digit as usize],
+        None => '⁻',
+    };
+    let raised: String = exponent.to_string().chars().map(superscript).collect();
+    format!("×10{raised}")
 }
 
 /// The nearest of 1, 2, 5, 10 times a power of ten.
@@ -179,6 +188,7 @@ mod tests {
         let axis = Axis::around([-1.2e-5, 4.1e-5].into_iter());
         assert_eq!(axis.label("loss"), "loss (×10⁻⁵)");
         assert_eq!(axis.tick_label(2e-5), "2");
+        assert_eq!(power_of_ten(-12), "×10⁻¹²");
         assert_eq!(labels(&[0.0, 5.5e6]), ["0", "1", "2", "3", "4", "5", "6"]);
     }
 
