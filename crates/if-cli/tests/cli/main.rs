@@ -6,5 +6,6 @@ mod contract;
 mod damping;
 mod dense;
 mod pytorch;
+mod solvers;
 mod support;
 mod train_network;
