@@ -60,6 +60,8 @@ pub enum Command {
     Audit(AuditArgs),
     /// Retrain without the most influential examples, and compare with the prediction
     Verify(VerifyArgs),
+    /// Show the spectrum, and how stable the top 10 proponents are along the damping
+    Damping(DampingArgs),
     /// List, fetch, check and show datasets
     #[command(subcommand)]
     Data(DataCommand),
@@ -501,6 +503,47 @@ pub struct VerifyArgs {
     /// The solves.
     #[command(flatten)]
     pub solve: SolveArgs,
+}
+
+/// `influence damping`.
+#[derive(Args, Debug)]
+pub struct DampingArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The parameters.
+    #[command(flatten)]
+    pub weights: WeightsArgs,
+    /// Examples whose proponents are followed
+    #[arg(long, value_name = "SOURCE")]
+    pub query: Source,
+    /// The objective.
+    #[command(flatten)]
+    pub objective: ObjectiveArgs,
+    /// Damping that all others are compared with [default: the recommended one]
+    #[arg(long, value_name = "D", value_parser = non_negative, allow_negative_numbers = true)]
+    pub damping: Option<f64>,
+    /// Which second derivative
+    #[arg(long, value_enum, value_name = "CURVATURE", default_value = "hessian")]
+    pub curvature: CurvatureName,
+    /// Layers whose parameters count, by name, or last; the others are constants [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub layers: Vec<String>,
+    /// Products for each query and each of 3 random starts, at most; as many vectors are kept in memory
+    #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
+    pub steps: usize,
+    /// True relative residual up to which a ranking is believed
+    #[arg(long, value_name = "TOL", default_value = "1e-4", value_parser = fraction, allow_negative_numbers = true)]
+    pub tolerance: f64,
+    /// Write the spectrum and the path as a picture
+    #[arg(long, value_name = "OUT.svg")]
+    pub plot: Option<PathBuf>,
+    /// Arithmetic [default: f64; networks: f32]
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    pub precision: Option<Precision>,
+    /// Memory to keep to, such as 2GiB; the results have the same bits for any
+    #[arg(long, value_name = "BYTES", default_value = "1536MiB", value_parser = bytes)]
+    pub memory_budget: usize,
 }
 
 /// `influence data`.

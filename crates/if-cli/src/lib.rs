@@ -75,6 +75,7 @@ fn command_name(command: &Command) -> &'static str {
         Command::Explain(_) => "explain",
         Command::Audit(_) => "audit",
         Command::Verify(_) => "verify",
+        Command::Damping(_) => "damping",
         Command::Data(_) => "data",
     }
 }

@@ -1,6 +1,6 @@
 //! A problem on the device, in one precision, with a solver: what every question starts from.
 
-use if_linalg::{Block, Cpu, Observer, Real, SolveReport, Termination};
+use if_linalg::{Block, Cpu, LinearOperator, Observer, Real, SolveReport, Termination};
 use if_methods::Influence;
 use if_models::{EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
 use serde::Serialize;
@@ -148,7 +148,26 @@ impl<'a, T: Real> Session<'a, T> {
         if console.cancelled() {
             return Err(Failure::Interrupted);
         }
-        let optimality = self.optimality(&risk);
+        let optimality = self.checked(&risk, console)?;
+        Ok((body(&risk, Influence::new(&risk, &self.theta, &*prepared))?, optimality))
+    }
+
+    /// Hands `body` the objective and the curvature, where a method brings its own way to solve.
+    pub fn curvature<R>(
+        &self,
+        console: &Console,
+        body: impl FnOnce(&EmpiricalRisk<Cpu<T>>, &dyn LinearOperator<Cpu<T>>) -> Result<R, Failure>,
+    ) -> Result<(R, Optimality), Failure> {
+        let Settings { risk, curvature, damping, .. } = self.settings.clone();
+        let risk = EmpiricalRisk::new(&self.network, &self.train, risk)?;
+        let operator = risk.operator(&self.theta, curvature, damping, self.memory.cache);
+        let optimality = self.checked(&risk, console)?;
+        Ok((body(&risk, &operator)?, optimality))
+    }
+
+    /// Refuses weights at which nothing is finite, and says what there is to say about the others.
+    fn checked(&self, risk: &EmpiricalRisk<Cpu<T>>, console: &Console) -> Result<Optimality, Failure> {
+        let optimality = self.optimality(risk);
         if !optimality.gradient_norm.is_finite() {
             return Err(Failure::input(format!(
                 "{}: the gradient of the objective is not finite at these weights: expected features and weights of ordinary size",
@@ -162,7 +181,7 @@ impl<'a, T: Real> Session<'a, T> {
         if let Some(text) = self.not_at_optimum(optimality) {
             console.warn(&text);
         }
-        Ok((body(&risk, Influence::new(&risk, &self.theta, &*prepared))?, optimality))
+        Ok(optimality)
     }
 
     /// How near the weights are to an optimum.

@@ -167,6 +167,7 @@ fn curves() -> Figure {
             Series { name: "gradient norm", points: &norm, band: &[] },
             Series { name: "random", points: &random, band: &[] },
         ],
+        y_covers: None,
     }
     .svg();
     Figure { name: "recall".into(), caption: "Mean over 3 seeds; band: least and most.".into(), svg }

@@ -13,6 +13,11 @@ pub enum MethodError {
     /// The solver could not be prepared.
     #[error(transparent)]
     Linalg(#[from] LinalgError),
+    /// No product with the curvature is finite.
+    #[error(
+        "the curvature is not finite at these parameters: look for NaN or overflow in weights and features"
+    )]
+    NotFinite,
     /// The observer asked to stop.
     #[error("cancelled")]
     Cancelled,

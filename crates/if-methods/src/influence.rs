@@ -102,7 +102,7 @@ impl<'a, B: Backend> Influence<'a, B> {
     ) -> Result<SolveReport, E> {
         let network = self.risk.network().with_loss(self.measure);
         self.each_block(&network, queries, "scoring queries", observer, |first, _, solution| {
-            let scores = self.against_train(&solution.x);
+            let scores = against_train(self.risk, self.theta, &solution.x);
             take(ScoreRows { first, scores: &scores, report: &solution.report })
         })
     }
@@ -166,7 +166,9 @@ impl<'a, B: Backend> Influence<'a, B> {
             observer,
             |_, gradients, solution| {
                 let data = solution.x.dots(gradients);
-                values.extend(data.iter().zip(self.penalty_share(&solution.x)).map(|(d, p)| d + p));
+                values.extend(
+                    data.iter().zip(penalty_share(self.risk, self.theta, &solution.x)).map(|(d, p)| d + p),
+                );
                 Ok(())
             },
         )?;
@@ -203,28 +205,32 @@ impl<'a, B: Backend> Influence<'a, B> {
             })
             .collect())
     }
+}
 
-    /// Scores of all training examples against solved queries `x`: `k x n`.
-    fn against_train(&self, x: &Block<B>) -> Vec<B::Elem> {
-        let mut scores = self.risk.network().scores(self.risk.inputs(), self.theta, x);
-        let penalty = self.penalty_share(x);
-        for (row, share) in scores.chunks_exact_mut(self.risk.n()).zip(penalty) {
-            let share = B::Elem::from_f64(share);
-            row.iter_mut().for_each(|score| *score += share);
-        }
-        scores
+/// Scores of all training examples of `risk` against solved queries `x`: `k x n`.
+pub(crate) fn against_train<B: Backend>(
+    risk: &EmpiricalRisk<B>,
+    theta: &Block<B>,
+    x: &Block<B>,
+) -> Vec<B::Elem> {
+    let mut scores = risk.network().scores(risk.inputs(), theta, x);
+    let penalty = penalty_share(risk, theta, x);
+    for (row, share) in scores.chunks_exact_mut(risk.n()).zip(penalty) {
+        let share = B::Elem::from_f64(share);
+        row.iter_mut().for_each(|score| *score += share);
     }
+    scores
+}
 
-    /// `x_j . l2 theta` for every vector where removal renormalises, else zeros.
-    fn penalty_share(&self, x: &Block<B>) -> Vec<f64> {
-        match self.risk.settings().removal {
-            Removal::Fixed => vec![0.0; x.k()],
-            Removal::Renormalised => {
-                let mut penalty = Block::zeros(x.backend(), x.layout(), 1);
-                self.risk.add_l2(self.theta, &mut penalty);
-                let repeated = penalty.select(&vec![0; x.k()]);
-                x.dots(&repeated)
-            }
+/// `x_j . l2 theta` for every vector where removal renormalises, else zeros.
+fn penalty_share<B: Backend>(risk: &EmpiricalRisk<B>, theta: &Block<B>, x: &Block<B>) -> Vec<f64> {
+    match risk.settings().removal {
+        Removal::Fixed => vec![0.0; x.k()],
+        Removal::Renormalised => {
+            let mut penalty = Block::zeros(x.backend(), x.layout(), 1);
+            risk.add_l2(theta, &mut penalty);
+            let repeated = penalty.select(&vec![0; x.k()]);
+            x.dots(&repeated)
         }
     }
 }

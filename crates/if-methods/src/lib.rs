@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod damping_path;
 mod error;
 mod evaluation;
 mod influence;
@@ -8,6 +9,7 @@ mod mislabel;
 mod ranking;
 mod scores;
 
+pub use damping_path::{DampingPath, DampingReport, PathPoint, PointStatus, QueryPath, Spectrum, TOP};
 pub use error::MethodError;
 pub use evaluation::{Agreement, pearson, slope_through_origin, spearman};
 pub use influence::{Influence, QUERY_BLOCK};

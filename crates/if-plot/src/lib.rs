@@ -6,7 +6,7 @@ mod picture;
 mod scatter;
 mod svg;
 
-pub use lines::{LineChart, Series};
+pub use lines::{LineChart, Series, stack};
 pub use picture::{Picture, PictureRow};
 pub use scatter::Scatter;
 

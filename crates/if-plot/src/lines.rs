@@ -6,6 +6,8 @@ use super::svg::{Anchor, FONT, LINE, MARGIN, Svg, WIDTH, text_width};
 
 const DASHES: [&str; 7] = ["none", "8 4", "2 3", "10 3 2 3", "5 3", "12 5", "1 4"];
 const PLOT_HEIGHT: f64 = 280.0;
+/// Between charts in a stack.
+const GAP: f64 = 16.0;
 /// A series of more points has markers on some of them only.
 const MARKERS: usize = 10;
 
@@ -29,19 +31,39 @@ pub struct LineChart<'a> {
     pub y_label: &'a str,
     /// The lines.
     pub series: &'a [Series<'a>],
+    /// A range that the vertical axis covers, and more where the lines go beyond it.
+    pub y_covers: Option<(f64, f64)>,
+}
+
+/// Line charts below each other in one document, each with its own title; `title` is for screen readers.
+pub fn stack(title: &str, charts: &[LineChart<'_>]) -> String {
+    let (mut svg, mut top) = (Svg::default(), 0.0);
+    for chart in charts {
+        let (panel, height) = chart.draw();
+        svg.append(panel, top);
+        top += height + GAP;
+    }
+    svg.finish(title, (top - GAP).max(0.0))
 }
 
 impl LineChart<'_> {
     /// The chart as an SVG document.
     pub fn svg(&self) -> String {
+        let (svg, height) = self.draw();
+        svg.finish(self.title, height)
+    }
+
+    fn draw(&self) -> (Svg, f64) {
         let mut svg = Svg::default();
         let top = svg.title(self.title);
         let top = self.draw_legend(&mut svg, top);
         let x = Axis::around(self.series.iter().flat_map(|series| series.points.iter().map(|point| point.0)));
-        let y = Axis::around(self.series.iter().flat_map(|series| {
+        let values = self.series.iter().flat_map(|series| {
             let band = series.band.iter().flat_map(|&(low, high)| [low, high]);
             series.points.iter().map(|point| point.1).chain(band)
-        }));
+        });
+        let covered = self.y_covers.iter().flat_map(|&(low, high)| [low, high]);
+        let y = Axis::around(values.chain(covered));
         let frame = Frame::draw(&mut svg, x, y, [self.x_label, self.y_label], top, Some(PLOT_HEIGHT));
         for (i, series) in self.series.iter().enumerate() {
             draw_band(&mut svg, &frame, i, series);
@@ -50,7 +72,7 @@ impl LineChart<'_> {
             draw_line(&mut svg, &frame, i, series);
         }
         let height = frame.draw_x_label(&mut svg, self.x_label);
-        svg.finish(self.title, height)
+        (svg, height)
     }
 
     fn draw_legend(&self, svg: &mut Svg, top: f64) -> f64 {
@@ -140,7 +162,28 @@ mod tests {
     use super::*;
 
     fn chart(series: &[Series<'_>]) -> String {
-        LineChart { title: "t", x_label: "x", y_label: "y", series }.svg()
+        LineChart { title: "t", x_label: "x", y_label: "y", series, y_covers: None }.svg()
+    }
+
+    #[test]
+    fn a_range_is_covered() {
+        let points = [(3.0, 0.9), (4.0, 1.0)];
+        let series = [Series { name: "s", points: &points, band: &[] }];
+        let chart =
+            |y_covers| LineChart { title: "t", x_label: "x", y_label: "y", series: &series, y_covers };
+        assert!(chart(Some((0.0, 1.0))).svg().contains(">0.2</text>"));
+        assert!(!chart(None).svg().contains(">0.2</text>"));
+    }
+
+    #[test]
+    fn charts_are_stacked_in_one_document() {
+        let points = [(0.0, 1.0), (1.0, 2.0)];
+        let series = [Series { name: "s", points: &points, band: &[] }];
+        let chart = |title| LineChart { title, x_label: "x", y_label: "y", series: &series, y_covers: None };
+        let svg = stack("both", &[chart("first"), chart("second")]);
+        assert_eq!((svg.matches("<svg").count(), svg.matches("<rect").count()), (1, 1));
+        assert!(svg.contains(">first<") && svg.contains(">second<") && svg.contains(r#"aria-label="both""#));
+        assert!(stack("none", &[]).ends_with("</svg>\n"));
     }
 
     #[test]

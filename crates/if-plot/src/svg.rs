@@ -49,6 +49,13 @@ impl Svg {
         ));
     }
 
+    /// Adds what `other` holds, `down` below its own place.
+    pub fn append(&mut self, other: Self, down: f64) {
+        self.raw(format_args!(r#"<g transform="translate(0 {down:.1})">"#));
+        self.body.push_str(&other.body);
+        self.raw(format_args!("</g>"));
+    }
+
     /// Adds the title at the top, over as many lines as it needs, and returns where it ends.
     pub fn title(&mut self, title: &str) -> f64 {
         let mut y = 4.0;

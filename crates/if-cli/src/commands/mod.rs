@@ -2,6 +2,8 @@
 
 mod attribute;
 mod audit;
+mod damping;
+mod damping_plot;
 mod data;
 mod explain;
 mod train;
@@ -22,6 +24,7 @@ pub fn run(command: &Command, console: &Console) -> Result<Report, Failure> {
         Command::Explain(args) => explain::run(args, console),
         Command::Audit(args) => audit::run(args, console),
         Command::Verify(args) => verify::run(args, console),
+        Command::Damping(args) => damping::run(args, console),
         Command::Data(args) => data::run(args),
     }
 }

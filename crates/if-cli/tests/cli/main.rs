@@ -3,6 +3,7 @@
 mod bad_input;
 mod commands;
 mod contract;
+mod damping;
 mod dense;
 mod pytorch;
 mod support;

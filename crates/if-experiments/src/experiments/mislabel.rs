@@ -210,6 +210,7 @@ fn curves(trials: &[Trial]) -> Figure {
         x_label: "fraction of the training data checked",
         y_label: "fraction of the flipped labels fixed",
         series: &series,
+        y_covers: None,
     }
     .svg();
     Figure {
