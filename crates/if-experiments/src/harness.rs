@@ -36,7 +36,7 @@ pub struct Outcome {
     pub seeds: Vec<u64>,
     /// Sizes, hyperparameters and whatever else decides the numbers.
     pub settings: Map<String, Value>,
-    /// Plots, made with [`crate::plot`].
+    /// Plots, made with [`if_plot`].
     pub plots: Vec<Figure>,
     /// Pictures of examples, such as proponents and opponents.
     pub pictures: Vec<Figure>,

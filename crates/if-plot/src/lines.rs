@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_range_is_covered() {
-        let points = [(0.0, 0.9), (1.0, 1.0)];
+        let points = [(3.0, 0.9), (4.0, 1.0)];
         let series = [Series { name: "s", points: &points, band: &[] }];
         let chart =
             |y_covers| LineChart { title: "t", x_label: "x", y_label: "y", series: &series, y_covers };
