@@ -11,8 +11,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use if_benches::{beside_gemm, best_seconds, matrix, on_threads, print_fraction};
 use if_linalg::testing::random;
 use if_linalg::{Block, Cpu, LinearOperator};
-use if_models::{Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LayerSpec, Loss, ModelSpec, Network};
-use if_models::{ROW_BLOCK, RiskSettings, Rows};
+use if_models::{Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LabelExpectation, LayerSpec, Loss};
+use if_models::{ModelSpec, Network, ROW_BLOCK, RiskSettings, Rows};
 use ndarray::ArrayD;
 
 type Device = Cpu<f32>;
@@ -88,7 +88,7 @@ impl Case {
             let passes = match (layer.inner, curvature) {
                 (false, _) => 2.0,
                 (true, Curvature::Hessian) => 6.0,
-                (true, Curvature::GaussNewton) => 4.0,
+                (true, Curvature::GaussNewton | Curvature::Fisher) => 4.0,
             };
             2.0 * passes * layer.products
         };
@@ -122,6 +122,7 @@ impl Case {
                     self.products(&risk, curvature, threads, (&theta, &vectors(16, 1.0)));
                 }
                 self.scoring(&network, &inputs, threads, (&theta, &vectors(100, 1.0)));
+                self.statistics(&risk, threads, (&theta, &vectors(1, 1.0)));
             });
         }
         let operator = risk.operator(&theta, Curvature::Hessian, 0.0, self.cache);
@@ -178,6 +179,27 @@ impl Case {
         let what = format!("{} scoring, {} vectors, {threads} threads", self.name, v.k());
         print_fraction(&what, self.n as f64 * example, seconds, gemm);
         self.inner_products(network, inputs, threads, theta);
+    }
+
+    /// Fits of K-FAC and EK-FAC with the exact expectation over classes, in Hessian products of one direction.
+    fn statistics(
+        &self,
+        risk: &EmpiricalRisk<Device>,
+        threads: usize,
+        (theta, x): (&Block<Device>, &Block<Device>),
+    ) {
+        let (network, inputs) = (risk.network(), risk.inputs());
+        let operator = risk.operator(theta, Curvature::Hessian, 0.0, self.cache);
+        let mut y = x.clone();
+        let product = best_seconds(3, || operator.apply(x, &mut y));
+        let kfac = best_seconds(2, || drop(network.kfac(inputs, theta, LabelExpectation::Exact)));
+        let ekfac = best_seconds(2, || drop(network.ekfac(inputs, theta, LabelExpectation::Exact)));
+        println!(
+            "    fits on {} examples, {threads} threads: K-FAC {kfac:.2} s, {:.1} Hessian products; EK-FAC {ekfac:.2} s, {:.1}",
+            self.n,
+            kfac / product,
+            ekfac / product
+        );
     }
 
     /// Inner products of the gradients of 100 examples with those of all, beside one forward and backward pass.
