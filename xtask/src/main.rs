@@ -17,7 +17,8 @@ cargo xtask test [--full]            format, lints, tidy, all tests; --full adds
 cargo xtask tidy                     the layer rules and the documentation
 cargo xtask reproduce [--only ID]... rerun the papers' experiments (--help shows all arguments)
 cargo xtask bench [NAME]             benchmarks, all or one of linalg, models, networks, mnist
-cargo xtask bench solvers [NAME]...  cost and accuracy of every solver, or of those that match, on one network
+cargo xtask bench solvers [NAME]...  cost and accuracy of every solver, or of those named, on one network
+cargo xtask bench preconditioners     products to 1e-6 with each, at three dampings
 cargo xtask data ...                 datasets: list, fetch, verify (as `influence data`)";
 
 fn main() -> ExitCode {
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         ("test" | "tidy", _) => return usage(&format!("unexpected arguments: {}", arguments.join(" "))),
         ("reproduce", _) => forward(&["run", "--release", "-p", "if-experiments", "--"], rest),
         ("bench", [name, only @ ..]) if name == "solvers" => solvers::run(only),
+        ("bench", [name]) if name == "preconditioners" => solvers::preconditioners(),
         ("bench", []) => forward(&["bench", "-p", "if-benches"], rest),
         ("bench", _) => forward(&["bench", "-p", "if-benches", "--bench"], rest),
         ("data", _) => forward(&["run", "--release", "-p", "if-cli", "--", "data"], rest),

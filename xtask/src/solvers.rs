@@ -3,6 +3,9 @@
 //!
 //! The job: the MLP 784-256-128-10 that `influence train` makes on MNIST, 10,000 training examples, 100 queries,
 //! Gauss-Newton, l2 1e-4, damping 0.01, f32.
+//!
+//! `cargo xtask bench preconditioners`: products a query to 1e-6, in f64, with each preconditioner and with block CG, at
+//! three dampings, on that network and on softmax regression, with 2,000 training examples and 10 queries.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::process::{cargo, repository};
@@ -19,114 +23,179 @@ use crate::process::{cargo, repository};
 const SOLVERS: &[(&str, &str)] = &[
     (REFERENCE, "--solver cg --tolerance 1e-6"),
     ("block-cg", "--solver block-cg --tolerance 1e-6"),
-    ("cg, nystroem 200", "--solver cg --preconditioner nystroem --rank 200 --tolerance 1e-6"),
-    ("cg, kfac", "--solver cg --preconditioner kfac --tolerance 1e-6"),
-    ("cg, ekfac", "--solver cg --preconditioner ekfac --tolerance 1e-6"),
-    ("cg, diagonal", "--solver cg --preconditioner diagonal --tolerance 1e-6"),
-    ("neumann", "--solver neumann --tolerance 1e-2"),
+    ("cg+nystroem", "--solver cg --preconditioner nystroem --rank 200 --tolerance 1e-6"),
+    ("cg+kfac", "--solver cg --preconditioner kfac --tolerance 1e-6"),
+    ("cg+ekfac", "--solver cg --preconditioner ekfac --tolerance 1e-6"),
+    ("cg+diagonal", "--solver cg --preconditioner diagonal --tolerance 1e-6"),
+    ("neumann", "--solver neumann --max-iterations 40"),
     ("lissa", "--solver lissa"),
-    ("nystroem 200", "--solver nystroem --rank 200"),
-    ("arnoldi 100", "--solver arnoldi --rank 100"),
+    ("nystroem", "--solver nystroem --rank 200"),
+    ("arnoldi", "--solver arnoldi --rank 100"),
     ("kfac", "--solver kfac"),
-    ("kfac, sampled", "--solver kfac --labels sampled"),
+    ("kfac-sampled", "--solver kfac --labels sampled"),
     ("ekfac", "--solver ekfac"),
-    ("ekfac, sampled", "--solver ekfac --labels sampled"),
+    ("ekfac-sampled", "--solver ekfac --labels sampled"),
     ("datainf", "--solver datainf"),
     ("diagonal", "--solver diagonal"),
     ("identity", "--solver identity"),
-    ("block-cg, rank 8", "--solver block-cg --tolerance 1e-6 --query-rank 8"),
+    ("block-cg+rank8", "--solver block-cg --tolerance 1e-6 --query-rank 8"),
 ];
 const REFERENCE: &str = "cg";
 
 /// What a run showed.
+#[derive(Serialize, Deserialize)]
 struct Row {
-    name: &'static str,
+    name: String,
     seconds: f64,
     /// Products with the curvature for each query.
     products: f64,
     peak_gib: f64,
     scores: Vec<f64>,
     ended: String,
+    flagged: bool,
 }
 
-/// Runs all, or those whose name contains `only` beside the reference, and prints the table.
+/// Runs all, or those named in `only`, and prints the table. What a run showed is kept: rows that are
+/// not run are those of the last time.
 pub fn run(only: &[String]) -> anyhow::Result<ExitCode> {
-    let root = repository();
-    ensure!(
-        cargo(&root).args(["build", "--release", "-p", "if-cli"]).status()?.success(),
-        "the build failed"
-    );
-    let influence = root.join("target/release/influence");
-    let folder = root.join("target/bench/solvers");
-    fs::create_dir_all(&folder)?;
-    let weights = folder.join("mlp.safetensors");
-    if !weights.is_file() {
-        println!("training the network");
-        let mut train = command(&influence, &root);
-        train.args("train --model mlp:256,128 --train mnist:train --l2 1e-4".split(' '));
-        ensure!(train.arg("--out").arg(&weights).status()?.success(), "training failed");
+    if let Some(unknown) = only.iter().find(|wanted| !SOLVERS.iter().any(|(name, _)| name == wanted)) {
+        let known: Vec<&str> = SOLVERS.iter().map(|(name, _)| *name).collect();
+        bail!("no solver {unknown}: expected {}", known.join(", "));
     }
+    let bench = Bench::new()?;
     let mut rows = Vec::new();
     for &(name, arguments) in SOLVERS {
-        if name == REFERENCE || only.is_empty() || only.iter().any(|part| name.contains(part)) {
+        let kept = bench.folder.join(format!("{name}.row.json"));
+        if only.is_empty() || only.iter().any(|wanted| wanted == name) {
             println!("{name} ...");
-            rows.push(row(name, arguments, &influence, &root, &folder)?);
+            let row = bench.row(name, MLP, &format!("{SOLVERS_JOB} {arguments}"))?;
+            fs::write(&kept, serde_json::to_string(&row)?)?;
+            rows.push(row);
+        } else if let Ok(text) = fs::read_to_string(&kept) {
+            rows.push(serde_json::from_str(&text)?);
         }
     }
     print_table(rows);
     Ok(ExitCode::SUCCESS)
 }
 
-fn command(influence: &Path, root: &Path) -> Command {
-    let mut command = Command::new(influence);
-    command.current_dir(root).stderr(Stdio::null()).stdout(Stdio::null());
-    if std::env::var_os("INFLUENCE_DATA").is_none() {
-        command.env("INFLUENCE_DATA", root.join("../shared/data"));
+/// Model and weights, and what all solvers are asked.
+const MLP: [&str; 2] = ["mlp.toml", "mlp.safetensors"];
+const SOLVERS_JOB: &str = "--train mnist:train[0..10000] --query mnist:test[0..100] --l2 1e-4 --damping 0.01 --curvature gauss-newton --precision f32";
+
+const PRECONDITIONERS: &[(&str, &str)] = &[
+    ("none", "--solver cg"),
+    ("diagonal", "--solver cg --preconditioner diagonal"),
+    ("kfac", "--solver cg --preconditioner kfac"),
+    ("ekfac", "--solver cg --preconditioner ekfac"),
+    ("nystroem, rank 100", "--solver cg --preconditioner nystroem --rank 100"),
+    ("block CG", "--solver block-cg"),
+];
+const DAMPINGS: [&str; 3] = ["0.001", "0.01", "0.1"];
+const PRECONDITIONERS_JOB: &str = "--train mnist:train[0..2000] --query mnist:test[0..10] --l2 1e-4 --curvature gauss-newton --precision f64 --tolerance 1e-6";
+
+/// Prints products a query of each preconditioner at each damping.
+pub fn preconditioners() -> anyhow::Result<ExitCode> {
+    let bench = Bench::new()?;
+    for (title, model) in
+        [("MLP 784-256-128-10", MLP), ("softmax regression", ["softmax", "softmax.safetensors"])]
+    {
+        println!("\n| {title}, products a query | damping {} |", DAMPINGS.join(" | "));
+        println!("|---|{}", "---|".repeat(DAMPINGS.len()));
+        for (name, arguments) in PRECONDITIONERS {
+            let mut line = format!("| {name} |");
+            for damping in DAMPINGS {
+                let row = bench.row(
+                    name,
+                    model,
+                    &format!("{PRECONDITIONERS_JOB} --damping {damping} {arguments}"),
+                )?;
+                line += &format!(" {:.1}{} |", row.products, if row.flagged { " (not solved)" } else { "" });
+            }
+            println!("{line}");
+        }
     }
-    command
+    Ok(ExitCode::SUCCESS)
 }
 
-fn row(
-    name: &'static str,
-    arguments: &str,
-    influence: &Path,
-    root: &Path,
-    folder: &Path,
-) -> anyhow::Result<Row> {
-    let scores = folder.join("scores.npy");
-    let mut attribute = command(influence, root);
-    attribute.args(
-        "attribute --train mnist:train[0..10000] --query mnist:test[0..100] --l2 1e-4 --damping 0.01"
-            .split(' '),
-    );
-    attribute.args("--curvature gauss-newton --precision f32".split(' ')).args(arguments.split(' '));
-    for (option, file) in
-        [("--model", "mlp.toml"), ("--weights", "mlp.safetensors"), ("--scores", "scores.npy")]
-    {
-        attribute.arg(option).arg(folder.join(file));
+/// The program, and a folder with trained models.
+struct Bench {
+    root: PathBuf,
+    folder: PathBuf,
+    influence: PathBuf,
+}
+
+impl Bench {
+    fn new() -> anyhow::Result<Self> {
+        let root = repository();
+        let built = cargo(&root).args(["build", "--release", "-p", "if-cli"]).status()?;
+        ensure!(built.success(), "the build failed");
+        let folder = root.join("target/bench/solvers");
+        fs::create_dir_all(&folder)?;
+        let bench = Self { influence: root.join("target/release/influence"), root, folder };
+        bench.train("mlp.safetensors", "--model mlp:256,128 --train mnist:train")?;
+        bench.train("softmax.safetensors", "--model softmax --train mnist:train[0..2000]")?;
+        Ok(bench)
     }
-    let start = Instant::now();
-    let mut child = attribute.spawn()?;
-    let mut peak_gib = 0.0f64;
-    let status = loop {
-        peak_gib = peak_gib.max(peak_of(child.id()).unwrap_or(0.0));
-        if let Some(status) = child.try_wait()? {
-            break status;
+
+    fn train(&self, weights: &str, arguments: &str) -> anyhow::Result<()> {
+        let path = self.folder.join(weights);
+        if path.is_file() {
+            return Ok(());
         }
-        sleep(Duration::from_millis(20));
-    };
-    let seconds = start.elapsed().as_secs_f64();
-    // 3: some queries carry a flag, which the table shows.
-    if !matches!(status.code(), Some(0 | 3)) {
-        bail!("{name}: {status}: influence attribute {arguments}");
+        println!("training {weights}");
+        let mut train = self.command("train");
+        train.args(arguments.split(' ')).args(["--l2", "1e-4", "--out"]).arg(path);
+        ensure!(train.status()?.success(), "training failed: influence train {arguments}");
+        Ok(())
     }
-    let text = fs::read_to_string(scores.with_extension("json"))?;
-    let report: Value = serde_json::from_str(&text)?;
-    let queries = report["queries"].as_array().context("a list of queries")?;
-    let total: f64 = queries.iter().filter_map(|query| query["products"].as_f64()).sum();
-    let ended = report["summary"].as_str().unwrap_or_default().to_owned();
-    let products = total / queries.len() as f64;
-    Ok(Row { name, seconds, products, peak_gib, scores: read_npy(&scores)?, ended })
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.influence);
+        command.arg(name).current_dir(&self.root).stderr(Stdio::null()).stdout(Stdio::null());
+        if std::env::var_os("INFLUENCE_DATA").is_none() {
+            command.env("INFLUENCE_DATA", self.root.join("../shared/data"));
+        }
+        command
+    }
+
+    /// Runs `influence attribute` to its end.
+    fn row(&self, name: &str, [model, weights]: [&str; 2], arguments: &str) -> anyhow::Result<Row> {
+        let scores = self.folder.join("scores.npy");
+        let mut attribute = self.command("attribute");
+        let file = self.folder.join(model);
+        attribute.arg("--model").arg(if file.is_file() { file.as_path() } else { Path::new(model) });
+        attribute.arg("--weights").arg(self.folder.join(weights)).arg("--scores").arg(&scores);
+        attribute.args(arguments.split(' '));
+        let start = Instant::now();
+        let mut child = attribute.spawn()?;
+        let mut peak_gib = 0.0f64;
+        let status = loop {
+            peak_gib = peak_gib.max(peak_of(child.id()).unwrap_or(0.0));
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            sleep(Duration::from_millis(20));
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        // 3: some queries carry a flag, which the table shows.
+        if !matches!(status.code(), Some(0 | 3)) {
+            bail!("{name}: {status}: influence attribute {arguments}");
+        }
+        let text = fs::read_to_string(scores.with_extension("json"))?;
+        let report: Value = serde_json::from_str(&text)?;
+        let queries = report["queries"].as_array().context("a list of queries")?;
+        let total: f64 = queries.iter().filter_map(|query| query["products"].as_f64()).sum();
+        Ok(Row {
+            name: name.to_owned(),
+            seconds,
+            products: total / queries.len() as f64,
+            peak_gib,
+            scores: read_npy(&scores)?,
+            ended: report["summary"].as_str().unwrap_or_default().to_owned(),
+            flagged: status.code() == Some(3),
+        })
+    }
 }
 
 /// GiB of the largest resident set of a process so far.
@@ -137,13 +206,19 @@ fn peak_of(process: u32) -> Option<f64> {
     Some(kib / f64::from(1 << 20))
 }
 
-/// The numbers of a file of `f32` that `influence` wrote.
+/// The numbers of a file of scores.
 fn read_npy(path: &PathBuf) -> anyhow::Result<Vec<f64>> {
     let bytes = fs::read(path)?;
     let header = bytes.get(8..10).context("a header")?;
     let start = 10 + usize::from(u16::from_le_bytes([header[0], header[1]]));
-    ensure!(bytes[..start].windows(3).any(|part| part == b"<f4"), "{}: expected f32", path.display());
-    let numbers = bytes[start..].chunks_exact(4);
+    let (header, body) = bytes.split_at_checked(start).context("a header")?;
+    if header.windows(3).any(|part| part == b"<f8") {
+        let numbers = body.chunks_exact(8);
+        return Ok(numbers
+            .map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+            .collect());
+    }
+    let numbers = body.chunks_exact(4);
     Ok(numbers.map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect())
 }
 

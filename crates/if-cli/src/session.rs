@@ -7,7 +7,7 @@ use if_models::{EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::{MeasureName, SolverName};
+use crate::args::MeasureName;
 use crate::console::Console;
 use crate::error::Failure;
 use crate::factors::{FactorStore, state_checksum};
@@ -155,12 +155,16 @@ impl<'a, T: Real> Session<'a, T> {
         let operator = risk.operator(&self.theta, curvature, damping, self.memory.cache);
         // A factorisation can take minutes.
         console.progress("preparing the solver", 0, 1);
-        let system = System { risk: &risk, theta: &self.theta, curvature, operator: &operator };
-        let limits = self.settings.limits();
-        let solver = match self.settings.solver.name {
-            SolverName::Identity => None,
-            _ => Some(self.settings.solver.build(&system, limits, &self.store(), console)?),
+        let store = self.store();
+        let system = System {
+            risk: &risk,
+            theta: &self.theta,
+            curvature,
+            operator: &operator,
+            store: &store,
+            console,
         };
+        let solver = self.settings.solver.build(&system, self.settings.limits())?;
         let prepared = solver.as_ref().map(|solver| solver.prepare(&operator)).transpose()?;
         if console.cancelled() {
             return Err(Failure::Interrupted);

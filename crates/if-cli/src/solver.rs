@@ -66,6 +66,10 @@ pub struct System<'s, 'r, T: Real> {
     pub curvature: Curvature,
     /// The operator, damping included.
     pub operator: &'s dyn LinearOperator<Cpu<T>>,
+    /// Where fits are kept.
+    pub store: &'s FactorStore,
+    /// Told what is taken from there.
+    pub console: &'s Console,
 }
 
 impl<'s, 'r, T: Real> System<'s, 'r, T> {
@@ -194,7 +198,7 @@ impl SolverSettings {
         }
     }
 
-    /// The solver; statistics come from the store or are fitted now.
+    /// The solver, none for the identity; statistics come from the store or are fitted now.
     ///
     /// # Errors
     /// A solver that cannot work on this system.
@@ -202,21 +206,16 @@ impl SolverSettings {
         &self,
         system: &System<'s, '_, T>,
         limits: Limits,
-        store: &FactorStore,
-        console: &Console,
-    ) -> Result<Box<dyn Solver<Cpu<T>> + 's>, Failure> {
+    ) -> Result<Option<Box<dyn Solver<Cpu<T>> + 's>>, Failure> {
         let Limits { tolerance, max_iterations, memory_budget } = limits;
         let cg = Cg { tolerance, max_iterations };
         let approximate = |approximation| -> Box<dyn Solver<Cpu<T>> + 's> {
             Box::new(Approximate { approximation, tolerance })
         };
-        Ok(match self.name {
-            SolverName::Cg => match self.preconditioner {
-                None | Some(PreconditionerName::None) => Box::new(cg),
-                Some(name) => {
-                    let preconditioner = self.preconditioner(name, system, store, console)?;
-                    Box::new(PreconditionedCg { cg, preconditioner })
-                }
+        Ok(Some(match self.name {
+            SolverName::Cg => match self.preconditioner(system)? {
+                None => Box::new(cg),
+                Some(preconditioner) => Box::new(PreconditionedCg { cg, preconditioner }),
             },
             SolverName::BlockCg => Box::new(BlockCg { tolerance, max_iterations }),
             SolverName::Lissa => Box::new(self.lissa(tolerance)),
@@ -226,25 +225,23 @@ impl SolverSettings {
             SolverName::Eigen => Box::new(Eigen { tolerance, memory_budget }),
             SolverName::Dual => Box::new(Dual { root: Arc::new(system.root()?), tolerance, memory_budget }),
             SolverName::Kfac | SolverName::Ekfac | SolverName::Diagonal => {
-                approximate(self.kronecker(self.name, system, store, console)?)
+                approximate(self.kronecker(self.name, system)?)
             }
             SolverName::Datainf => approximate(Box::new(DataInf { risk: system.risk, theta: system.theta })),
-            SolverName::Nystroem => approximate(self.nystroem(Complement::Zero, system, store, console)?),
-            SolverName::Arnoldi => approximate(self.arnoldi(system, store, console)?),
-            SolverName::Identity => return Err(Failure::Other("the identity needs no solver".into())),
-        })
+            SolverName::Nystroem => approximate(self.nystroem(Complement::Zero, system)?),
+            SolverName::Arnoldi => approximate(self.arnoldi(system)?),
+            SolverName::Identity => return Ok(None),
+        }))
     }
 
     fn nystroem<'s, T: Real>(
         &self,
         complement: Complement,
         system: &System<'s, '_, T>,
-        store: &FactorStore,
-        console: &Console,
     ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
         let recipe = Nystroem { rank: self.rank.unwrap_or(RANK), seed: self.seed, complement };
         let fit = || recipe.factors(system.operator);
-        let kept = self.low_rank("nystroem", recipe.rank, fit, system, (store, console))?;
+        let kept = self.low_rank("nystroem", recipe.rank, fit, system)?;
         Ok(match kept {
             Some(factors) => Box::new(LowRankInverse { name: "nystroem", factors, complement }),
             None => Box::new(recipe),
@@ -254,14 +251,12 @@ impl SolverSettings {
     fn arnoldi<'s, T: Real>(
         &self,
         system: &System<'s, '_, T>,
-        store: &FactorStore,
-        console: &Console,
     ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
         let rank = self.rank.unwrap_or(RANK);
         // Half as many steps again: the last pairs are inaccurate.
         let recipe = Arnoldi { rank, steps: rank + rank / 2, seed: self.seed };
         let fit = || recipe.factors(system.operator);
-        let kept = self.low_rank("arnoldi", rank, fit, system, (store, console))?;
+        let kept = self.low_rank("arnoldi", rank, fit, system)?;
         let complement = Complement::Dropped;
         Ok(match kept {
             Some(factors) => Box::new(LowRankInverse { name: "arnoldi", factors, complement }),
@@ -277,7 +272,6 @@ impl SolverSettings {
         rank: usize,
         fit: impl FnOnce() -> Result<LowRankFactors<Cpu<T>>, Termination>,
         system: &System<'_, '_, T>,
-        (store, console): (&FactorStore, &Console),
     ) -> Result<Option<Arc<LowRankFactors<Cpu<T>>>>, Failure> {
         let (backend, layout) = (system.operator.backend(), system.operator.layout());
         let key = json!({
@@ -295,7 +289,7 @@ impl SolverSettings {
             })
         };
         let read = |tensors: &_| low_rank_factors(backend, layout, tensors);
-        match store.get(name, key, (read, low_rank_tensors), fit, console) {
+        match system.store.get(name, key, (read, low_rank_tensors), fit, system.console) {
             Ok(factors) => Ok(Some(Arc::new(factors))),
             Err(_) if refused => Ok(None),
             Err(failure) => Err(failure),
@@ -304,18 +298,15 @@ impl SolverSettings {
 
     fn preconditioner<'s, T: Real>(
         &self,
-        name: PreconditionerName,
         system: &System<'s, '_, T>,
-        store: &FactorStore,
-        console: &Console,
-    ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
-        match name {
-            PreconditionerName::Diagonal => self.kronecker(SolverName::Diagonal, system, store, console),
-            PreconditionerName::Kfac => self.kronecker(SolverName::Kfac, system, store, console),
-            PreconditionerName::Ekfac => self.kronecker(SolverName::Ekfac, system, store, console),
-            PreconditionerName::Nystroem => self.nystroem(Complement::Smallest, system, store, console),
-            PreconditionerName::None => Err(Failure::Other("no preconditioner to make".into())),
-        }
+    ) -> Result<Option<Box<dyn Approximation<Cpu<T>> + 's>>, Failure> {
+        Ok(Some(match self.preconditioner {
+            None | Some(PreconditionerName::None) => return Ok(None),
+            Some(PreconditionerName::Diagonal) => self.kronecker(SolverName::Diagonal, system)?,
+            Some(PreconditionerName::Kfac) => self.kronecker(SolverName::Kfac, system)?,
+            Some(PreconditionerName::Ekfac) => self.kronecker(SolverName::Ekfac, system)?,
+            Some(PreconditionerName::Nystroem) => self.nystroem(Complement::Smallest, system)?,
+        }))
     }
 
     /// K-FAC, EK-FAC or the diagonal.
@@ -323,8 +314,6 @@ impl SolverSettings {
         &self,
         name: SolverName,
         system: &System<'s, '_, T>,
-        store: &FactorStore,
-        console: &Console,
     ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
         let (network, inputs, theta) = (system.risk.network(), system.risk.inputs(), system.theta);
         let expectation = match (self.labels, system.curvature) {
@@ -342,7 +331,7 @@ impl SolverSettings {
             SolverName::Ekfac => ("ekfac", if_models::Network::ekfac),
             _ => ("diagonal", if_models::Network::diagonal),
         };
-        let factors = store.get(
+        let factors = system.store.get(
             name,
             json!({ "labels": expectation }),
             (
@@ -350,7 +339,7 @@ impl SolverSettings {
                 kronecker_tensors,
             ),
             || Ok(fit(network, inputs, theta, expectation)),
-            console,
+            system.console,
         )?;
         Ok(Box::new(Kronecker { name, factors: Arc::new(factors) }))
     }
