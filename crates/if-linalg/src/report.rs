@@ -72,7 +72,7 @@ impl Termination {
             Self::NonFinite => "look for NaN or overflow in the weights and the features",
             Self::Diverged => "raise --damping, or --scale where it was given",
             Self::DepthReached => "raise --depth, --repeats, --batch, --damping or --tolerance",
-            Self::Stagnated => "use --precision f64 or raise --tolerance",
+            Self::Stagnated => "raise --tolerance, or use --precision f64 where it is not",
             Self::Cancelled => "run again",
         };
         Some(remedy.to_owned())

@@ -1,12 +1,14 @@
 //! One application of an approximate inverse, its residual measured with the full operator.
 
-use super::{Prepared, Solver, certified, failed, true_residuals};
+use super::{Prepared, Solver, certified, definite_spectrum, failed, spectrum, true_residuals};
 use crate::{
-    Approximation, Backend, Block, Inverse, LinalgError, LinearOperator, Observer, Solution, Termination,
+    Approximation, Backend, Block, Definiteness, Inverse, LinalgError, LinearOperator, Observer, Solution,
+    Termination,
 };
 
 /// The solver that an [`Approximation`] is. Where the true residual is above the tolerance, as it mostly is, a column
-/// ends as [`Termination::Approximate`] and its report says how far off it is.
+/// ends as [`Termination::Approximate`] and its report says how far off it is. An operator that promises nothing is asked
+/// first, by some Lanczos steps, whether it has a positive inverse at all.
 pub struct Approximate<'s, B: Backend> {
     /// The inverse.
     pub approximation: Box<dyn Approximation<B> + 's>,
@@ -26,8 +28,17 @@ impl<B: Backend> Solver<B> for Approximate<'_, B> {
     where
         Self: 'a,
     {
+        let (name, tolerance) = (self.name(), self.tolerance);
         let inverse = self.approximation.fit(operator)?;
-        Ok(Box::new(PreparedApproximate { name: self.name(), operator, inverse, tolerance: self.tolerance }))
+        // What approximates a positive inverse may be far from an operator that has none, without knowing.
+        let (inverse, eigenvalues) = match operator.definiteness() {
+            Definiteness::Unknown => match definite_spectrum(operator, 0) {
+                Ok(extremes) => (inverse, Some(extremes)),
+                Err(termination) => (Err(inverse.err().unwrap_or(termination)), None),
+            },
+            Definiteness::Positive | Definiteness::Semidefinite => (inverse, spectrum(operator)),
+        };
+        Ok(Box::new(PreparedApproximate { name, operator, inverse, eigenvalues, tolerance }))
     }
 }
 
@@ -35,6 +46,7 @@ struct PreparedApproximate<'a, B: Backend> {
     name: &'static str,
     operator: &'a dyn LinearOperator<B>,
     inverse: Result<Box<dyn Inverse<B> + 'a>, Termination>,
+    eigenvalues: Option<[f64; 2]>,
     tolerance: f64,
 }
 
@@ -47,6 +59,7 @@ impl<B: Backend> Prepared<B> for PreparedApproximate<'_, B> {
         let mut x = Block::zeros(b.backend(), b.layout(), b.k());
         inverse.apply(b, &mut x);
         let (_, residuals) = true_residuals(self.operator, b, &x);
-        certified(self.name, self.operator, (x, residuals), self.tolerance, Termination::Approximate)
+        let otherwise = (Termination::Approximate, self.eigenvalues);
+        certified(self.name, self.operator, (x, residuals), self.tolerance, otherwise)
     }
 }

@@ -1,6 +1,6 @@
 //! The explicit matrix, factored once: exact up to rounding, for small numbers of parameters.
 
-use super::{Prepared, Solver, certified, failed, fits, true_residuals};
+use super::{Prepared, Solver, certified, failed, fits, spectrum, true_residuals};
 use crate::{
     Backend, Block, CholeskyFactor, LinalgError, LinearOperator, Observer, Solution, Termination,
     lanczos_extremes,
@@ -29,7 +29,8 @@ impl<B: Backend> Solver<B> for Cholesky {
     {
         fits(operator.dim(), 1, self.memory_budget)?;
         let factor = factorise(operator);
-        Ok(Box::new(Factored { operator, factor, tolerance: self.tolerance }))
+        let eigenvalues = spectrum(operator);
+        Ok(Box::new(Factored { operator, factor, eigenvalues, tolerance: self.tolerance }))
     }
 }
 
@@ -50,6 +51,7 @@ pub(super) fn factorise<B: Backend>(operator: &dyn LinearOperator<B>) -> Result<
 struct Factored<'a, B: Backend> {
     operator: &'a dyn LinearOperator<B>,
     factor: Result<CholeskyFactor, Termination>,
+    eigenvalues: Option<[f64; 2]>,
     tolerance: f64,
 }
 
@@ -65,6 +67,7 @@ impl<B: Backend> Prepared<B> for Factored<'_, B> {
         factor.solve(&mut rows);
         let x = Block::from_f64(b.backend(), b.layout(), &rows);
         let (_, residuals) = true_residuals(self.operator, b, &x);
-        certified("cholesky", self.operator, (x, residuals), self.tolerance, Termination::Stagnated)
+        let otherwise = (Termination::Stagnated, self.eigenvalues);
+        certified("cholesky", self.operator, (x, residuals), self.tolerance, otherwise)
     }
 }

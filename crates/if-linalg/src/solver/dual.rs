@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use super::{Prepared, Solver, WORTHWHILE, certified, failed, fits, true_residuals};
+use super::{Prepared, Solver, WORTHWHILE, certified, failed, fits, spectrum, true_residuals};
 use crate::{
     Backend, Block, CholeskyFactor, LinalgError, LinearOperator, Observer, Solution, SymmetricMatrix,
     Termination,
@@ -68,7 +68,8 @@ impl<B: Backend> Solver<B> for Dual<'_, B> {
         let shift = operator.damping();
         let factor = factorise(self.root.as_ref(), shift);
         let inverse = factor.map(|factor| Woodbury { root: self.root.clone(), factor, shift });
-        Ok(Box::new(PreparedDual { operator, inverse, tolerance: self.tolerance }))
+        let eigenvalues = spectrum(operator);
+        Ok(Box::new(PreparedDual { operator, inverse, eigenvalues, tolerance: self.tolerance }))
     }
 }
 
@@ -108,6 +109,7 @@ impl<B: Backend> Woodbury<'_, B> {
 struct PreparedDual<'a, B: Backend> {
     operator: &'a dyn LinearOperator<B>,
     inverse: Result<Woodbury<'a, B>, Termination>,
+    eigenvalues: Option<[f64; 2]>,
     tolerance: f64,
 }
 
@@ -118,8 +120,8 @@ impl<B: Backend> Prepared<B> for PreparedDual<'_, B> {
             Err(termination) => return failed(NAME, self.operator, b, *termination, self.tolerance),
         };
         let (x, residuals, products) = self.refine(inverse, b);
-        let mut solution =
-            certified(NAME, self.operator, (x, residuals), self.tolerance, Termination::Stagnated);
+        let otherwise = (Termination::Stagnated, self.eigenvalues);
+        let mut solution = certified(NAME, self.operator, (x, residuals), self.tolerance, otherwise);
         let columns = solution.report.columns.iter_mut().zip(products);
         columns.for_each(|(column, products)| column.products = products);
         solution

@@ -101,7 +101,8 @@ impl<B: Backend> Prepared<B> for Decomposed<'_, B> {
                 spectrum.solve(&mut rows);
                 let x = Block::from_f64(b.backend(), b.layout(), &rows);
                 let (_, residuals) = true_residuals(self.operator, b, &x);
-                certified(NAME, self.operator, (x, residuals), self.tolerance, Termination::Stagnated)
+                let otherwise = (Termination::Stagnated, self.extremes);
+                certified(NAME, self.operator, (x, residuals), self.tolerance, otherwise)
             }
             Err(termination) => failed(NAME, self.operator, b, *termination, self.tolerance),
         };

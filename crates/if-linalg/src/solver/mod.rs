@@ -31,8 +31,8 @@ pub use neumann::Neumann;
 pub use nystroem::Nystroem;
 
 use crate::{
-    Backend, Block, ColumnReport, LinalgError, LinearOperator, Observer, Real, Solution, SolveReport,
-    Termination, lanczos_extremes,
+    Backend, Block, ColumnReport, Definiteness, LinalgError, LinearOperator, Observer, Real, Solution,
+    SolveReport, Termination, lanczos_extremes,
 };
 
 /// A way to solve `A x = b` for many `b`.
@@ -73,6 +73,12 @@ pub(crate) fn true_residuals<B: Backend>(
 
 /// Products of a [`definite_spectrum`].
 const SPECTRUM_STEPS: usize = 24;
+
+/// Extreme Ritz values, for reports; `None` where a product is not finite.
+pub(crate) fn spectrum<B: Backend>(operator: &dyn LinearOperator<B>) -> Option<[f64; 2]> {
+    let extremes = lanczos_extremes(operator, SPECTRUM_STEPS, 0);
+    extremes.iter().all(|value| value.is_finite()).then_some(extremes)
+}
 
 /// Extreme Ritz values of an operator with which `x += (b - A x) / s` can converge, or why it cannot.
 pub(crate) fn definite_spectrum<B: Backend>(
@@ -145,13 +151,14 @@ pub(crate) fn fits(dim: usize, copies: usize, budget: usize) -> Result<(), Linal
     if needed > budget { Err(LinalgError::TooLarge { dim, needed, budget }) } else { Ok(()) }
 }
 
-/// `x` with its certificate, from its [`true_residuals`]. A column above the tolerance ends as `otherwise`.
+/// `x` with its certificate, from its [`true_residuals`]. A column above the tolerance ends as `otherwise`;
+/// `eigenvalues` are the extreme ones that are known of the operator.
 pub(crate) fn certified<B: Backend>(
     solver: &str,
     operator: &dyn LinearOperator<B>,
     (mut x, residuals): (Block<B>, Vec<f64>),
     tolerance: f64,
-    otherwise: Termination,
+    (otherwise, eigenvalues): (Termination, Option<[f64; 2]>),
 ) -> Solution<B> {
     let report = |residual: f64| {
         let termination = match residual {
@@ -159,7 +166,7 @@ pub(crate) fn certified<B: Backend>(
             r if r <= tolerance => Termination::Converged,
             _ => otherwise,
         };
-        ColumnReport { termination, iterations: 0, products: 1, residual, eigenvalues: None }
+        ColumnReport { termination, iterations: 0, products: 1, residual, eigenvalues }
     };
     let columns: Vec<ColumnReport> = residuals.into_iter().map(report).collect();
     mark_non_finite(&mut x, &columns);
@@ -177,6 +184,13 @@ pub(crate) fn failed<B: Backend>(
 ) -> Solution<B> {
     let mut x = Block::zeros(b.backend(), b.layout(), b.k());
     (0..b.k()).for_each(|i| x.fill_row(i, f64::NAN));
+    let termination = match termination {
+        // An operator that promises to have none: what looks negative is rounding.
+        Termination::NegativeCurvature { .. } if operator.definiteness() != Definiteness::Unknown => {
+            Termination::Singular
+        }
+        other => other,
+    };
     let column =
         ColumnReport { termination, iterations: 0, products: 0, residual: f64::NAN, eigenvalues: None };
     let columns = vec![column; b.k()];
