@@ -173,14 +173,14 @@ pub fn low_rank_factors<T: Real>(
     layout: &Arc<Layout>,
     tensors: &Tensors,
 ) -> Option<LowRankFactors<Cpu<T>>> {
-    let values: Vec<f64> = tensors.get("values")?.iter().copied().collect();
+    let values = numbers(tensors, "values", tensors.get("values")?.len())?;
     let vectors =
         Block::from_f64(backend, layout, &numbers(tensors, "vectors", values.len() * layout.dim())?);
     (vectors.k() == values.len()).then(|| LowRankFactors::new(vectors, values))
 }
 
-/// The tensor `name`, if it has `len` numbers.
+/// The tensor `name`, if it has `len` finite numbers.
 fn numbers(tensors: &Tensors, name: &str, len: usize) -> Option<Vec<f64>> {
     let tensor = tensors.get(name)?;
-    (tensor.len() == len).then(|| tensor.iter().copied().collect())
+    (tensor.len() == len && tensor.iter().all(|v| v.is_finite())).then(|| tensor.iter().copied().collect())
 }

@@ -92,12 +92,13 @@ impl Settings {
             Precision::F32 => 1e-4,
             Precision::F64 => 1e-8,
         };
+        let own_curvature = solver.own_curvature();
         let damping = solve.damping.unwrap_or(Damping::Number(solver.published_damping()));
         Ok(Self {
             risk: risk_settings(objective, solve.removal)?,
             solver,
             damping,
-            curvature: solve.curvature.into(),
+            curvature: solve.curvature.map_or(own_curvature, Curvature::from),
             layers: solve.layers.clone(),
             tolerance: solve.tolerance.unwrap_or(tolerance),
             max_iterations: solve.max_iterations,
@@ -208,8 +209,16 @@ pub struct MemoryPlan {
 
 impl MemoryPlan {
     /// Divides the budget: first what cannot be avoided, then converted features, then activations.
-    pub fn new<T: Real>(network: &Network<Cpu<T>>, train: &HostArray, queries: usize, budget: usize) -> Self {
-        let minimum = minimum::<T>(network, train, queries);
+    pub fn new<T: Real>(
+        network: &Network<Cpu<T>>,
+        train: &HostArray,
+        queries: usize,
+        solver: &SolverSettings,
+        budget: usize,
+    ) -> Self {
+        let vectors = solver.vectors(queries.min(QUERY_BLOCK)).saturating_mul(network.layout().dim());
+        let minimum =
+            minimum::<T>(network, train, queries).saturating_add(vectors.saturating_mul(size_of::<T>()));
         let resident = budget.saturating_sub(minimum);
         let features = Inputs::<Cpu<T>>::resident_bytes(train.rows(), train.width());
         let cache = if features <= resident { resident - features } else { resident };

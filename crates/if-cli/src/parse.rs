@@ -75,6 +75,14 @@ pub fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Repeats: each holds vectors of its own for every query.
+pub fn repeats(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value) if (1..=1000).contains(&value) => Ok(value),
+        _ => Err("expected a whole number from 1 to 1000".to_owned()),
+    }
+}
+
 /// A number of threads; far more than there are processors would only wait for each other.
 pub fn threads(text: &str) -> Result<usize, String> {
     match text.parse() {

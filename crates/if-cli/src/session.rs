@@ -120,7 +120,7 @@ impl<'a, T: Real> Session<'a, T> {
         let (network, theta) = select(&whole, theta, &settings.layers)?;
         let coverage = Coverage::of(&network, &whole);
         let features = problem.train.set.features();
-        let memory = MemoryPlan::new(&network, features, queries, settings.memory_budget);
+        let memory = MemoryPlan::new(&network, features, queries, &settings.solver, settings.memory_budget);
         let train = inputs(problem, &network, &problem.train, memory.resident)?;
         Ok(Self { problem, network, theta, train, coverage, memory, settings: settings.clone() })
     }
@@ -206,7 +206,7 @@ impl<'a, T: Real> Session<'a, T> {
         for text in self.memory.note().into_iter().chain(self.coverage.note()) {
             console.note(&text);
         }
-        if let Some(text) = self.settings.solver.note() {
+        if let Some(text) = self.settings.solver.note(self.settings.damping) {
             console.note(&text);
         }
         if let Some(text) = self.not_at_optimum(optimality) {
@@ -274,8 +274,11 @@ pub fn predictions(loss: Loss, outputs: &[f64], width: usize, labels: &[f64]) ->
     outputs.chunks_exact(width).map(|row| Prediction::new(loss, row, labels)).collect()
 }
 
-/// Names queries that carry a flag on stderr; whether there are any.
+/// Names queries that carry a flag on stderr; whether there are any. Approximations carry none, but are named as such.
 pub fn report_flags(report: &SolveReport, ids: &[usize], what: &str, console: &Console) -> bool {
+    if report.none_failed() && !report.all_converged() {
+        console.note(&report.summary());
+    }
     let flagged: Vec<String> = report
         .columns
         .iter()

@@ -15,6 +15,7 @@ use crate::args::{LabelsName, PreconditionerName, PresetName, SolveArgs, SolverN
 use crate::console::Console;
 use crate::error::Failure;
 use crate::factors::{FactorStore, kronecker_factors, kronecker_tensors, low_rank_factors, low_rank_tensors};
+use crate::parse::Damping;
 
 /// Which solver, and what only some solvers take.
 #[derive(Clone, Debug, Serialize)]
@@ -88,6 +89,9 @@ impl<'s, 'r, T: Real> System<'s, 'r, T> {
 
 /// Rank of sketches by default.
 const RANK: usize = 200;
+/// Blocks of repeats x queries vectors that LiSSA holds, and of rank vectors that a sketch does.
+const LISSA_BLOCKS: usize = 5;
+const SKETCH_BLOCKS: usize = 6;
 /// Repeats of LiSSA by default.
 const REPEATS: usize = 4;
 
@@ -113,18 +117,22 @@ impl SolverSettings {
     /// A setting that the solver does not take.
     pub fn new(solve: &SolveArgs, default: SolverName) -> Result<Self, Failure> {
         let own = &solve.own;
+        let name = solve.solver.unwrap_or(default);
+        let low_rank = matches!(name, SolverName::Nystroem | SolverName::Arnoldi)
+            || own.preconditioner == Some(PreconditionerName::Nystroem);
+        let plain_lissa = name == SolverName::Lissa && own.preset.is_none();
         let settings = Self {
-            preconditioner: own.preconditioner.filter(|name| *name != PreconditionerName::None),
+            preconditioner: own.preconditioner,
             per_layer: own.per_layer,
-            rank: own.rank,
+            rank: own.rank.or(low_rank.then_some(RANK)),
             labels: own.labels,
             depth: own.depth,
-            repeats: own.repeats,
+            repeats: own.repeats.or(plain_lissa.then_some(REPEATS)),
             scale: own.scale,
             batch: own.batch,
             preset: own.preset,
             seed: own.solver_seed.unwrap_or(0),
-            ..Self::plain(solve.solver.unwrap_or(default))
+            ..Self::plain(name)
         };
         settings.refuse_foreign()?;
         Ok(settings)
@@ -161,18 +169,51 @@ impl SolverSettings {
         }
     }
 
+    /// The curvature that the solver is of, where it is of one only; else the Hessian.
+    pub fn own_curvature(&self) -> Curvature {
+        match self.name {
+            SolverName::Datainf => Curvature::Fisher,
+            SolverName::Dual | SolverName::Kfac | SolverName::Ekfac | SolverName::Diagonal => {
+                Curvature::GaussNewton
+            }
+            _ => Curvature::Hessian,
+        }
+    }
+
+    /// Vectors of parameters that it holds beside those of conjugate gradients, for `queries` at once.
+    pub fn vectors(&self, queries: usize) -> usize {
+        let rank = self.rank.unwrap_or(0);
+        let repeats = self.published().map_or(self.repeats.unwrap_or(0), |published| published.repeats);
+        match self.name {
+            SolverName::Lissa => LISSA_BLOCKS * self.repeats.unwrap_or(repeats) * queries,
+            _ => SKETCH_BLOCKS * rank,
+        }
+    }
+
     /// The damping of a preset, translated; else none.
     pub fn published_damping(&self) -> f64 {
         self.published().map_or(0.0, |published| published.effective_damping())
     }
 
-    /// What to say about a preset.
-    pub fn note(&self) -> Option<String> {
-        let PublishedLissa { name, scale, damping, .. } = self.published()?;
+    /// What to say about a preset that is solved with `damping`.
+    pub fn note(&self, damping: Damping) -> Option<String> {
+        let PublishedLissa { name, scale, damping: published, .. } = self.published()?;
         let effective = self.published_damping();
-        Some(format!(
-            "--preset {name}: published scale {scale} and damping {damping} solve with a damping of {effective}, their product"
-        ))
+        let mut text = format!(
+            "--preset {name}: published scale {scale} and damping {published} mean a damping of {effective}, their product"
+        );
+        let overridden = [
+            ("--damping", damping != Damping::Number(effective)),
+            ("--scale", self.scale.is_some()),
+            ("--depth", self.depth.is_some()),
+            ("--repeats", self.repeats.is_some()),
+            ("--batch", self.batch.is_some()),
+        ];
+        let given: Vec<&str> = overridden.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
+        if !given.is_empty() {
+            text += &format!("; {} as given instead", given.join(", "));
+        }
+        Some(text)
     }
 
     fn published(&self) -> Option<PublishedLissa> {
@@ -226,6 +267,12 @@ impl SolverSettings {
             SolverName::Dual => Box::new(Dual { root: Arc::new(system.root()?), tolerance, memory_budget }),
             SolverName::Kfac | SolverName::Ekfac | SolverName::Diagonal => {
                 approximate(self.kronecker(self.name, system)?)
+            }
+            SolverName::Datainf if system.curvature != Curvature::Fisher => {
+                return Err(Failure::input(format!(
+                    "--solver datainf inverts the empirical Fisher matrix: expected --curvature fisher, found {}",
+                    system.curvature.name()
+                )));
             }
             SolverName::Datainf => approximate(Box::new(DataInf { risk: system.risk, theta: system.theta })),
             SolverName::Nystroem => approximate(self.nystroem(Complement::Zero, system)?),

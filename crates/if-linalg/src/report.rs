@@ -137,6 +137,14 @@ impl SolveReport {
         !self.columns.iter().any(|c| c.termination.is_failure())
     }
 
+    /// The same with the right-hand sides of another block. A solver that chose other settings there is named too.
+    pub fn extend(&mut self, block: Self) {
+        if !self.solver.split("; ").any(|solver| solver == block.solver) {
+            self.solver = format!("{}; {}", self.solver, block.solver);
+        }
+        self.columns.extend(block.columns);
+    }
+
     /// Products summed over right-hand sides.
     pub fn products(&self) -> usize {
         self.columns.iter().map(|c| c.products).sum()

@@ -197,7 +197,7 @@ impl<'a, B: Backend> Influence<'a, B> {
             take(first, &gradients, &solution)?;
             match &mut whole {
                 None => whole = Some(solution.report),
-                Some(report) => report.columns.extend(solution.report.columns),
+                Some(report) => report.extend(solution.report),
             }
             observer.progress(stage, first + rows.len(), inputs.len());
         }

@@ -29,6 +29,17 @@ pub enum Curvature {
     Fisher,
 }
 
+impl Curvature {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hessian => "hessian",
+            Self::GaussNewton => "gauss-newton",
+            Self::Fisher => "fisher",
+        }
+    }
+}
+
 /// `C + (l2 + damping) I` at fixed parameters, applied to a block of directions at once:
 /// R-forward, Hessian of the loss, R-backward (Pearlmutter 1994) for the Hessian; the same with a
 /// plain backward pass for Gauss-Newton (Schraudolph 2002) and, with `g g^T` in place of the loss's Hessian, for

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::parse::{Damping, bytes, count, damping, fraction, positive};
+use crate::parse::{Damping, bytes, count, damping, fraction, positive, repeats};
 
 /// `--solver`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, ValueEnum)]
@@ -115,9 +115,9 @@ pub struct SolveArgs {
     /// Added to the diagonal, in units of the curvature; auto: a tenth of the mean eigenvalue [default: 0, of a preset its own]
     #[arg(long, value_name = "auto|D", value_parser = damping, allow_negative_numbers = true)]
     pub damping: Option<Damping>,
-    /// Which second derivative
-    #[arg(long, value_enum, value_name = "CURVATURE", default_value = "hessian")]
-    pub curvature: CurvatureName,
+    /// Which second derivative [default: hessian; dual, kfac, ekfac and diagonal: gauss-newton; datainf: fisher]
+    #[arg(long, value_enum, value_name = "CURVATURE")]
+    pub curvature: Option<CurvatureName>,
     /// Layers whose parameters count, by name, or last; the others are constants [default: all]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub layers: Vec<String>,
@@ -158,7 +158,7 @@ pub struct OwnArgs {
     #[arg(long, value_name = "N", value_parser = count)]
     pub depth: Option<usize>,
     /// Runs of lissa that are averaged [default: 4]
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = repeats)]
     pub repeats: Option<usize>,
     /// What lissa and neumann divide products by: above the largest eigenvalue of a batch [default: from the spectrum]
     #[arg(long, value_name = "S", value_parser = positive, allow_negative_numbers = true)]

@@ -157,9 +157,14 @@ impl Job<'_> {
 
 /// A line about truncated queries.
 fn bounds(truncations: &[Truncation]) -> String {
-    let worst = truncations.iter().map(|truncation| truncation.bound).fold(0.0, f64::max);
+    let known = truncations.iter().map(|truncation| truncation.bound).filter(|bound| !bound.is_nan());
     let rank = truncations.iter().flat_map(|truncation| &truncation.ranks).max();
-    rank.map_or_else(String::new, |rank| {
-        format!("queries truncated to rank {rank} at most: no score is off by more than {worst:.1e}\n")
-    })
+    match (rank, known.reduce(f64::max)) {
+        (Some(rank), Some(worst)) => {
+            format!(
+                "queries truncated to rank {rank} at most: this moves no score by more than {worst:.1e}\n"
+            )
+        }
+        _ => String::new(),
+    }
 }

@@ -241,6 +241,13 @@ fn power(value: f64) -> String {
 
 fn definite_text(spectrum: &Spectrum) -> String {
     let damping = spectrum.smallest_definite_damping();
+    if damping == 0.0 && spectrum.lowest_error >= spectrum.lowest.abs() {
+        return format!(
+            "no negative curvature was seen, but the lowest eigenvalue is not settled: {} give or take {:.0e}; --steps settles it",
+            short(spectrum.lowest),
+            spectrum.lowest_error
+        );
+    }
     if damping == 0.0 {
         return "no damping is needed to make the system definite: no negative curvature was seen".to_owned();
     }
@@ -255,7 +262,7 @@ fn definite_text(spectrum: &Spectrum) -> String {
 fn path_table(found: &DampingReport) -> String {
     let reference = match found.reference {
         Some(i) => format!("same as at {}", plain(found.dampings[i])),
-        None => "same as at -".to_owned(),
+        None => "same as at the reference".to_owned(),
     };
     let mut table =
         Table::new(&["damping", "<", &reference, "least", "as at the next", "least", "Spearman with next"]);
@@ -272,6 +279,7 @@ fn path_table(found: &DampingReport) -> String {
         let [with_reference, least_reference] = pair(|point| point.overlap_with_reference);
         let [with_next, least_next] = pair(|point| point.overlap_with_next);
         let rank = found.over_queries(i, |point| point.spearman_with_next);
+        let rank = rank.filter(|(mean, _)| mean.is_finite());
         let rank = rank.map_or("-".to_owned(), |(mean, _)| format!("{mean:.3}"));
         table.row([
             plain(*damping),
