@@ -3,11 +3,11 @@
 use if_data::checksum;
 use if_linalg::{Block, Cpu, LinearOperator, Observer, Real, SolveReport};
 use if_methods::Influence;
-use if_models::{EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
+use if_models::{Curvature, EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::MeasureName;
+use crate::args::{MeasureName, SolverName};
 use crate::console::Console;
 use crate::error::Failure;
 use crate::factors::{FactorStore, state_checksum};
@@ -147,6 +147,7 @@ impl<'a, T: Real> Session<'a, T> {
         let risk = EmpiricalRisk::new(&self.network, &self.train, risk)?;
         let damping = match damping {
             Damping::Number(damping) => damping,
+            Damping::Auto if self.settings.solver.name == SolverName::Identity => 0.0,
             Damping::Auto => {
                 console.progress("mean eigenvalue", 0, 1);
                 risk.auto_damping(&self.theta, curvature)
@@ -170,8 +171,11 @@ impl<'a, T: Real> Session<'a, T> {
             return Err(Failure::Interrupted);
         }
         let optimality = self.checked(&risk, console)?;
-        if self.settings.damping == Damping::Auto {
-            console.note(&format!("--damping auto: {damping:.3e}, a tenth of the mean eigenvalue"));
+        if self.settings.damping == Damping::Auto && prepared.is_some() {
+            console.note(&format!(
+                "--damping auto: {damping:.3e}, a tenth of the mean eigenvalue{}",
+                if curvature == Curvature::Hessian { " of the Gauss-Newton matrix" } else { "" }
+            ));
         }
         let influence = match &prepared {
             Some(prepared) => Influence::new(&risk, &self.theta, &**prepared),
