@@ -79,9 +79,10 @@ impl<'s, 'r, T: Real> System<'s, 'r, T> {
         let gauss_newton = self.curvature == Curvature::GaussNewton
             || (self.curvature == Curvature::Hessian && self.risk.network().is_linear());
         if !gauss_newton {
-            return Err(Failure::input(
-                "--solver dual: expected --curvature gauss-newton, or a linear model",
-            ));
+            return Err(Failure::input(format!(
+                "--solver dual: expected --curvature gauss-newton, or the Hessian of a linear model, found {}",
+                self.curvature.name()
+            )));
         }
         Ok(GaussNewtonRoot::new(self.risk, self.theta))
     }

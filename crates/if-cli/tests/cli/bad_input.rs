@@ -155,7 +155,7 @@ fn queries_with_another_number_of_features() {
 fn settings_out_of_range() {
     let folder = good();
     for (setting, expected) in [
-        ("--damping -0.1", "--damping: expected a number of at least 0, found \"-0.1\""),
+        ("--damping -0.1", "--damping: expected auto or a number of at least 0, found \"-0.1\""),
         ("--damping nan", "--damping"),
         ("--tolerance 0", "--tolerance: expected a fraction between 0 and 1, found \"0\""),
         ("--tolerance 2", "--tolerance: expected a fraction between 0 and 1, found \"2\""),
@@ -163,7 +163,7 @@ fn settings_out_of_range() {
         ("--memory-budget lots", "--memory-budget: expected bytes"),
         ("--threads 0", "--threads"),
         ("--threads 100000", "--threads: expected a whole number from 1 to 1024"),
-        ("--solver lissa", "--solver"),
+        ("--solver gmres", "--solver"),
         ("--family sum --removal renormalised", "family sum has no renormalised removal"),
         ("--temperature 0.1", "--temperature belongs to --model svm"),
     ] {

@@ -47,6 +47,11 @@ fn network() -> Folder {
     folder
 }
 
+/// DataInf is of the empirical Fisher matrix alone.
+fn curvature_of(arguments: &str) -> &'static str {
+    if arguments.contains("datainf") { "fisher" } else { "gauss-newton" }
+}
+
 fn scores(folder: &Folder) -> Vec<f64> {
     match folder.scores("OUT.npy") {
         Array::F64(scores) => scores.into_iter().collect(),
@@ -69,7 +74,8 @@ fn exact_solvers_agree() {
         let folder = network();
         let run = |arguments: &str| {
             let command = format!(
-                "attribute --model {model} --train T.npz --query Q.npz --l2 0.05 --damping 0.02 --curvature gauss-newton --precision f64 --scores OUT.npy {arguments}"
+                "attribute --model {model} --train T.npz --query Q.npz --l2 0.05 --damping 0.02 --curvature {} --precision f64 --scores OUT.npy {arguments}",
+                curvature_of(arguments)
             );
             let outcome = folder.run(&command);
             assert_eq!(outcome.code, 0, "{arguments}: {}", outcome.stderr);
@@ -121,7 +127,8 @@ fn threads_and_seeds() {
     let folder = network();
     let run = |arguments: &str| {
         let command = format!(
-            "attribute --model net.toml --weights N.safetensors --train T.npz --query Q.npz --l2 0.05 --damping 0.02 --curvature gauss-newton --precision f64 --scores OUT.npy {arguments}"
+            "attribute --model net.toml --weights N.safetensors --train T.npz --query Q.npz --l2 0.05 --damping 0.02 --curvature {} --precision f64 --scores OUT.npy {arguments}",
+            curvature_of(arguments)
         );
         assert_eq!(folder.run(&command).code, 0, "{arguments}");
         folder.bytes("OUT.npy")
@@ -186,7 +193,7 @@ fn presets_are_translated() {
     let folder = folder();
     let outcome = folder.attribute("--model softmax --solver lissa --preset fastif-mnli");
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("solve with a damping of 50"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("mean a damping of 50"), "{}", outcome.stderr);
     assert_eq!(report(&folder)["effective_damping"], 50.05);
 }
 
@@ -272,7 +279,8 @@ fn truncated_queries_carry_their_bound() {
     let folder = network();
     let run = |arguments: &str| {
         let command = format!(
-            "attribute --model net.toml --weights N.safetensors --train T.npz --query Q.npz --l2 0.05 --damping 0.02 --curvature gauss-newton --precision f64 --scores OUT.npy {arguments}"
+            "attribute --model net.toml --weights N.safetensors --train T.npz --query Q.npz --l2 0.05 --damping 0.02 --curvature {} --precision f64 --scores OUT.npy {arguments}",
+            curvature_of(arguments)
         );
         let outcome = folder.run(&command);
         assert_eq!(outcome.code, 0, "{arguments}: {}", outcome.stderr);
@@ -303,7 +311,12 @@ fn settings_go_with_their_solver() {
         ("--solver eigen --per-layer", "--per-layer belongs to --solver cholesky"),
         ("--solver cg --labels exact", "--labels belongs to kfac, ekfac and diagonal"),
         ("--solver kfac --labels exact --curvature fisher", "takes the labels as they are"),
-        ("--solver dual --curvature fisher", "expected --curvature gauss-newton"),
+        (
+            "--solver dual --curvature fisher",
+            "expected --curvature gauss-newton, or the Hessian of a linear model, found fisher",
+        ),
+        ("--solver datainf --curvature hessian", "expected --curvature fisher, found hessian"),
+        ("--solver lissa --repeats 1000000000", "--repeats: expected a whole number from 1 to 1000"),
         ("--damping -1", "--damping: expected auto or a number of at least 0, found \"-1\""),
         (
             "--query-rank 0",
