@@ -15,6 +15,13 @@ pub fn repository() -> PathBuf {
 pub fn cargo(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.current_dir(root);
+    // What cargo says of this package to its program would make build scripts of others run again.
+    for (name, _) in std::env::vars_os() {
+        let own = name.to_string_lossy();
+        if own.starts_with("CARGO_PKG_") || own.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     let shared = root.join("../shared/data").canonicalize();
     if let (None, Ok(shared)) = (std::env::var_os("INFLUENCE_DATA"), shared) {
         command.env("INFLUENCE_DATA", shared);
