@@ -36,7 +36,7 @@ const SOLVERS: &[(&str, &str, usize)] = &[
     ("kfac-sampled", "--solver kfac --labels sampled", 0),
     ("ekfac", "--solver ekfac", 0),
     ("ekfac-sampled", "--solver ekfac --labels sampled", 0),
-    ("datainf", "--solver datainf", 0),
+    ("datainf", "--solver datainf --curvature fisher", 0),
     ("diagonal", "--solver diagonal", 0),
     ("identity", "--solver identity", 0),
     ("block-cg+rank8", "--solver block-cg --query-rank 8", 0),
@@ -69,7 +69,8 @@ pub fn run(only: &[String]) -> anyhow::Result<ExitCode> {
         let kept = bench.folder.join(format!("{name}.row.json"));
         if only.is_empty() || only.iter().any(|wanted| wanted == name) {
             println!("{name} ...");
-            let mut row = bench.row(name, MLP, &format!("{SOLVERS_JOB} {arguments}"))?;
+            let curvature = if arguments.contains("--curvature") { "" } else { "--curvature gauss-newton " };
+            let mut row = bench.row(name, MLP, &format!("{SOLVERS_JOB} {curvature}{arguments}"))?;
             row.products += once as f64 / QUERIES as f64;
             fs::write(&kept, serde_json::to_string(&row)?)?;
             rows.push(row);
@@ -86,7 +87,8 @@ const TRAIN: usize = 10_000;
 const QUERIES: usize = 100;
 /// Model and weights, and what all solvers are asked.
 const MLP: [&str; 2] = ["mlp.toml", "mlp.safetensors"];
-const SOLVERS_JOB: &str = "--train mnist:train[0..10000] --query mnist:test[0..100] --l2 1e-4 --damping 0.01 --curvature gauss-newton --precision f32";
+const SOLVERS_JOB: &str =
+    "--train mnist:train[0..10000] --query mnist:test[0..100] --l2 1e-4 --damping 0.01 --precision f32";
 
 /// What it is called, the arguments, and the queries: a query of conjugate gradients does not see the others.
 const PRECONDITIONERS: &[(&str, &str, usize)] = &[
