@@ -254,6 +254,7 @@ fn mean_correlation(x: &[f64], y: &[f64], train: usize) -> f64 {
 
 fn print_table(mut rows: Vec<Row>) {
     let Some(exact) = rows.iter().find(|row| row.name == REFERENCE).map(|row| row.scores.clone()) else {
+        println!("no row {REFERENCE} to compare with: run it, or all");
         return;
     };
     rows.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));

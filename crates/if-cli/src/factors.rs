@@ -38,25 +38,25 @@ impl FactorStore {
         Self { folder: run.map(|run| run.join("factors")), common: run.map_or(Value::Null, |_| common()) }
     }
 
-    /// The fit `name` with `key`: read where it is kept, else made by `fit`, and kept.
+    /// The fit `name` with `key`: read where it is kept, else made by `fit`, and kept unless that fails.
     ///
     /// # Errors
     /// A folder that cannot be written. A fit that cannot be read is made anew.
-    pub fn get<F>(
+    pub fn get<F, E>(
         &self,
         name: &str,
         key: Value,
         (read, write): (impl Fn(&Tensors) -> Option<F>, impl Fn(&F) -> Tensors),
-        fit: impl FnOnce() -> Result<F, Failure>,
+        fit: impl FnOnce() -> Result<F, E>,
         console: &Console,
-    ) -> Result<F, Failure> {
-        let Some(folder) = &self.folder else { return fit() };
+    ) -> Result<Result<F, E>, Failure> {
+        let Some(folder) = &self.folder else { return Ok(fit()) };
         let place = self.place(folder, name, key);
         match place.read() {
             Ok(Some(tensors)) => {
                 if let Some(kept) = read(&tensors) {
                     console.note(&format!("{name}: taken from {}", place.tensors.display()));
-                    return Ok(kept);
+                    return Ok(Ok(kept));
                 }
                 console
                     .note(&format!("{}: not a fit of this network; fitting anew", place.tensors.display()));
@@ -64,11 +64,14 @@ impl FactorStore {
             Ok(None) => {}
             Err(reason) => console.note(&format!("{}; fitting anew", reason.message())),
         }
-        let fitted = fit()?;
+        let fitted = match fit() {
+            Ok(fitted) => fitted,
+            Err(refused) => return Ok(Err(refused)),
+        };
         fs::create_dir_all(folder)
             .map_err(|error| Failure::input(format!("{}: {error}", folder.display())))?;
         place.write(&write(&fitted))?;
-        Ok(fitted)
+        Ok(Ok(fitted))
     }
 
     fn place(&self, folder: &Path, name: &str, own: Value) -> Place {

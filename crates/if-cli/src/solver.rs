@@ -1,5 +1,6 @@
 //! From the name of a solver and its settings to the solver.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use if_linalg::{
@@ -119,16 +120,13 @@ impl SolverSettings {
     pub fn new(solve: &SolveArgs, default: SolverName) -> Result<Self, Failure> {
         let own = &solve.own;
         let name = solve.solver.unwrap_or(default);
-        let low_rank = matches!(name, SolverName::Nystroem | SolverName::Arnoldi)
-            || own.preconditioner == Some(PreconditionerName::Nystroem);
-        let plain_lissa = name == SolverName::Lissa && own.preset.is_none();
-        let settings = Self {
+        let mut settings = Self {
             preconditioner: own.preconditioner,
             per_layer: own.per_layer,
-            rank: own.rank.or(low_rank.then_some(RANK)),
+            rank: own.rank,
             labels: own.labels,
             depth: own.depth,
-            repeats: own.repeats.or(plain_lissa.then_some(REPEATS)),
+            repeats: own.repeats,
             scale: own.scale,
             batch: own.batch,
             preset: own.preset,
@@ -136,7 +134,20 @@ impl SolverSettings {
             ..Self::plain(name)
         };
         settings.refuse_foreign()?;
+        // Records name what is used.
+        if settings.sketches() {
+            settings.rank = Some(settings.rank());
+        }
+        if name == SolverName::Lissa && settings.preset.is_none() {
+            settings.repeats = Some(settings.repeats.unwrap_or(REPEATS));
+        }
         Ok(settings)
+    }
+
+    /// Whether it has a rank.
+    fn sketches(&self) -> bool {
+        matches!(self.name, SolverName::Nystroem | SolverName::Arnoldi)
+            || self.preconditioner == Some(PreconditionerName::Nystroem)
     }
 
     /// What is given must be used.
@@ -148,11 +159,10 @@ impl SolverSettings {
         let lissa = solver(&[S::Lissa]);
         let statistics =
             solver(&[S::Kfac, S::Ekfac, S::Diagonal]) || preconditioner(&[P::Diagonal, P::Kfac, P::Ekfac]);
-        let low_rank = solver(&[S::Nystroem, S::Arnoldi]) || preconditioner(&[P::Nystroem]);
         let foreign = [
             (self.preconditioner.is_some() && !solver(&[S::Cg]), "--preconditioner", "--solver cg"),
             (self.per_layer && !solver(&[S::Cholesky]), "--per-layer", "--solver cholesky"),
-            (self.rank.is_some() && !low_rank, "--rank", "nystroem and arnoldi"),
+            (self.rank.is_some() && !self.sketches(), "--rank", "nystroem and arnoldi"),
             (self.labels.is_some() && !statistics, "--labels", "kfac, ekfac and diagonal"),
             (self.depth.is_some() && !lissa, "--depth", "--solver lissa"),
             (self.repeats.is_some() && !lissa, "--repeats", "--solver lissa"),
@@ -183,11 +193,11 @@ impl SolverSettings {
 
     /// Vectors of parameters that it holds beside those of conjugate gradients, for `queries` at once.
     pub fn vectors(&self, queries: usize) -> usize {
-        let rank = self.rank.unwrap_or(0);
-        let repeats = self.published().map_or(self.repeats.unwrap_or(0), |published| published.repeats);
         match self.name {
-            SolverName::Lissa => LISSA_BLOCKS * self.repeats.unwrap_or(repeats) * queries,
-            _ => SKETCH_BLOCKS * rank,
+            // The tolerance has no vectors.
+            SolverName::Lissa => LISSA_BLOCKS * self.lissa(0.0).repeats * queries,
+            _ if self.sketches() => SKETCH_BLOCKS * self.rank(),
+            _ => 0,
         }
     }
 
@@ -287,61 +297,43 @@ impl SolverSettings {
         complement: Complement,
         system: &System<'s, '_, T>,
     ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
-        let recipe = Nystroem { rank: self.rank.unwrap_or(RANK), seed: self.seed, complement };
-        let fit = || recipe.factors(system.operator);
-        let kept = self.low_rank("nystroem", recipe.rank, fit, system)?;
-        Ok(match kept {
-            Some(factors) => Box::new(LowRankInverse { name: "nystroem", factors, complement }),
-            None => Box::new(recipe),
-        })
+        let recipe = Nystroem { rank: self.rank(), seed: self.seed, complement };
+        self.low_rank("nystroem", complement, || recipe.factors(system.operator), system)
     }
 
     fn arnoldi<'s, T: Real>(
         &self,
         system: &System<'s, '_, T>,
     ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
-        let rank = self.rank.unwrap_or(RANK);
         // Half as many steps again: the last pairs are inaccurate.
-        let recipe = Arnoldi { rank, steps: rank + rank / 2, seed: self.seed };
-        let fit = || recipe.factors(system.operator);
-        let kept = self.low_rank("arnoldi", rank, fit, system)?;
-        let complement = Complement::Dropped;
-        Ok(match kept {
-            Some(factors) => Box::new(LowRankInverse { name: "arnoldi", factors, complement }),
-            None => Box::new(recipe),
-        })
+        let recipe = Arnoldi { rank: self.rank(), steps: self.rank() + self.rank() / 2, seed: self.seed };
+        self.low_rank("arnoldi", Complement::Dropped, || recipe.factors(system.operator), system)
     }
 
-    /// Kept or fitted eigenpairs; `None` where the operator has none that serve: then the recipe, asked again, says
-    /// why for every query.
-    fn low_rank<T: Real>(
+    /// The inverse of kept or fitted eigenpairs.
+    fn low_rank<'s, T: Real>(
         &self,
-        name: &str,
-        rank: usize,
+        name: &'static str,
+        complement: Complement,
         fit: impl FnOnce() -> Result<LowRankFactors<Cpu<T>>, Termination>,
-        system: &System<'_, '_, T>,
-    ) -> Result<Option<Arc<LowRankFactors<Cpu<T>>>>, Failure> {
+        system: &System<'s, '_, T>,
+    ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
         let (backend, layout) = (system.operator.backend(), system.operator.layout());
         let key = json!({
-            "rank": rank,
+            "rank": self.rank(),
             "seed": self.seed,
             "curvature": system.curvature,
             "objective": system.risk.settings(),
             "damping": system.operator.damping(),
         });
-        let mut refused = false;
-        let fit = || {
-            fit().map_err(|termination| {
-                refused = true;
-                Failure::Other(termination.to_string())
-            })
-        };
         let read = |tensors: &_| low_rank_factors(backend, layout, tensors);
-        match system.store.get(name, key, (read, low_rank_tensors), fit, system.console) {
-            Ok(factors) => Ok(Some(Arc::new(factors))),
-            Err(_) if refused => Ok(None),
-            Err(failure) => Err(failure),
-        }
+        let factors = system.store.get(name, key, (read, low_rank_tensors), fit, system.console)?;
+        Ok(Box::new(LowRankInverse { name, factors: factors.map(Arc::new), complement }))
+    }
+
+    /// Of sketches.
+    fn rank(&self) -> usize {
+        self.rank.unwrap_or(RANK)
     }
 
     fn preconditioner<'s, T: Real>(
@@ -386,9 +378,10 @@ impl SolverSettings {
                 |tensors: &_| kronecker_factors(network.backend(), network.layout(), tensors),
                 kronecker_tensors,
             ),
-            || Ok(fit(network, inputs, theta, expectation)),
+            || Ok::<_, Infallible>(fit(network, inputs, theta, expectation)),
             system.console,
         )?;
+        let Ok(factors) = factors;
         Ok(Box::new(Kronecker { name, factors: Arc::new(factors) }))
     }
 }

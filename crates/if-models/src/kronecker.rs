@@ -94,12 +94,12 @@ impl<B: Backend> Network<B> {
         };
         let mut sums =
             Block::zeros(self.backend(), &Layout::new(layers.iter().flat_map(segments).collect()), 1);
-        self.sum_blocks(inputs.blocks(), &mut sums, |scratch, b, _, sum| {
-            let rows = inputs.block(b);
-            for (first, count) in self.parts(rows.len()) {
-                let examples = (inputs, rows.part(first, count));
-                self.add_moments(scratch, examples, theta, expectation, &layers, sum);
+        self.sum_labels(inputs, theta, expectation, &mut sums, |scratch, l, primal, dy, first, sum| {
+            let Some(position) = layers.iter().position(|(_, layer, _)| *layer == l) else { return };
+            if first {
+                self.layers()[l].input_moments(scratch, primal, sum.stacked_mut(2 * position, 0, 1));
             }
+            self.layers()[l].output_moments(scratch, dy, sum.stacked_mut(2 * position + 1, 0, 1));
         });
         let moments = |(position, (s, l, terms)): (usize, &(usize, usize, usize))| {
             let matrix = |at: usize| {
@@ -119,21 +119,24 @@ impl<B: Backend> Network<B> {
         layers.iter().enumerate().map(moments).collect()
     }
 
-    fn add_moments(
+    /// Adds to `sums` what `f` does of every layer on the way back of the output gradients of all labels, over all
+    /// examples; see [`each_label`](Self::each_label).
+    fn sum_labels(
         &self,
-        scratch: &mut Scratch<B>,
-        examples: (&Inputs<B>, Rows),
+        inputs: &Inputs<B>,
         theta: &Block<B>,
         expectation: LabelExpectation,
-        layers: &[(usize, usize, usize)],
-        sum: &mut Block<B>,
+        sums: &mut Block<B>,
+        f: impl Fn(&mut Scratch<B>, usize, Primal<B>, View<B>, bool, &mut Block<B>) + Send + Sync,
     ) {
-        self.each_label(scratch, examples, theta, expectation, |scratch, l, primal, dy, first| {
-            let Some(position) = layers.iter().position(|(_, layer, _)| *layer == l) else { return };
-            if first {
-                self.layers()[l].input_moments(scratch, primal, sum.stacked_mut(2 * position, 0, 1));
+        self.sum_blocks(inputs.blocks(), sums, |scratch, b, _, sum| {
+            let rows = inputs.block(b);
+            for (first, count) in self.parts(rows.len()) {
+                let examples = (inputs, rows.part(first, count));
+                self.each_label(scratch, examples, theta, expectation, |scratch, l, primal, dy, first| {
+                    f(scratch, l, primal, dy, first, sum);
+                });
             }
-            self.layers()[l].output_moments(scratch, dy, sum.stacked_mut(2 * position + 1, 0, 1));
         });
     }
 
@@ -149,16 +152,9 @@ impl<B: Backend> Network<B> {
     ) -> Block<B> {
         let segments: Vec<usize> = self.with_parameters().collect();
         let mut sums = Block::zeros(self.backend(), self.layout(), 1);
-        self.sum_blocks(inputs.blocks(), &mut sums, |scratch, b, _, sum| {
-            let rows = inputs.block(b);
-            for (first, count) in self.parts(rows.len()) {
-                let examples = (inputs, rows.part(first, count));
-                self.each_label(scratch, examples, theta, expectation, |scratch, l, primal, dy, _| {
-                    let Some(s) = segments.iter().position(|layer| *layer == l) else { return };
-                    let out = sum.segment_mut(s);
-                    self.layers()[l].squared_gradients(scratch, primal, dy, bases(s), out);
-                });
-            }
+        self.sum_labels(inputs, theta, expectation, &mut sums, |scratch, l, primal, dy, _, sum| {
+            let Some(s) = segments.iter().position(|layer| *layer == l) else { return };
+            self.layers()[l].squared_gradients(scratch, primal, dy, bases(s), sum.segment_mut(s));
         });
         let unscaled = sums.clone();
         sums.axpby(1.0 / inputs.len() as f64, &unscaled, 0.0);

@@ -19,8 +19,7 @@
 use std::sync::Arc;
 
 use super::low_rank::refuse_negative;
-use super::orthonormal::symmetric;
-use crate::lanczos::{Lanczos, lanczos};
+use crate::lanczos::lanczos;
 use crate::testing::random;
 use crate::{
     Approximation, Backend, Block, Complement, Inverse, LinalgError, LinearOperator, LowRankFactors,
@@ -53,37 +52,26 @@ impl Arnoldi {
     ) -> Result<LowRankFactors<B>, Termination> {
         let start = random(operator.dim(), self.seed);
         let start = Block::from_f64(operator.backend(), operator.layout(), &start);
-        let Lanczos { basis, diagonal, off, .. } = lanczos(operator, &start, self.steps, &());
-        if diagonal.iter().chain(&off).any(|v| !v.is_finite()) {
+        let krylov = lanczos(operator, &start, self.steps, &());
+        if krylov.diagonal.iter().chain(&krylov.off).any(|v| !v.is_finite()) {
             return Err(Termination::NonFinite);
         }
-        let (m, shift) = (basis.len(), operator.damping());
-        let (values, vectors) = symmetric(m, &tridiagonal(&diagonal, &off)).eigen();
+        let (m, shift) = (krylov.basis.len(), operator.damping());
+        let (ritz, vectors) = krylov.ritz();
+        let values: Vec<f64> = ritz.into_iter().map(|ritz| ritz.value).collect();
         if let (Some(lowest), Some(highest)) = (values.first(), values.last()) {
             refuse_negative::<B::Elem>(*lowest, lowest.abs().max(highest.abs()), m)?;
         }
         let mut kept: Vec<usize> = (0..m).collect();
         kept.sort_by(|&i, &j| (values[j] - shift).abs().total_cmp(&(values[i] - shift).abs()));
         kept.truncate(self.rank);
-        let mut ritz = Block::zeros(operator.backend(), operator.layout(), kept.len());
-        for (j, v) in basis.iter().enumerate() {
+        let mut kept_vectors = Block::zeros(operator.backend(), operator.layout(), kept.len());
+        for (j, v) in krylov.basis.iter().enumerate() {
             let column: Vec<f64> = kept.iter().map(|&i| vectors[i * m + j]).collect();
-            ritz.combine(&column, v, 1.0);
+            kept_vectors.combine(&column, v, 1.0);
         }
-        Ok(LowRankFactors::new(ritz, kept.iter().map(|&i| values[i] - shift).collect()))
+        Ok(LowRankFactors::new(kept_vectors, kept.iter().map(|&i| values[i] - shift).collect()))
     }
-}
-
-/// All `m * m` numbers of a symmetric tridiagonal matrix.
-fn tridiagonal(diagonal: &[f64], off: &[f64]) -> Vec<f64> {
-    let m = diagonal.len();
-    let mut t = vec![0.0; m * m];
-    diagonal.iter().enumerate().for_each(|(i, value)| t[i * m + i] = *value);
-    for (i, value) in off.iter().enumerate() {
-        t[i * m + i + 1] = *value;
-        t[(i + 1) * m + i] = *value;
-    }
-    t
 }
 
 impl<B: Backend> Approximation<B> for Arnoldi {
@@ -98,12 +86,7 @@ impl<B: Backend> Approximation<B> for Arnoldi {
     where
         Self: 'a,
     {
-        match self.factors(operator) {
-            Ok(factors) => {
-                let complement = Complement::Dropped;
-                LowRankInverse { name: NAME, factors: Arc::new(factors), complement }.fit(operator)
-            }
-            Err(termination) => Ok(Err(termination)),
-        }
+        let (factors, complement) = (self.factors(operator).map(Arc::new), Complement::Dropped);
+        LowRankInverse { name: NAME, factors, complement }.fit(operator)
     }
 }

@@ -42,7 +42,12 @@ impl<B: Backend> Solver<B> for Cg {
     where
         Self: 'a,
     {
-        Ok(Box::new(PreparedCg { name: "cg".into(), settings: self.clone(), operator, preconditioner: None }))
+        Ok(Box::new(PreparedCg {
+            name: "cg".into(),
+            settings: self.clone(),
+            operator,
+            preconditioner: Ok(None),
+        }))
     }
 }
 
@@ -68,26 +73,8 @@ impl<B: Backend> Solver<B> for PreconditionedCg<'_, B> {
     {
         let name = format!("cg, preconditioned by {}", self.preconditioner.name());
         let settings = self.cg.clone();
-        match self.preconditioner.fit(operator)? {
-            Ok(inverse) => {
-                Ok(Box::new(PreparedCg { name, settings, operator, preconditioner: Some(inverse) }))
-            }
-            Err(termination) => Ok(Box::new(Failed { name, settings, operator, termination })),
-        }
-    }
-}
-
-/// A solve whose preconditioner could not be made.
-struct Failed<'a, B: Backend> {
-    name: String,
-    settings: Cg,
-    operator: &'a dyn LinearOperator<B>,
-    termination: Termination,
-}
-
-impl<B: Backend> Prepared<B> for Failed<'_, B> {
-    fn solve(&self, b: &Block<B>, _: &dyn Observer) -> Solution<B> {
-        failed(&self.name, self.operator, b, self.termination, self.settings.tolerance)
+        let preconditioner = self.preconditioner.fit(operator)?.map(Some);
+        Ok(Box::new(PreparedCg { name, settings, operator, preconditioner }))
     }
 }
 
@@ -95,12 +82,18 @@ struct PreparedCg<'a, B: Backend> {
     name: String,
     settings: Cg,
     operator: &'a dyn LinearOperator<B>,
-    preconditioner: Option<Box<dyn Inverse<B> + 'a>>,
+    /// Perhaps none, or why the one asked for could not be made.
+    preconditioner: Result<Option<Box<dyn Inverse<B> + 'a>>, Termination>,
 }
 
 impl<B: Backend> Prepared<B> for PreparedCg<'_, B> {
     fn solve(&self, b: &Block<B>, observer: &dyn Observer) -> Solution<B> {
-        let mut run = Run::new(self, b);
+        let Self { name, settings, operator, preconditioner } = self;
+        let preconditioner = match preconditioner {
+            Ok(preconditioner) => preconditioner.as_deref(),
+            Err(termination) => return failed(name, *operator, b, *termination, settings.tolerance),
+        };
+        let mut run = Run::new(self, preconditioner, b);
         while !run.active.is_empty() {
             if observer.cancelled() {
                 run.stop_all(Termination::Cancelled);
@@ -153,9 +146,12 @@ struct Column {
 }
 
 impl<'a, B: Backend> Run<'a, B> {
-    fn new(prepared: &'a PreparedCg<'a, B>, b: &'a Block<B>) -> Self {
+    fn new(
+        prepared: &'a PreparedCg<'a, B>,
+        preconditioner: Option<&'a dyn Inverse<B>>,
+        b: &'a Block<B>,
+    ) -> Self {
         let PreparedCg { name, settings, operator, .. } = prepared;
-        let preconditioner = prepared.preconditioner.as_deref();
         let b_norms = b.norms();
         let mut columns = vec![None; b.k()];
         let mut solution = Block::zeros(b.backend(), b.layout(), b.k());

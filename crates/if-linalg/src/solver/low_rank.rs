@@ -58,8 +58,8 @@ pub enum Complement {
 pub struct LowRankInverse<B: Backend> {
     /// Name in reports, that of the method which found the factors.
     pub name: &'static str,
-    /// Eigenpairs of `C`, shared by all who use them.
-    pub factors: Arc<LowRankFactors<B>>,
+    /// Eigenpairs of `C`, shared by all who use them, or why it has none that serve.
+    pub factors: Result<Arc<LowRankFactors<B>>, Termination>,
     /// What is done outside their span.
     pub complement: Complement,
 }
@@ -76,7 +76,12 @@ impl<B: Backend> Approximation<B> for LowRankInverse<B> {
     where
         Self: 'a,
     {
-        Ok(fitted(&self.factors, self.complement, operator).map(|fitted| Box::new(fitted) as _))
+        let fitted = self
+            .factors
+            .as_ref()
+            .map_err(|termination| *termination)
+            .and_then(|factors| fitted(factors, self.complement, operator));
+        Ok(fitted.map(|fitted| Box::new(fitted) as _))
     }
 }
 

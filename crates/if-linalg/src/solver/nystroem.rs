@@ -141,12 +141,7 @@ impl<B: Backend> Approximation<B> for Nystroem {
     where
         Self: 'a,
     {
-        match self.factors(operator) {
-            Ok(factors) => {
-                let complement = self.complement;
-                LowRankInverse { name: NAME, factors: Arc::new(factors), complement }.fit(operator)
-            }
-            Err(termination) => Ok(Err(termination)),
-        }
+        let (factors, complement) = (self.factors(operator).map(Arc::new), self.complement);
+        LowRankInverse { name: NAME, factors, complement }.fit(operator)
     }
 }
