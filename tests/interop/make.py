@@ -1,4 +1,4 @@
-"""Networks as PyTorch has them, and what PyTorch computes with them, for tests/tests/interop.rs.
+"""Networks as PyTorch has them, and what PyTorch computes with them, for tests/tests/it/interop.rs.
 
     python -m pip install torch safetensors numpy
     python tests/interop/make.py

@@ -41,8 +41,12 @@ fn test_lapack(root: &Path) -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    let features = "if-linalg/lapack,if-tests/openblas-system";
-    step("lapack", cargo(root).args(["test", "-p", "if-linalg", "-p", "if-tests", "--features", features]))
+    // Factorisations are all that differs: their own tests, and one problem from end to end.
+    let own = ["test", "-p", "if-linalg", "-p", "if-tests", "--lib", "dense"];
+    let features = ["--features", "if-linalg/lapack,if-tests/openblas-system"];
+    step("lapack: factorisations", cargo(root).args(own).args(features))?;
+    let whole = ["test", "-p", "if-tests", "--test", "it", "logreg17", "--features", "openblas-system"];
+    step("lapack: end to end", cargo(root).args(whole))
 }
 
 fn has_openblas() -> bool {

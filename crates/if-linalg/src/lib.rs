@@ -38,7 +38,7 @@ pub use real::Real;
 pub use report::{ColumnReport, Solution, SolveReport, Termination};
 pub use solver::{
     Approximate, Arnoldi, BlockCg, Cg, Cholesky, Complement, CurvatureRoot, Dual, Eigen, Kronecker,
-    KroneckerFactors, LayerBlocks, Lissa, LowRankFactors, LowRankInverse, Neumann, Nystroem,
-    PreconditionedCg, Prepared, PublishedLissa, Solver,
+    KroneckerFactors, LayerBlocks, Lissa, LowRankFactors, LowRankInverse, Nearby, NearbyCg, Neumann,
+    Nystroem, PreconditionedCg, Prepared, PublishedLissa, Solver,
 };
 pub use window::Window;

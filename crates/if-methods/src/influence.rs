@@ -57,12 +57,12 @@ pub const QUERY_BLOCK: usize = 128;
 /// ```
 #[derive(Clone, Copy)]
 pub struct Influence<'a, B: Backend> {
-    risk: &'a EmpiricalRisk<'a, B>,
-    theta: &'a Block<B>,
+    pub(crate) risk: &'a EmpiricalRisk<'a, B>,
+    pub(crate) theta: &'a Block<B>,
     /// None: the identity stands for the curvature.
     solver: Option<&'a dyn Prepared<B>>,
     /// Of queries.
-    measure: Loss,
+    pub(crate) measure: Loss,
     /// How far solved queries are truncated before they are scored.
     query_rank: Option<QueryRank>,
 }
@@ -175,7 +175,7 @@ impl<'a, B: Backend> Influence<'a, B> {
 
     /// Solves for the gradients of `inputs` under the loss of `network`, a block at a time, and hands
     /// each block to `take`: the position of its first example, the gradients, the solutions. Returns all certificates.
-    fn each_block<E: From<MethodError>>(
+    pub(crate) fn each_block<E: From<MethodError>>(
         &self,
         network: &Network<B>,
         inputs: &Inputs<B>,

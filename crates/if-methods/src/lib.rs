@@ -1,19 +1,28 @@
 #![doc = include_str!("../README.md")]
 
+mod attack;
 mod damping_path;
 mod error;
 mod evaluation;
+mod group;
 mod influence;
 mod leave_out;
 mod mislabel;
+mod multi_stage;
+mod perturbation;
 mod ranking;
 mod scores;
 
+pub use attack::{Attack, Attacked};
 pub use damping_path::{DampingPath, DampingReport, PathPoint, PointStatus, QueryPath, Spectrum, TOP};
 pub use error::MethodError;
 pub use evaluation::{Agreement, pearson, slope_through_origin, spearman};
+pub use group::{
+    GroupDraw, GroupEffects, GroupInfluence, Order, ParameterChanges, Selected, Selection, Tail,
+};
 pub use influence::{Influence, QUERY_BLOCK};
 pub use leave_out::{LossChanges, leave_out, leave_out_near, loss_changes, loss_changes_near};
 pub use mislabel::{RecallCurve, random_order};
+pub use multi_stage::{MultiStage, Stage, Tuning};
 pub use ranking::{Extremes, Ranked, descending};
 pub use scores::{ScoreRows, ScoreUnit, Scores, Truncation};

@@ -156,8 +156,69 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
         }
     }
 
+    /// `y_j = A_j x_j` where `A_j` is the operator without the examples `groups[j]`, removed as the risk says; `ax` is
+    /// `A x`. With `C_j = (1/n) sum_{i in group} C_i` and the factor `c` by which the weights of the others grow,
+    ///
+    /// ```text
+    /// A_j = c (A - C_j) - (c - 1) D        D = l2 + damping, the diagonal of A
+    /// ```
+    ///
+    /// so that a product costs one over the group, not over all examples.
+    pub fn apply_without(&self, groups: &[&[usize]], x: &Block<B>, ax: &Block<B>, y: &mut Block<B>) {
+        let network = self.risk.network();
+        let own = self.backend().map(groups.len(), |j| {
+            let mut sum = Block::zeros(self.backend(), self.layout(), 1);
+            network.with_scratch(|scratch| {
+                for rows in groups[j].chunks(crate::ROW_BLOCK) {
+                    self.add_rows(scratch, Rows::Indices(rows), None, (x, j), &mut sum);
+                }
+            });
+            sum
+        });
+        y.copy_from(ax);
+        own.iter().enumerate().for_each(|(j, product)| y.add_at(j, -1.0, product));
+        let growth: Vec<f64> = groups.iter().map(|group| self.risk.growth(group.len())).collect();
+        if growth.iter().any(|c| *c != 1.0) {
+            let mut diagonal = Block::zeros(self.backend(), self.layout(), x.k());
+            self.add_diagonal(x, &mut diagonal);
+            let minus: Vec<f64> = growth.iter().map(|c| 1.0 - c).collect();
+            y.row_axpby(&minus, &diagonal, &growth);
+        }
+    }
+
+    /// `(A - A_S) x + (c - 1) A x`, with `A_S` as in [`apply_without`](Self::apply_without), for a group of `size` examples
+    /// to which every example belongs by `shares[i]`: `c (1/n) sum_i shares_i C_i x + (c - 1) D x`.
+    pub fn apply_share(&self, shares: &[f64], size: usize, x: &Block<B>) -> Block<B> {
+        let n = self.risk.n() as f64;
+        let growth = self.risk.growth(size);
+        let weights: Vec<f64> = shares.iter().map(|share| share / n).collect();
+        let risk = self.risk.reweighted(&weights);
+        let mut y = Block::zeros(self.backend(), self.layout(), x.k());
+        let Self { theta, curvature, damping, .. } = *self;
+        CurvatureOperator { risk: &risk, theta, curvature, damping, kept: None }.apply(x, &mut y);
+        let mut diagonal = Block::zeros(self.backend(), self.layout(), x.k());
+        self.add_diagonal(x, &mut diagonal);
+        y.axpby(-1.0, &diagonal, growth);
+        y
+    }
+
+    /// The objective whose curvature it is.
+    pub fn risk(&self) -> &'r EmpiricalRisk<'a, B> {
+        self.risk
+    }
+
+    /// Which curvature it is.
+    pub fn curvature(&self) -> Curvature {
+        self.curvature
+    }
+
+    /// Where the curvature is taken.
+    pub fn theta(&self) -> &'r Block<B> {
+        self.theta
+    }
+
     fn add_diagonal(&self, x: &Block<B>, y: &mut Block<B>) {
-        self.risk.add_l2(x, y);
+        self.risk.add_penalty_product(x, y);
         if self.damping != 0.0 {
             y.axpby(self.damping, x, 1.0);
         }
@@ -224,12 +285,11 @@ impl<B: Backend> LinearOperator<B> for CurvatureOperator<'_, '_, B> {
     }
 
     fn definiteness(&self) -> Definiteness {
-        let shift = self.risk.mean_l2() + self.damping;
         let linear = self.risk.network().is_linear();
         match self.curvature {
             Curvature::Hessian if !linear => Definiteness::Unknown,
             _ if self.damping < 0.0 => Definiteness::Unknown,
-            _ if shift > 0.0 && self.risk.regularises_bias() => Definiteness::Positive,
+            _ if self.risk.least_penalty() + self.damping > 0.0 => Definiteness::Positive,
             _ => Definiteness::Semidefinite,
         }
     }

@@ -42,6 +42,24 @@ impl<'r, 'a, B: Backend> GaussNewtonRoot<'r, 'a, B> {
         Self { risk, theta, weights }
     }
 
+    /// The `m` rows of `U` of each of `examples`, one example after another.
+    pub fn rows_of(&self, examples: &[usize]) -> Block<B> {
+        let (network, m) = (self.risk.network(), self.outputs());
+        let each = self.backend().map(examples.len(), |e| {
+            let mut rows = Block::zeros(self.backend(), network.layout(), m);
+            network.with_scratch(|scratch| {
+                // Of a single example the roots are its output gradients, one below another.
+                self.each_part(scratch, Rows::Indices(&examples[e..=e]), |scratch, _, at, roots| {
+                    network.add_gradients(scratch, at, roots, (&mut rows, 0));
+                });
+            });
+            rows
+        });
+        let mut all = Block::zeros(self.backend(), network.layout(), m * examples.len());
+        each.iter().enumerate().for_each(|(e, rows)| all.add_at(e * m, 1.0, rows));
+        all
+    }
+
     fn outputs(&self) -> usize {
         self.risk.network().outputs()
     }

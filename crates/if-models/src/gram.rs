@@ -185,7 +185,11 @@ impl<'a> Problem<'a> {
     fn new<B: Backend>(gram: &'a Gram, risk: &EmpiricalRisk<B>) -> Result<Self, ModelError> {
         let spared = !risk.regularises_bias() && risk.network().biases().contains(&true);
         let l2 = risk.mean_l2();
-        if (risk.n(), risk.network().layout().dim()) != (gram.n, gram.cols) || l2 <= 0.0 || spared {
+        if (risk.n(), risk.network().layout().dim()) != (gram.n, gram.cols)
+            || l2 <= 0.0
+            || spared
+            || !risk.is_plain()
+        {
             return Err(ModelError::Unsupported(
                 "the Gram matrix serves its own examples, with l2 > 0 and a regularised bias".into(),
             ));

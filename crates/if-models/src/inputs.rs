@@ -1,6 +1,6 @@
 //! Examples on the device, in row blocks.
 
-use if_linalg::{Backend, HostArray, Real, View};
+use if_linalg::{Backend, HostArray, Real, View, ViewMut};
 
 use crate::{Dataset, ModelError, Network};
 
@@ -153,9 +153,22 @@ impl<B: Backend> Inputs<B> {
         }
     }
 
+    /// Replaces the features of example `i` (floats, as the network reads them).
+    ///
+    /// # Panics
+    /// Where features are converted anew in each pass, or `row` has another length.
+    pub fn set_features(&mut self, i: usize, row: &[f64]) {
+        assert_eq!(row.len(), self.width, "another number of features");
+        let Features::Resident(all) = &mut self.features else { panic!("features stay on the host") };
+        let row: Vec<B::Elem> = row.iter().map(|value| B::Elem::from_f64(*value)).collect();
+        let row = self.backend.upload(&row);
+        let target = ViewMut::new(all, i * (self.width + 1), 1, self.width);
+        self.backend.copy(View::new(&row, 0, 1, self.width), target);
+    }
+
     fn gather(&self, source: &B::Buffer, stride: usize, indices: &[usize]) -> B::Buffer {
         let mut rows = self.backend.zeros(indices.len() * stride);
-        let target = if_linalg::ViewMut::new(&mut rows, 0, indices.len(), stride);
+        let target = ViewMut::new(&mut rows, 0, indices.len(), stride);
         self.backend.gather_rows(View::new(source, 0, self.n, stride), indices, target);
         rows
     }

@@ -106,16 +106,13 @@ impl<B: Backend> Network<B> {
     /// # Errors
     /// A name that no layer with parameters has.
     pub fn select(&self, theta: &Block<B>, names: &[&str]) -> Result<(Self, Block<B>), ModelError> {
-        let known: Vec<&str> = self.parameter_layers().map(|layer| layer.name()).collect();
-        if let Some(unknown) = names.iter().find(|name| !known.contains(*name)) {
-            return Err(ModelError::UnknownLayer { name: (*unknown).to_owned(), known: known.join(", ") });
-        }
+        let selected = self.segments_named(names)?;
         let frozen = |l: usize, s: usize| -> Arc<dyn Layer<B>> {
             Arc::new(Frozen::new(&self.backend, self.layers[l].clone(), theta.stacked(s, 0, 1)))
         };
         let layers =
             self.layers.iter().zip(&self.segments).enumerate().map(|(l, (layer, segment))| match segment {
-                Some(s) if !names.contains(&layer.name()) => frozen(l, *s),
+                Some(s) if !selected[*s] => frozen(l, *s),
                 _ => layer.clone(),
             });
         let mut network = Self::new(&self.backend, self.inputs, layers.collect(), self.loss);
@@ -127,6 +124,20 @@ impl<B: Backend> Network<B> {
             }
         }
         Ok((network, chosen))
+    }
+
+    /// Whether each segment of the layout belongs to a layer of `names`.
+    ///
+    /// # Errors
+    /// A name that no layer with parameters has.
+    pub fn segments_named(&self, names: &[&str]) -> Result<Vec<bool>, ModelError> {
+        let known: Vec<&str> = self.parameter_layers().map(|layer| layer.name()).collect();
+        match names.iter().find(|name| !known.contains(*name)) {
+            Some(unknown) => {
+                Err(ModelError::UnknownLayer { name: (*unknown).to_owned(), known: known.join(", ") })
+            }
+            None => Ok(known.iter().map(|name| names.contains(name)).collect()),
+        }
     }
 
     /// Name of the last layer with parameters.

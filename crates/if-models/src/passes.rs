@@ -46,6 +46,38 @@ impl<B: Backend> Network<B> {
         direction_major(blocks.into_iter().flatten(), k, n, outputs)
     }
 
+    /// `u_j^T J_i^T (d2 l_i / dz2) J_i v_j` of every example, `J_i = dz_i/dtheta`: the share of example `i` in a form of
+    /// the Gauss-Newton matrix, `k x n`, row-major. `u` and `v` have as many vectors.
+    pub fn curvature_forms(
+        &self,
+        inputs: &Inputs<B>,
+        theta: &Block<B>,
+        u: &Block<B>,
+        v: &Block<B>,
+    ) -> Vec<f64> {
+        assert_eq!(u.k(), v.k(), "one vector on the left for each on the right");
+        let (n, k, outputs) = (inputs.len(), u.k(), self.outputs());
+        let blocks = self.map_blocks(inputs, theta, |scratch, at| {
+            self.map_parts(at, |part| {
+                let stacked = k * part.rows;
+                let left = self.jvp(scratch, part, Directions { block: u, start: 0, k });
+                let right = self.jvp(scratch, part, Directions { block: v, start: 0, k });
+                let product = self.r_delta(scratch, part, &right, k);
+                let mut forms = scratch.take(stacked);
+                self.backend().row_dots(
+                    View::new(&left[left.len() - 1], 0, stacked, outputs),
+                    View::new(&product, 0, stacked, outputs),
+                    0.0,
+                    ViewMut::new(&mut forms, 0, stacked, 1),
+                );
+                let host = self.host(View::new(&forms, 0, stacked, 1));
+                left.into_iter().chain(right).chain([product, forms]).for_each(|buffer| scratch.give(buffer));
+                (part.rows, host)
+            })
+        });
+        direction_major(blocks.into_iter().flatten(), k, n, 1)
+    }
+
     /// Norm of the loss gradient of every example (length `n`), without forming gradients.
     pub fn gradient_norms(&self, inputs: &Inputs<B>, theta: &Block<B>) -> Vec<f64> {
         let mut squares = vec![0.0; inputs.len()];

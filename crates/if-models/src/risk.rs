@@ -1,5 +1,7 @@
 //! The objective, and every constant in it.
 
+use std::sync::Arc;
+
 use if_linalg::{Backend, Block, Real, View, ViewMut};
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +88,28 @@ pub struct EmpiricalRisk<'a, B: Backend> {
     /// Weight of every example, `1/n` or what removal made of it.
     weights: B::Buffer,
     removed: Vec<usize>,
+    extra: Extra<B>,
+}
+
+/// What some objectives have beside losses and l2, shared by all that are made from one.
+struct Extra<B: Backend> {
+    /// Whether l2 covers each segment; all of them where there is nothing.
+    covered: Option<Arc<[bool]>>,
+    anchor: Option<Arc<Anchor<B>>>,
+    /// `t`, `n x outputs`, of the term `- sum_i t_i . z_i`.
+    tilt: Option<Arc<B::Buffer>>,
+}
+
+impl<B: Backend> Clone for Extra<B> {
+    fn clone(&self) -> Self {
+        Self { covered: self.covered.clone(), anchor: self.anchor.clone(), tilt: self.tilt.clone() }
+    }
+}
+
+/// `sum_s (strength_s / 2) |theta_s - at_s|^2` over the segments of the layout.
+struct Anchor<B: Backend> {
+    at: Block<B>,
+    strengths: Vec<f64>,
 }
 
 /// Damping by itself, as a part of the mean eigenvalue: what the field's tools take (Grosse et al. 2023).
@@ -110,23 +134,10 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
                 "renormalised removal needs at least 2 training examples, found 1".into(),
             ));
         }
-        Ok(Self::weighted(network, inputs, settings, Vec::new()))
-    }
-
-    fn weighted(
-        network: &'a Network<B>,
-        inputs: &'a Inputs<B>,
-        settings: RiskSettings,
-        removed: Vec<usize>,
-    ) -> Self {
-        let n = inputs.len();
-        let stay = match settings.removal {
-            Removal::Fixed => n,
-            Removal::Renormalised => n - removed.len(),
-        };
-        let mut weights = vec![B::Elem::from_f64(1.0 / stay as f64); n];
-        removed.iter().for_each(|&i| weights[i] = B::Elem::ZERO);
-        Self { network, inputs, settings, weights: inputs.backend().upload(&weights), removed }
+        let extra = Extra { covered: None, anchor: None, tilt: None };
+        let weights = inputs.backend().zeros(inputs.len());
+        let risk = Self { network, inputs, settings, weights, removed: Vec::new(), extra };
+        Ok(risk.without(&[]))
     }
 
     /// The objective after `examples` are removed as the settings say.
@@ -139,7 +150,87 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
         removed.sort_unstable();
         removed.dedup();
         assert!(removed.len() < self.n(), "removing all {} examples", self.n());
-        Self::weighted(self.network, self.inputs, self.settings, removed)
+        let mut weights = vec![self.removal_factor_of(removed.len()); self.n()];
+        removed.iter().for_each(|&i| weights[i] = 0.0);
+        Self { removed, ..self.reweighted(&weights) }
+    }
+
+    /// The objective with these weights (length `n`) in place of `1/n`.
+    pub fn reweighted(&self, weights: &[f64]) -> Self {
+        assert_eq!(weights.len(), self.n(), "one weight for each example");
+        let weights: Vec<B::Elem> = weights.iter().map(|w| B::Elem::from_f64(*w)).collect();
+        Self {
+            weights: self.inputs.backend().upload(&weights),
+            removed: self.removed.clone(),
+            extra: self.extra.clone(),
+            ..*self
+        }
+    }
+
+    /// The objective with `l2` only on the layers `names`.
+    ///
+    /// # Errors
+    /// A name that no layer with parameters has.
+    pub fn with_l2_on(&self, names: &[&str]) -> Result<Self, ModelError> {
+        let covered = self.network.segments_named(names)?;
+        Ok(Self { extra: Extra { covered: Some(covered.into()), ..self.extra.clone() }, ..self.without(&[]) })
+    }
+
+    /// The objective plus `(strength/2) |theta_s - at_s|^2` over the layers `names`, instead of such a term that it
+    /// may have: their parameters are pulled towards those of `at`.
+    ///
+    /// # Errors
+    /// A name that no layer with parameters has, or a strength that is not above 0.
+    pub fn anchored(&self, at: &Block<B>, strength: f64, names: &[&str]) -> Result<Self, ModelError> {
+        if !(strength > 0.0 && strength.is_finite()) {
+            let (name, expected) = ("strength of an anchor", "a number above 0");
+            return Err(ModelError::Setting { name, expected, found: strength });
+        }
+        let pulled = self.network.segments_named(names)?;
+        let strengths = pulled.into_iter().map(|pulled| if pulled { strength } else { 0.0 }).collect();
+        let anchor = Some(Arc::new(Anchor { at: at.clone(), strengths }));
+        Ok(Self { extra: Extra { anchor, ..self.extra.clone() }, ..self.without(&[]) })
+    }
+
+    /// The proximal Bregman objective at `at` (Bae et al. 2022): what stays near the outputs `z_i(at)` and near `at`,
+    ///
+    /// ```text
+    /// (1/n) sum_i [l_i(z_i) - l_i(z_i(at)) - dl_i/dz (z_i(at)) . (z_i - z_i(at))] + ((l2 + damping)/2) |theta - at|^2
+    /// ```
+    ///
+    /// but for a constant. `at` is its minimum, and the curvature there is the Gauss-Newton matrix plus
+    /// `l2 + damping`: [`without`](Self::without) a group it is what influence with that matrix and that damping
+    /// predicts, where retraining answers another question. Removal is fixed.
+    ///
+    /// # Errors
+    /// `l2 + damping` that is not above 0.
+    pub fn proximal(&self, at: &Block<B>, damping: f64) -> Result<Self, ModelError> {
+        let all: Vec<&str> = self.network.layout().segments().iter().map(|s| s.name.as_str()).collect();
+        let pulled = self.anchored(at, self.mean_l2() + damping, &all)?;
+        let mut scratch = Scratch::new(self.inputs.backend());
+        let (n, outputs) = (self.n(), self.network.outputs());
+        let mut tilt = self.inputs.backend().zeros(n * outputs);
+        for b in 0..self.inputs.blocks() {
+            let rows = self.inputs.block(b);
+            let tape = self.network.forward(&mut scratch, at, &self.inputs.batch(rows));
+            let delta = self.weighted_delta(&mut scratch, &tape, rows);
+            let target = ViewMut::new(&mut tilt, rows.index(0) * outputs, rows.len(), outputs);
+            self.inputs.backend().copy(View::new(&delta, 0, rows.len(), outputs), target);
+            scratch.give(delta);
+            self.network.release(&mut scratch, tape);
+        }
+        let settings = RiskSettings { l2: 0.0, removal: Removal::Fixed, ..self.settings };
+        Ok(Self {
+            settings,
+            extra: Extra { tilt: Some(Arc::new(tilt)), ..pulled.extra },
+            ..self.without(&[])
+        })
+    }
+
+    /// Whether it is nothing but losses and an l2 that covers every layer.
+    pub(crate) fn is_plain(&self) -> bool {
+        let Extra { covered, anchor, tilt } = &self.extra;
+        covered.is_none() && anchor.is_none() && tilt.is_none()
     }
 
     /// Number of examples, those removed included.
@@ -173,9 +264,23 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
     /// Factor from a score `g_q^T (H + ...)^-1 g_i` to the predicted change of the query's loss on
     /// removal of the example: `1/n`, or `1/(n - 1)` where removal renormalises.
     pub fn removal_factor(&self) -> f64 {
+        self.removal_factor_of(1)
+    }
+
+    /// Factor by which the weights of the others grow when `removed` examples are removed.
+    pub(crate) fn growth(&self, removed: usize) -> f64 {
+        match self.settings.removal {
+            Removal::Fixed => 1.0,
+            Removal::Renormalised => self.n() as f64 / (self.n() - removed) as f64,
+        }
+    }
+
+    /// What the examples that stay weigh when `removed` others are removed: `1/n`, or `1/(n - removed)` where removal
+    /// renormalises.
+    pub fn removal_factor_of(&self, removed: usize) -> f64 {
         match self.settings.removal {
             Removal::Fixed => 1.0 / self.n() as f64,
-            Removal::Renormalised => 1.0 / (self.n() - 1) as f64,
+            Removal::Renormalised => 1.0 / (self.n() - removed) as f64,
         }
     }
 
@@ -193,7 +298,7 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
     /// The objective in units of the mean loss, and its gradient.
     pub fn gradient(&self, theta: &Block<B>) -> (f64, Block<B>) {
         let (losses, mut gradient) = self.data_gradient(theta);
-        self.add_l2(theta, &mut gradient);
+        self.add_penalty_gradient(theta, &mut gradient);
         (self.objective_of(&losses, theta), gradient)
     }
 
@@ -206,7 +311,20 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
         let data: f64 = losses.iter().zip(self.example_weights()).map(|(l, w)| l * w).sum();
         let mut penalty = Block::zeros(theta.backend(), theta.layout(), 1);
         self.add_l2(theta, &mut penalty);
-        data + 0.5 * penalty.dots(theta)[0]
+        let mut value = data + 0.5 * penalty.dots(theta)[0];
+        if let Some(anchor) = &self.extra.anchor {
+            let offset = anchor.offset(theta);
+            let mut pull = Block::zeros(theta.backend(), theta.layout(), 1);
+            anchor.add_pull(&offset, &mut pull);
+            value += 0.5 * pull.dots(&offset)[0];
+        }
+        if let Some(tilt) = &self.extra.tilt {
+            let (n, outputs) = (self.n(), self.network.outputs());
+            let tilt = self.inputs.backend().download(View::new(&**tilt, 0, n, outputs));
+            let z = self.network.example_outputs(self.inputs, theta);
+            value -= tilt.iter().zip(z).map(|(t, z)| t.to_f64() * z).sum::<f64>();
+        }
+        value
     }
 
     /// Losses of the examples `batch`, and `(1/b) sum grad l_i + l2 theta` over them: what a step of
@@ -279,6 +397,16 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
         let mut delta = scratch.take(tape.rows * outputs);
         backend.copy(self.network.delta(tape), ViewMut::new(&mut delta, 0, tape.rows, outputs));
         self.weigh(rows, ViewMut::new(&mut delta, 0, tape.rows, outputs));
+        if let Some(tilt) = &self.extra.tilt {
+            let mut own = scratch.take(tape.rows * outputs);
+            let indices: Vec<usize> = (0..rows.len()).map(|i| rows.index(i)).collect();
+            let all = View::new(&**tilt, 0, self.n(), outputs);
+            backend.gather_rows(all, &indices, ViewMut::new(&mut own, 0, tape.rows, outputs));
+            let (minus, ones) = (vec![-1.0; tape.rows], vec![1.0; tape.rows]);
+            let target = ViewMut::new(&mut delta, 0, tape.rows, outputs);
+            backend.row_axpby(&minus, View::new(&own, 0, tape.rows, outputs), &ones, target);
+            scratch.give(own);
+        }
         delta
     }
 
@@ -292,21 +420,94 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
         self.inputs.column(&self.weights, rows)
     }
 
+    /// `y += l2 theta + strength (theta - at)`: the gradient of what is added to the mean loss.
+    fn add_penalty_gradient(&self, theta: &Block<B>, y: &mut Block<B>) {
+        self.add_l2(theta, y);
+        if let Some(anchor) = &self.extra.anchor {
+            anchor.add_pull(&anchor.offset(theta), y);
+        }
+    }
+
+    /// `y += l2 x + strength x`: the same for the second derivative.
+    pub(crate) fn add_penalty_product(&self, x: &Block<B>, y: &mut Block<B>) {
+        self.add_l2(x, y);
+        if let Some(anchor) = &self.extra.anchor {
+            anchor.add_pull(x, y);
+        }
+    }
+
     /// `y += l2 x`, biases spared where they are not regularised.
     pub fn add_l2(&self, x: &Block<B>, y: &mut Block<B>) {
         let (l2, k) = (self.mean_l2(), x.k());
-        if self.regularises_bias() {
+        if self.regularises_bias() && self.extra.covered.is_none() {
             y.axpby(l2, x, 1.0);
             return;
         }
         let segments = self.network.layout().segments();
         for ((s, segment), bias) in segments.iter().enumerate().zip(self.network.biases()) {
-            let (rows, cols) = (k * segment.rows, segment.cols - usize::from(bias));
+            if self.extra.covered.as_ref().is_some_and(|covered| !covered[s]) {
+                continue;
+            }
+            let spared = bias && !self.regularises_bias();
+            let (rows, cols) = (k * segment.rows, segment.cols - usize::from(spared));
             let source = x.stacked(s, 0, k).col_range(0, cols);
             let mut target = y.stacked_mut(s, 0, k);
             let (l2, ones) = (vec![l2; rows], vec![1.0; rows]);
             self.inputs.backend().row_axpby(&l2, source, &ones, target.part(0, rows, cols));
         }
+    }
+
+    /// The least second derivative that the penalty has along any parameter.
+    pub(crate) fn least_penalty(&self) -> f64 {
+        let Extra { covered, anchor, .. } = &self.extra;
+        let of = |(s, bias): (usize, bool)| {
+            let l2 = match covered.as_ref().is_none_or(|covered| covered[s]) {
+                true if !bias || self.regularises_bias() => self.mean_l2(),
+                _ => 0.0,
+            };
+            l2 + anchor.as_ref().map_or(0.0, |anchor| anchor.strengths[s])
+        };
+        self.network.biases().into_iter().enumerate().map(of).reduce(f64::min).unwrap_or(0.0)
+    }
+
+    /// How the gradient of the objective at its optimum `theta` falls when each of `groups` is removed, one vector each:
+    /// `f sum_{i in group} g_i` with `f` the [`removal_factor_of`](Self::removal_factor_of) the group, and `g_i` the
+    /// gradient of the loss, where removal renormalises plus `l2 theta`.
+    pub fn removal_gradients(&self, theta: &Block<B>, groups: &[&[usize]]) -> Block<B> {
+        let (network, backend) = (self.network, self.inputs.backend());
+        let each = backend.map(groups.len(), |g| {
+            let mut sum = Block::zeros(backend, network.layout(), 1);
+            network.with_scratch(|scratch| {
+                for rows in groups[g].chunks(crate::ROW_BLOCK) {
+                    self.add_gradient(scratch, theta, Rows::Indices(rows), false, &mut sum);
+                }
+            });
+            if self.settings.removal == Removal::Renormalised {
+                let mut penalty = Block::zeros(backend, network.layout(), 1);
+                self.add_l2(theta, &mut penalty);
+                sum.axpby(groups[g].len() as f64, &penalty, 1.0);
+            }
+            sum
+        });
+        let mut all = Block::zeros(backend, network.layout(), groups.len());
+        for (g, sum) in each.iter().enumerate() {
+            all.add_at(g, self.removal_factor_of(groups[g].len()), sum);
+        }
+        all
+    }
+
+    /// [`removal_gradients`](Self::removal_gradients) of a group of `size` examples to which every example belongs by
+    /// `shares[i]`, from 0 to 1.
+    pub fn shared_removal_gradient(&self, theta: &Block<B>, shares: &[f64], size: usize) -> Block<B> {
+        let factor = self.removal_factor_of(size);
+        let weights: Vec<f64> = shares.iter().map(|share| factor * share).collect();
+        let mut gradient = self.reweighted(&weights).data_gradient(theta).1;
+        if self.settings.removal == Removal::Renormalised {
+            let mut penalty = Block::zeros(theta.backend(), theta.layout(), 1);
+            self.add_l2(theta, &mut penalty);
+            gradient.axpby(weights.iter().sum(), &penalty, 1.0);
+        }
+        gradient
     }
 
     /// The damping that goes by itself: a tenth of the mean eigenvalue of the Gauss-Newton matrix (its trace over `p`,
@@ -328,5 +529,22 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
         cache: usize,
     ) -> CurvatureOperator<'r, 'a, B> {
         CurvatureOperator::new(self, theta, curvature, damping, cache)
+    }
+}
+
+impl<B: Backend> Anchor<B> {
+    /// `theta - at`.
+    fn offset(&self, theta: &Block<B>) -> Block<B> {
+        let mut offset = theta.clone();
+        offset.axpby(-1.0, &self.at, 1.0);
+        offset
+    }
+
+    /// `y += strength x`, segment by segment.
+    fn add_pull(&self, x: &Block<B>, y: &mut Block<B>) {
+        for (s, strength) in self.strengths.iter().enumerate().filter(|(_, strength)| **strength != 0.0) {
+            let (strengths, ones) = (vec![*strength; x.k()], vec![1.0; x.k()]);
+            x.backend().row_axpby(&strengths, x.segment(s), &ones, y.segment_mut(s));
+        }
     }
 }

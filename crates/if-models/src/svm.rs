@@ -54,7 +54,7 @@ impl HingeSvm {
         let network = risk.network();
         let linear = network.is_linear() && network.outputs() == 1;
         let spared = !risk.regularises_bias() && network.biases().contains(&true);
-        if network.loss() != Loss::Hinge || !linear || spared || risk.mean_l2() <= 0.0 {
+        if network.loss() != Loss::Hinge || !linear || spared || risk.mean_l2() <= 0.0 || !risk.is_plain() {
             return Err(ModelError::Unsupported(
                 "dual coordinate descent needs one dense layer with one output, the hinge loss, l2 > 0 and a regularised bias".into(),
             ));

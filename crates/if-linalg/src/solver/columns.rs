@@ -24,7 +24,7 @@ impl<'a, B: Backend> Columns<'a, B> {
             norm if !norm.is_finite() => Some((Termination::NonFinite, f64::NAN)),
             _ => None,
         });
-        columns.end(&zeros, known.collect(), |termination, residual| ColumnReport {
+        columns.end(&zeros, known.collect(), |_, (termination, residual)| ColumnReport {
             termination,
             iterations: 0,
             products: 0,
@@ -39,6 +39,11 @@ impl<'a, B: Backend> Columns<'a, B> {
         self.active.len()
     }
 
+    /// Which right-hand sides have not ended, in order.
+    pub fn active(&self) -> &[usize] {
+        &self.active
+    }
+
     /// The right-hand sides of the active columns.
     pub fn b(&self) -> Block<B> {
         self.b.select(&self.active)
@@ -50,25 +55,25 @@ impl<'a, B: Backend> Columns<'a, B> {
     }
 
     /// Ends the active columns that have a termination and a residual, with their row of `x`, or NaN where that
-    /// is not to be used. Returns the positions of those that stay.
+    /// is not to be used; `report` is given the row. Returns the positions of those that stay.
     pub fn end(
         &mut self,
         x: &Block<B>,
         ends: Vec<Option<(Termination, f64)>>,
-        report: impl Fn(Termination, f64) -> ColumnReport,
+        report: impl Fn(usize, (Termination, f64)) -> ColumnReport,
     ) -> Vec<usize> {
         let mut stay = Vec::new();
         for (row, end) in ends.into_iter().enumerate() {
-            let Some((termination, residual)) = end else {
+            let Some(end) = end else {
                 stay.push(row);
                 continue;
             };
             let j = self.active[row];
-            match termination {
+            match end.0 {
                 Termination::NonFinite | Termination::Diverged => self.solution.fill_row(j, f64::NAN),
                 _ => self.solution.set_row(j, x, row),
             }
-            self.reports[j] = Some(report(termination, residual));
+            self.reports[j] = Some(report(row, end));
         }
         self.active = stay.iter().map(|&row| self.active[row]).collect();
         stay

@@ -322,7 +322,7 @@ impl<B: Backend> Run<'_, B> {
         let examples = self.operator.as_finite_sum().map_or(1, |sum| sum.examples());
         let read = plan.repeats * self.steps * plan.batch.unwrap_or(examples);
         let (iterations, products) = (self.steps, read.div_ceil(examples) + self.checks);
-        self.columns.end(x, ends, |termination, residual| ColumnReport {
+        self.columns.end(x, ends, |_, (termination, residual)| ColumnReport {
             termination,
             iterations,
             products,

@@ -12,6 +12,7 @@ mod kronecker;
 mod layer_blocks;
 mod lissa;
 mod low_rank;
+mod nearby;
 mod neumann;
 mod nystroem;
 mod orthonormal;
@@ -27,6 +28,7 @@ pub use kronecker::{Kronecker, KroneckerFactors};
 pub use layer_blocks::LayerBlocks;
 pub use lissa::{Lissa, PublishedLissa};
 pub use low_rank::{Complement, LowRankFactors, LowRankInverse};
+pub use nearby::{Nearby, NearbyCg};
 pub use neumann::Neumann;
 pub use nystroem::Nystroem;
 

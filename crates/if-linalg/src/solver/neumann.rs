@@ -86,7 +86,7 @@ impl<B: Backend> Prepared<B> for PreparedNeumann<'_, B> {
                 let limit = iteration >= max_iterations;
                 judge(residual, tolerance, [cancelled, stalled, limit]).map(|end| (end, residual))
             });
-            let stay = columns.end(&x, ends.collect(), |termination, residual| ColumnReport {
+            let stay = columns.end(&x, ends.collect(), |_, (termination, residual)| ColumnReport {
                 termination,
                 iterations: iteration,
                 products: iteration,

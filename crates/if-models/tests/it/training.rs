@@ -1,8 +1,6 @@
 //! Training: truncated Newton against independent optimisers, the hinge against its optimality conditions.
 
-mod common;
-
-use common::{Double, assert_close, cpu, dataset, dense_network, random_data, random_theta};
+use crate::common::{Double, assert_close, cpu, dataset, dense_network, random_data, random_theta};
 use if_linalg::testing::random;
 use if_linalg::{Block, Observer, sigmoid};
 use if_models::{

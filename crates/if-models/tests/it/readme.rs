@@ -15,7 +15,7 @@ mod layer {
 
 #[test]
 fn the_readme_shows_these_files() {
-    let readme = include_str!("../README.md");
+    let readme = include_str!("../../README.md");
     for example in [include_str!("readme/attribute.rs"), include_str!("readme/layer.rs")] {
         assert!(readme.contains(&format!("```rust\n{example}```")), "README.md differs from:\n{example}");
     }

@@ -1,5 +1,4 @@
 //! Problems shared by the tests.
-#![allow(dead_code)] // Every test binary uses its own part.
 
 use std::sync::Arc;
 

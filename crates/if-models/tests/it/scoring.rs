@@ -1,8 +1,6 @@
 //! Scores in factors, statistics of layers, and selections of layers, against explicit gradients and matrices.
 
-mod common;
-
-use common::{assert_close, cpu, dense_network, few_positions, pictures, random_data, random_theta};
+use crate::common::{assert_close, cpu, dense_network, few_positions, pictures, random_data, random_theta};
 use if_linalg::testing::random;
 use if_linalg::{Block, Cpu, LinearOperator, SymmetricMatrix, View};
 use if_models::testing::check_network;

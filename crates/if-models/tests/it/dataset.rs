@@ -1,10 +1,8 @@
 //! Data sets: what is refused and in which words, ids, and the conversion of features.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::{cpu, dataset};
+use crate::common::{cpu, dataset};
 use if_linalg::Cpu;
 use if_models::layer::{Dense, EmbeddingBag, Layer};
 use if_models::{Dataset, HostArray, Inputs, Loss, ModelError, Network, Rows};

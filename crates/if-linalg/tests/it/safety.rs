@@ -1,5 +1,5 @@
 //! Every solver through every problem of the zoo: what each may say is checked, and how each ended is compared with the
-//! tables of `docs/solver-safety.md`. `UPDATE_DOCS=1 cargo test -p if-linalg --test safety` writes them.
+//! tables of `docs/solver-safety.md`. `UPDATE_DOCS=1 cargo test -p if-linalg --test it safety` writes them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -366,7 +366,7 @@ shows how each right-hand side ended: what has no solution must be reported, and
 makes the page, fails where a solver is not honest or the page is out of date, and writes it again by
 
 ```
-UPDATE_DOCS=1 cargo test -p if-linalg --test safety
+UPDATE_DOCS=1 cargo test -p if-linalg --test it safety
 ```
 
 - **solved**: the true residual, recomputed, is at most the tolerance, 1e-9 in f64 and 1e-4 in f32.
@@ -392,6 +392,6 @@ fn every_failure_is_reported() {
         std::fs::write(&path, &text).expect("docs/ can be written");
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    let command = "UPDATE_DOCS=1 cargo test -p if-linalg --test safety";
+    let command = "UPDATE_DOCS=1 cargo test -p if-linalg --test it safety";
     assert!(committed == text, "docs/solver-safety.md is out of date: {command}");
 }

@@ -1,8 +1,6 @@
 //! Minibatch training: steps against their formulas, batches against their promises.
 
-mod common;
-
-use common::{assert_close, cpu, dense_network, random_data, random_theta};
+use crate::common::{assert_close, cpu, dense_network, random_data, random_theta};
 use if_linalg::{Block, Loss};
 use if_models::{
     Dataset, EmpiricalRisk, Inputs, LayerSpec, ModelError, ModelSpec, Network, NewtonCg, Optimizer,
@@ -17,7 +15,7 @@ fn data() -> Dataset {
     random_data(10, 3, Loss::CrossEntropy, 3, 5)
 }
 
-fn network() -> Network<common::Double> {
+fn network() -> Network<crate::common::Double> {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
     let layers = vec![dense("0", 4), LayerSpec::Tanh, dense("2", 3)];
     ModelSpec { input: vec![3], loss: Loss::CrossEntropy, layers }.build(&cpu()).unwrap()

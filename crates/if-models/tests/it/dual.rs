@@ -1,8 +1,6 @@
 //! The root of the Gauss-Newton matrix against explicit rows, and a dual solve against Cholesky.
 
-mod common;
-
-use common::{Double, assert_close, cpu, mlp, on_threads, pictures, random_data, random_theta};
+use crate::common::{Double, assert_close, cpu, mlp, on_threads, pictures, random_data, random_theta};
 use if_linalg::testing::random;
 use if_linalg::{Block, CurvatureRoot, LinearOperator};
 use if_models::{

@@ -1,8 +1,6 @@
 //! The objective and its constants, against formulas worked out by hand on three examples.
 
-mod common;
-
-use common::{Double, assert_close, cpu, dataset, dense_network, random_data, random_theta};
+use crate::common::{Double, assert_close, cpu, dataset, dense_network, random_data, random_theta};
 use if_linalg::{Block, Definiteness, LinearOperator};
 use if_models::{Curvature, EmpiricalRisk, Family, Inputs, Loss, ModelError, Network, Removal, RiskSettings};
 

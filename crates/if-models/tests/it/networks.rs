@@ -1,10 +1,8 @@
 //! Networks through the kit: linear models with every loss, and deeper ones.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::{Square, Tanh, cpu, dense_network, random_data, random_theta};
+use crate::common::{Square, Tanh, cpu, dense_network, random_data, random_theta};
 use if_models::layer::Dense;
 use if_models::testing::check_network;
 use if_models::{Approximation, Dataset, HostArray, LayerSpec, Loss, ModelSpec, Network};
@@ -159,7 +157,7 @@ fn networks_of_token_ids() {
         [2, 3, 0, -1],
     ];
     let ids = ids.iter().flatten().map(|id| f64::from(*id)).collect();
-    let data = common::dataset(4, ids, vec![0.0, 2.0, 1.0, 1.0, 0.0, 2.0, 0.0]);
+    let data = crate::common::dataset(4, ids, vec![0.0, 2.0, 1.0, 1.0, 0.0, 2.0, 0.0]);
     let lists = [
         vec![bag(3), dense("fc", 4), LayerSpec::Relu, dense("out", 3)],
         vec![LayerSpec::Dropout, bag(2), LayerSpec::Tanh, dense("out", 3)],

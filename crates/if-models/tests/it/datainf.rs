@@ -1,8 +1,8 @@
 //! DataInf against its formula with explicit gradients.
 
-mod common;
-
-use common::{Double, assert_close, cpu, dataset, mlp, on_threads, pictures, random_data, random_theta};
+use crate::common::{
+    Double, assert_close, cpu, dataset, mlp, on_threads, pictures, random_data, random_theta,
+};
 use if_linalg::testing::random;
 use if_linalg::{Approximate, Block, Solver, Termination};
 use if_models::{

@@ -1,8 +1,6 @@
 //! Losses: values and derivatives against dual numbers, through the kit, and at extreme margins.
 
-mod common;
-
-use common::cpu;
+use crate::common::cpu;
 use if_linalg::{Backend, View, ViewMut};
 use if_models::Loss;
 use if_models::testing::check_loss;
@@ -161,7 +159,7 @@ proptest! {
 fn check_hessian(loss: Loss, rows: [[f64; 3]; 3]) {
     for (i, row) in rows.iter().enumerate() {
         let unit: Vec<f64> = (0..3).map(|j| f64::from(u8::from(i == j))).collect();
-        common::assert_close(&hessian_product(loss, &by_hand(), 1.0, &unit), row, 1e-14);
+        crate::common::assert_close(&hessian_product(loss, &by_hand(), 1.0, &unit), row, 1e-14);
     }
 }
 
@@ -180,9 +178,9 @@ const SOFTMAX_HESSIAN: [[f64; 3]; 3] = [
 #[test]
 fn cross_entropy_by_hand() {
     let [value, delta, p] = kernel(Loss::CrossEntropy, &by_hand(), 1.0);
-    common::assert_close(&value, &[4.0f64.ln()], 1e-15);
-    common::assert_close(&delta, &[0.125, -0.75, 0.625], 1e-15);
-    common::assert_close(&p, &[0.125, 0.25, 0.625], 1e-15);
+    crate::common::assert_close(&value, &[4.0f64.ln()], 1e-15);
+    crate::common::assert_close(&delta, &[0.125, -0.75, 0.625], 1e-15);
+    crate::common::assert_close(&p, &[0.125, 0.25, 0.625], 1e-15);
     check_hessian(Loss::CrossEntropy, SOFTMAX_HESSIAN);
     assert_eq!(Loss::CrossEntropy.scalar(3.0, 0.0), [0.0; 3], "the only class is certain");
 }
@@ -194,9 +192,9 @@ fn label_smoothing_by_hand() {
     let loss = Loss::LabelSmoothing { smoothing: 0.3 };
     let [value, delta, p] = kernel(loss, &by_hand(), 1.0);
     let expected = 0.1 * 8.0f64.ln() + 0.8 * 4.0f64.ln() + 0.1 * 1.6f64.ln();
-    common::assert_close(&value, &[expected], 1e-15);
-    common::assert_close(&delta, &[0.025, -0.55, 0.525], 1e-14);
-    common::assert_close(&p, &[0.125, 0.25, 0.625], 1e-15);
+    crate::common::assert_close(&value, &[expected], 1e-15);
+    crate::common::assert_close(&delta, &[0.025, -0.55, 0.525], 1e-14);
+    crate::common::assert_close(&p, &[0.125, 0.25, 0.625], 1e-15);
     check_hessian(loss, SOFTMAX_HESSIAN);
     let none = kernel(Loss::LabelSmoothing { smoothing: 0.0 }, &by_hand(), 1.0);
     assert_eq!(none, kernel(Loss::CrossEntropy, &by_hand(), 1.0), "without smoothing it is cross-entropy");
@@ -207,9 +205,9 @@ fn label_smoothing_by_hand() {
 fn measurements_by_hand() {
     // The others are (1, 5) / 6; the odds of class 1 are 2 to 6.
     let [value, delta, q] = kernel(Loss::Margin, &by_hand(), 1.0);
-    common::assert_close(&value, &[3.0f64.ln()], 1e-15);
-    common::assert_close(&delta, &[1.0 / 6.0, -1.0, 5.0 / 6.0], 1e-15);
-    common::assert_close(&q, &[1.0 / 6.0, 0.0, 5.0 / 6.0], 1e-15);
+    crate::common::assert_close(&value, &[3.0f64.ln()], 1e-15);
+    crate::common::assert_close(&delta, &[1.0 / 6.0, -1.0, 5.0 / 6.0], 1e-15);
+    crate::common::assert_close(&q, &[1.0 / 6.0, 0.0, 5.0 / 6.0], 1e-15);
     let h = 5.0 / 36.0;
     check_hessian(Loss::Margin, [[h, 0.0, -h], [0.0; 3], [-h, 0.0, h]]);
 
@@ -228,13 +226,13 @@ fn binary_losses_by_hand() {
     let z = 3.0f64.ln();
     for (y, value, slope) in [(1.0, (4.0f64 / 3.0).ln(), -0.25), (-1.0, 4.0f64.ln(), 0.75)] {
         let found = kernel(Loss::Logistic, &[z], y).concat();
-        common::assert_close(&found, &[value, slope, 3.0 / 16.0], 1e-15);
+        crate::common::assert_close(&found, &[value, slope, 3.0 / 16.0], 1e-15);
     }
     // u = (1 - m) / t = ln 3 at t = 1/2
     let (t, m) = (0.5, 1.0 - 0.5 * 3.0f64.ln());
     for y in [1.0, -1.0] {
         let found = kernel(Loss::SmoothHinge { temperature: t }, &[y * m], y).concat();
-        common::assert_close(&found, &[t * 4.0f64.ln(), -y * 0.75, 3.0 / 16.0 / t], 1e-14);
+        crate::common::assert_close(&found, &[t * 4.0f64.ln(), -y * 0.75, 3.0 / 16.0 / t], 1e-14);
     }
     assert_eq!(kernel(Loss::Hinge, &[0.25], 1.0).concat(), [0.75, -1.0, 0.0]);
     assert_eq!(kernel(Loss::Hinge, &[0.25], -1.0).concat(), [1.25, 1.0, 0.0]);
@@ -272,8 +270,8 @@ fn extreme_margins() {
         assert_eq!((value, delta), (vec![2.0 * far], vec![1.0, 0.0, -1.0]));
         // The target's own t is 0.8, the others' 0.1: 0.1 far + 0.2 far.
         let [value, delta, _] = kernel(Loss::LabelSmoothing { smoothing: 0.3 }, &[far, 0.0, -far], 0.0);
-        common::assert_close(&value, &[0.3 * far], 1e-15);
-        common::assert_close(&delta, &[0.2, -0.1, -0.1], 1e-15);
+        crate::common::assert_close(&value, &[0.3 * far], 1e-15);
+        crate::common::assert_close(&delta, &[0.2, -0.1, -0.1], 1e-15);
     }
 }
 
@@ -297,6 +295,6 @@ fn softmax_losses_ignore_shifts() {
     let shifted = z.map(|z| z + 512.0);
     for loss in [Loss::CrossEntropy, Loss::LabelSmoothing { smoothing: 0.3 }, Loss::Margin] {
         let (found, expected) = (kernel(loss, &shifted, 2.0), kernel(loss, &z, 2.0));
-        common::assert_close(&found.concat(), &expected.concat(), 1e-12);
+        crate::common::assert_close(&found.concat(), &expected.concat(), 1e-12);
     }
 }

@@ -1,7 +1,7 @@
 //! Logistic regression on MNIST 1 against 7, against values computed independently with explicit
 //! matrices and by retraining (`data/README.md`), at three strengths of l2.
 
-// The agreement itself is worth reading: `cargo test --workspace --test logreg17 -- --nocapture`.
+// The agreement itself is worth reading: `cargo test -p if-tests --test it logreg17 -- --nocapture`.
 #![allow(clippy::print_stdout)]
 
 use if_data::Array;
@@ -12,18 +12,18 @@ use if_models::{
 };
 use if_tests::{Golden, relative_error};
 
-type Double = Cpu<f64>;
+pub type Double = Cpu<f64>;
 
-const STRENGTHS: [(f64, &str); 3] = [(0.001, "lam0.001_"), (0.01, "lam0.01_"), (0.1, "lam0.1_")];
+pub const STRENGTHS: [(f64, &str); 3] = [(0.001, "lam0.001_"), (0.01, "lam0.01_"), (0.1, "lam0.1_")];
 
-struct Problem {
-    network: Network<Double>,
-    train: Inputs<Double>,
-    queries: Inputs<Double>,
+pub struct Problem {
+    pub network: Network<Double>,
+    pub train: Inputs<Double>,
+    pub queries: Inputs<Double>,
     golden: Golden,
 }
 
-fn problem() -> Problem {
+pub fn problem() -> Problem {
     let golden = Golden::read("logreg17.npz");
     let part = |x: &str, y: &str| {
         let Array::U8(pixels) = golden.array(x) else { panic!("pixels are bytes") };
@@ -37,12 +37,19 @@ fn problem() -> Problem {
 }
 
 impl Problem {
-    fn risk(&self, l2: f64, removal: Removal) -> EmpiricalRisk<'_, Double> {
+    /// The first `count` queries.
+    pub fn some_queries(&self, count: usize) -> Inputs<Double> {
+        let Array::U8(pixels) = self.golden.array("x_test") else { panic!("pixels are bytes") };
+        let data = Dataset::new(HostArray::U8(pixels.clone()), self.golden.values("y_test")).unwrap();
+        Inputs::new(&self.network, &data.slice(0, count), usize::MAX).unwrap()
+    }
+
+    pub fn risk(&self, l2: f64, removal: Removal) -> EmpiricalRisk<'_, Double> {
         let settings = RiskSettings { removal, ..RiskSettings::mean(l2) };
         EmpiricalRisk::new(&self.network, &self.train, settings).unwrap()
     }
 
-    fn optimum(&self, risk: &EmpiricalRisk<Double>) -> Block<Double> {
+    pub fn optimum(&self, risk: &EmpiricalRisk<Double>) -> Block<Double> {
         let start = Block::zeros(self.network.backend(), self.network.layout(), 1);
         let trainer = NewtonCg { gradient_tolerance: 1e-12, ..NewtonCg::default() };
         let fit = trainer.minimise(risk, &start, &());

@@ -1,8 +1,6 @@
 //! L-BFGS against truncated Newton, and against its promises.
 
-mod common;
-
-use common::{Double, assert_close, cpu, random_data, random_theta};
+use crate::common::{Double, assert_close, cpu, random_data, random_theta};
 use if_linalg::{Block, Cpu, Loss, Observer};
 use if_models::{
     Dataset, EmpiricalRisk, Inputs, LayerSpec, Lbfgs, ModelSpec, Network, NewtonCg, RiskSettings,

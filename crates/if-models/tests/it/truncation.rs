@@ -1,8 +1,6 @@
 //! Truncated vectors: ranks, errors and bounds against matrices whose singular values are known.
 
-mod common;
-
-use common::{Double, assert_close, cpu, few_positions, mlp, pictures, random_data, random_theta};
+use crate::common::{Double, assert_close, cpu, few_positions, mlp, pictures, random_data, random_theta};
 use if_linalg::testing::random;
 use if_linalg::{Backend, Block, Cpu, SymmetricMatrix};
 use if_models::{

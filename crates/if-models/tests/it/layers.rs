@@ -1,10 +1,8 @@
 //! The dense layer and two others through the kit; and a kit that sees every fault planted in a layer.
 
-mod common;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::{Double, cpu};
+use crate::common::{Double, cpu};
 use if_linalg::testing::random;
 use if_linalg::{Activation, Backend, Segment, View, ViewMut, Window};
 use if_models::layer::{
@@ -150,8 +148,8 @@ fn elementwise() {
 
 #[test]
 fn layers_with_curvature_of_their_own() {
-    check_layer(&cpu(), &common::Tanh { width: 4 }, LayerCheck::new(4));
-    let square = common::Square(Dense::new("square", 4, 3, true));
+    check_layer(&cpu(), &crate::common::Tanh { width: 4 }, LayerCheck::new(4));
+    let square = crate::common::Square(Dense::new("square", 4, 3, true));
     check_layer(&cpu(), &square, LayerCheck::new(4));
 }
 
@@ -217,17 +215,17 @@ fn embedding_bag_by_hand() {
     let scratch = &mut Scratch::new(&cpu());
     layer.forward(scratch, Some(w), x, ViewMut::new(&mut y, 0, 3, 2).with_stride(3));
     let found: Vec<f64> = y.chunks(3).flat_map(|row| row[..2].to_vec()).collect();
-    common::assert_close(&found, &[67.0, 134.0, 10.0, 20.0, 0.0, 0.0], 1e-15);
+    crate::common::assert_close(&found, &[67.0, 134.0, 10.0, 20.0, 0.0, 0.0], 1e-15);
 
     let at = Primal { w: Some(w), x, y: View::new(&y, 0, 3, 3) };
     let dy = vec![3.0, 6.0, 1.0, 0.0, 5.0, 5.0];
     let dy = View::new(&dy, 0, 3, 2);
     let mut dw = vec![0.0; 6];
     layer.backward(scratch, at, dy, None, Some(ViewMut::new(&mut dw, 0, 3, 2)));
-    common::assert_close(&dw, &[1.0, 2.0, 1.0, 0.0, 2.0, 4.0], 1e-15);
+    crate::common::assert_close(&dw, &[1.0, 2.0, 1.0, 0.0, 2.0, 4.0], 1e-15);
     let mut squares = vec![0.0; 3];
     layer.squared_norms(scratch, at, dy, ViewMut::new(&mut squares, 0, 3, 1));
-    common::assert_close(&squares, &[25.0, 1.0, 0.0], 1e-15);
+    crate::common::assert_close(&squares, &[25.0, 1.0, 0.0], 1e-15);
 }
 
 #[test]

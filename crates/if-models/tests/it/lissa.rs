@@ -1,10 +1,8 @@
 //! LiSSA on the curvature of models, with nothing given: it converges, or the curvature is negative.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::{Double, Tanh, cpu, dense_network, random_data, random_theta};
+use crate::common::{Double, Tanh, cpu, dense_network, random_data, random_theta};
 use if_linalg::testing::random;
 use if_linalg::{Block, LinearOperator, Lissa, Solver, Termination};
 use if_models::layer::{Dense, Layer};

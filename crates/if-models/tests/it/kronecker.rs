@@ -1,10 +1,8 @@
 //! K-FAC, EK-FAC and the diagonal against explicit matrices.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::{Double, assert_close, cpu, dense_network, random_data, random_theta};
+use crate::common::{Double, assert_close, cpu, dense_network, random_data, random_theta};
 use if_linalg::testing::{check_solver, random};
 use if_linalg::{
     Approximate, Approximation, Backend, Block, Cg, DenseOperator, Kronecker, KroneckerFactors, Layout,

@@ -1,0 +1,6 @@
+//! All integration tests in one program: the solvers they instantiate are compiled once.
+
+mod lissa;
+mod low_rank;
+mod safety;
+mod solvers;

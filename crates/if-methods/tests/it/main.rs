@@ -1,0 +1,7 @@
+//! All integration tests in one program: the networks they instantiate are compiled once.
+
+mod damping_path;
+mod groups;
+mod influence;
+mod query_rank;
+mod stages;

@@ -1,0 +1,19 @@
+//! All integration tests in one program: the networks they instantiate are compiled once.
+
+mod common;
+mod datainf;
+mod dataset;
+mod dual;
+mod kronecker;
+mod layers;
+mod lbfgs;
+mod lissa;
+mod losses;
+mod minibatch;
+mod networks;
+mod readme;
+mod risk;
+mod scoring;
+mod training;
+mod truncation;
+mod weights;
