@@ -2,8 +2,8 @@
 
 use if_linalg::{Block, Cpu, Observer};
 use if_models::{
-    EmpiricalRisk, Fit, FitReport, HingeSvm, Inputs, Loss, ModelError, Network, NewtonCg, RiskSettings,
-    Tensors,
+    EmpiricalRisk, Fit, FitReport, HingeSvm, Inputs, Lbfgs, Loss, ModelError, Network, NewtonCg,
+    RiskSettings, Tensors,
 };
 
 use crate::console::Console;
@@ -14,6 +14,9 @@ use crate::source::Data;
 /// What the dual of the hinge loss asks for.
 const SVM_OBJECTIVE: &str =
     "an svm needs --l2 above 0, and where it has a bias neither --family sum nor --no-regularise-bias";
+
+/// Steps of a network on its way to an optimum, at most.
+const NETWORK_STEPS: usize = 20_000;
 
 /// What training gave.
 pub struct Trained {
@@ -104,7 +107,15 @@ impl Trainer {
                 let svm = HingeSvm { distance_tolerance: self.tolerance, ..HingeSvm::default() };
                 svm.minimise(risk, duals, observer)
             }
-            _ => {
+            Kind::Network(_) => {
+                let lbfgs = Lbfgs {
+                    gradient_tolerance: self.tolerance,
+                    max_iterations: NETWORK_STEPS,
+                    ..Lbfgs::default()
+                };
+                Ok(lbfgs.minimise(risk, start, observer))
+            }
+            Kind::Linear(_) => {
                 let newton = NewtonCg { gradient_tolerance: self.tolerance, ..NewtonCg::default() };
                 Ok(newton.minimise(risk, start, observer))
             }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use if_data::Source;
-use if_linalg::{Cpu, Real};
+use if_linalg::{Block, Cpu, Observer, Real, Solver};
 use if_methods::QUERY_BLOCK;
-use if_models::{Curvature, Family, HostArray, Inputs, Network, Removal, RiskSettings};
+use if_models::{Curvature, EmpiricalRisk, Family, HostArray, Inputs, Network, Removal, RiskSettings};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -119,12 +119,44 @@ impl Settings {
         }
     }
 
+    /// The damping of this system as a number.
+    pub fn damping_of<T: Real>(
+        &self,
+        risk: &EmpiricalRisk<Cpu<T>>,
+        theta: &Block<Cpu<T>>,
+        console: &Console,
+    ) -> f64 {
+        match self.damping {
+            Damping::Number(damping) => damping,
+            Damping::Auto if self.solver.name == SolverName::Identity => 0.0,
+            Damping::Auto => {
+                console.progress("mean eigenvalue", 0, 1);
+                risk.auto_damping(theta, self.curvature)
+            }
+        }
+    }
+
+    /// A solver that can be prepared for any system.
+    ///
+    /// # Errors
+    /// One that is fitted to a single system.
+    pub fn plain_solver<T: Real>(&self, method: &str) -> Result<Box<dyn Solver<Cpu<T>>>, Failure> {
+        self.solver.unfitted(self.limits()).ok_or_else(|| {
+            Failure::input(format!(
+                "{method}: expected a solver that is fitted to nothing (cg without preconditioner, block-cg, cholesky, eigen, neumann, lissa)"
+            ))
+        })
+    }
+
     /// What bounds solves.
     pub fn limits(&self) -> Limits {
         let Self { tolerance, max_iterations, memory_budget, .. } = *self;
         Limits { tolerance, max_iterations, memory_budget }
     }
 }
+
+/// Up to so many parameters a factorisation is cheaper than one solve for each training example.
+const CHOLESKY_UP_TO: usize = 10_000;
 
 /// A model with its training examples.
 pub struct Problem {
@@ -175,6 +207,17 @@ impl Problem {
             console.warn(text);
         }
         Ok(Self { model, train, weights: None, unfinished: shortfall.is_some() })
+    }
+
+    /// Whether it is a linear model so small that a factorisation is cheaper than many solves.
+    pub fn is_small(&self) -> Result<bool, Failure> {
+        let network = self.model.network::<f64>()?;
+        Ok(network.is_linear() && network.layout().dim() <= CHOLESKY_UP_TO)
+    }
+
+    /// The solver for so many right-hand sides that they had better share.
+    pub fn solver_of_many(&self) -> Result<SolverName, Failure> {
+        Ok(if self.is_small()? { SolverName::Cholesky } else { SolverName::BlockCg })
     }
 
     /// Settings and sources, for records.

@@ -8,12 +8,14 @@ mod error;
 mod factors;
 mod fit;
 mod flip;
+mod groups;
 mod job;
 mod measure;
 mod model;
 mod output;
 mod parse;
 mod picture;
+mod retrain;
 mod run_dir;
 mod session;
 mod solver;
@@ -77,6 +79,12 @@ fn command_name(command: &Command) -> &'static str {
         Command::Explain(_) => "explain",
         Command::Audit(_) => "audit",
         Command::Verify(_) => "verify",
+        Command::Group(_) => "group",
+        Command::WhatIf(_) => "what-if",
+        Command::Select(_) => "select",
+        Command::Perturb(_) => "perturb",
+        Command::Attack(_) => "attack",
+        Command::Multistage(_) => "multistage",
         Command::Damping(_) => "damping",
         Command::Data(_) => "data",
     }

@@ -1,8 +1,13 @@
 //! What goes to stdout: a text with aligned tables, or one JSON document.
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use if_data::{AtomicFile, DataError};
 
 use serde_json::{Value, json};
+
+use crate::error::Failure;
 
 /// What a command has to say.
 pub struct Report {
@@ -28,6 +33,43 @@ pub fn document(command: &str, mut body: Value) -> Value {
     body["program"] = json!(concat!("influence ", env!("CARGO_PKG_VERSION")));
     body["command"] = json!(command);
     body
+}
+
+/// A csv table that appears whole or not at all.
+pub struct Csv {
+    table: csv::Writer<AtomicFile>,
+    path: PathBuf,
+}
+
+impl Csv {
+    /// A table in `file`, which errors call `path`.
+    pub fn new(file: AtomicFile, path: &Path) -> Self {
+        Self { table: csv::Writer::from_writer(file), path: path.to_owned() }
+    }
+
+    /// Adds a row.
+    pub fn row<S: AsRef<[u8]>>(&mut self, cells: &[S]) -> Result<(), Failure> {
+        self.table.write_record(cells).map_err(|error| failed(&self.path, error))
+    }
+
+    /// Gives the file its name.
+    pub fn finish(self) -> Result<(), Failure> {
+        let path = self.path;
+        let file = self.table.into_inner().map_err(|error| failed(&path, error.into_error().into()))?;
+        file.finish().map_err(Failure::output)
+    }
+}
+
+fn failed(path: &Path, error: csv::Error) -> Failure {
+    let source = io::Error::other(error.to_string());
+    Failure::output(DataError::Io { path: path.to_owned(), action: "write", source })
+}
+
+/// Writes `text` to `file` and gives it its name.
+pub fn finish_text(mut file: AtomicFile, path: &Path, text: &str) -> Result<(), Failure> {
+    let full = |source| Failure::output(DataError::Io { path: path.to_owned(), action: "write", source });
+    file.write_all(text.as_bytes()).map_err(full)?;
+    file.finish().map_err(Failure::output)
 }
 
 /// How a column is set.

@@ -75,6 +75,15 @@ pub fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A size of groups: a number of examples, or a fraction of all.
+pub fn group_sizes(text: &str) -> Result<f64, String> {
+    match (count(text), fraction(text)) {
+        (Ok(size), _) => Ok(size as f64),
+        (_, Ok(fraction)) => Ok(fraction),
+        _ => Err("expected numbers of examples such as 100, or fractions such as 0.1".to_owned()),
+    }
+}
+
 /// Repeats: each holds vectors of its own for every query.
 pub fn repeats(text: &str) -> Result<usize, String> {
     match text.parse() {

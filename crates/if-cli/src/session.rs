@@ -1,13 +1,13 @@
 //! A problem on the device, in one precision, with a solver: what every question starts from.
 
 use if_data::checksum;
-use if_linalg::{Block, Cpu, LinearOperator, Observer, Real, SolveReport};
-use if_methods::Influence;
-use if_models::{Curvature, EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
+use if_linalg::{Block, Cpu, LinearOperator, Observer, Prepared, Real, SolveReport};
+use if_methods::{GroupInfluence, Influence};
+use if_models::{Curvature, CurvatureOperator, EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::{MeasureName, SolverName};
+use crate::args::MeasureName;
 use crate::console::Console;
 use crate::error::Failure;
 use crate::factors::{FactorStore, state_checksum};
@@ -143,16 +143,42 @@ impl<'a, T: Real> Session<'a, T> {
         console: &Console,
         body: impl FnOnce(&EmpiricalRisk<Cpu<T>>, Influence<Cpu<T>>) -> Result<R, Failure>,
     ) -> Result<(R, Optimality), Failure> {
-        let Settings { risk, curvature, damping, .. } = self.settings.clone();
+        self.solved(console, |risk, _, prepared| {
+            let influence = match prepared {
+                Some(prepared) => Influence::new(risk, &self.theta, prepared),
+                None => Influence::of_identity(risk, &self.theta),
+            };
+            body(risk, influence)
+        })
+    }
+
+    /// The same for methods that remove groups.
+    pub fn groups<R>(
+        &self,
+        console: &Console,
+        body: impl FnOnce(GroupInfluence<Cpu<T>>) -> Result<R, Failure>,
+    ) -> Result<(R, Optimality), Failure> {
+        let Settings { tolerance, max_iterations, .. } = self.settings;
+        self.solved(console, |_, operator, prepared| {
+            let prepared = prepared.expect("the identity predicts no changes, and was refused");
+            body(GroupInfluence::new(operator, prepared).with_newton(tolerance, max_iterations))
+        })
+    }
+
+    /// Prepares the solver, says what there is to say, and hands `body` the objective, the system and the solver;
+    /// no solver for the identity.
+    pub fn solved<R>(
+        &self,
+        console: &Console,
+        body: impl FnOnce(
+            &EmpiricalRisk<Cpu<T>>,
+            &CurvatureOperator<Cpu<T>>,
+            Option<&dyn Prepared<Cpu<T>>>,
+        ) -> Result<R, Failure>,
+    ) -> Result<(R, Optimality), Failure> {
+        let Settings { risk, curvature, .. } = self.settings.clone();
         let risk = EmpiricalRisk::new(&self.network, &self.train, risk)?;
-        let damping = match damping {
-            Damping::Number(damping) => damping,
-            Damping::Auto if self.settings.solver.name == SolverName::Identity => 0.0,
-            Damping::Auto => {
-                console.progress("mean eigenvalue", 0, 1);
-                risk.auto_damping(&self.theta, curvature)
-            }
-        };
+        let damping = self.settings.damping_of(&risk, &self.theta, console);
         let operator = risk.operator(&self.theta, curvature, damping, self.memory.cache);
         // A factorisation can take minutes.
         console.progress("preparing the solver", 0, 1);
@@ -177,11 +203,7 @@ impl<'a, T: Real> Session<'a, T> {
                 if curvature == Curvature::Hessian { " of the Gauss-Newton matrix" } else { "" }
             ));
         }
-        let influence = match &prepared {
-            Some(prepared) => Influence::new(&risk, &self.theta, &**prepared),
-            None => Influence::of_identity(&risk, &self.theta),
-        };
-        Ok((body(&risk, influence)?, optimality))
+        Ok((body(&risk, &operator, prepared.as_deref())?, optimality))
     }
 
     /// Hands `body` the objective and the curvature without damping, where a method brings its own way to solve.

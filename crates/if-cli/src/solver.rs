@@ -180,6 +180,13 @@ impl SolverSettings {
         }
     }
 
+    /// Whether it solves to a tolerance, and does not only approximate.
+    pub fn is_exact(&self) -> bool {
+        use SolverName as S;
+        matches!(self.name, S::Cg | S::BlockCg | S::Eigen | S::Dual | S::Neumann)
+            || (self.name == S::Cholesky && !self.per_layer)
+    }
+
     /// The curvature that the solver is of, where it is of one only; else the Hessian.
     pub fn own_curvature(&self) -> Curvature {
         match self.name {
@@ -260,21 +267,13 @@ impl SolverSettings {
         limits: Limits,
     ) -> Result<Option<Box<dyn Solver<Cpu<T>> + 's>>, Failure> {
         let Limits { tolerance, max_iterations, memory_budget } = limits;
-        let cg = Cg { tolerance, max_iterations };
+        if let Some(solver) = self.unfitted(limits) {
+            return Ok(Some(solver));
+        }
         let approximate = |approximation| -> Box<dyn Solver<Cpu<T>> + 's> {
             Box::new(Approximate { approximation, tolerance })
         };
         Ok(Some(match self.name {
-            SolverName::Cg => match self.preconditioner(system)? {
-                None => Box::new(cg),
-                Some(preconditioner) => Box::new(PreconditionedCg { cg, preconditioner }),
-            },
-            SolverName::BlockCg => Box::new(BlockCg { tolerance, max_iterations }),
-            SolverName::Lissa => Box::new(self.lissa(tolerance)),
-            SolverName::Neumann => Box::new(Neumann { tolerance, max_iterations, scale: self.scale }),
-            SolverName::Cholesky if self.per_layer => approximate(Box::new(LayerBlocks { memory_budget })),
-            SolverName::Cholesky => Box::new(Cholesky { tolerance, memory_budget }),
-            SolverName::Eigen => Box::new(Eigen { tolerance, memory_budget }),
             SolverName::Dual => Box::new(Dual { root: Arc::new(system.root()?), tolerance, memory_budget }),
             SolverName::Kfac | SolverName::Ekfac | SolverName::Diagonal => {
                 approximate(self.kronecker(self.name, system)?)
@@ -289,7 +288,31 @@ impl SolverSettings {
             SolverName::Nystroem => approximate(self.nystroem(Complement::Zero, system)?),
             SolverName::Arnoldi => approximate(self.arnoldi(system)?),
             SolverName::Identity => return Ok(None),
+            _ => {
+                let cg = Cg { tolerance, max_iterations };
+                let preconditioner = self.preconditioner(system)?;
+                let preconditioner = preconditioner.expect("any other solver needs no fit");
+                Box::new(PreconditionedCg { cg, preconditioner })
+            }
         }))
+    }
+
+    /// The solver where nothing is fitted to one system: it can be prepared for any.
+    pub fn unfitted<'s, T: Real>(&self, limits: Limits) -> Option<Box<dyn Solver<Cpu<T>> + 's>> {
+        let Limits { tolerance, max_iterations, memory_budget } = limits;
+        let plain = matches!(self.preconditioner, None | Some(PreconditionerName::None));
+        Some(match self.name {
+            SolverName::Cg if plain => Box::new(Cg { tolerance, max_iterations }),
+            SolverName::BlockCg => Box::new(BlockCg { tolerance, max_iterations }),
+            SolverName::Lissa => Box::new(self.lissa(tolerance)),
+            SolverName::Neumann => Box::new(Neumann { tolerance, max_iterations, scale: self.scale }),
+            SolverName::Cholesky if self.per_layer => {
+                Box::new(Approximate { approximation: Box::new(LayerBlocks { memory_budget }), tolerance })
+            }
+            SolverName::Cholesky => Box::new(Cholesky { tolerance, memory_budget }),
+            SolverName::Eigen => Box::new(Eigen { tolerance, memory_budget }),
+            _ => return None,
+        })
     }
 
     fn nystroem<'s, T: Real>(

@@ -15,22 +15,48 @@ pub struct Data {
     pub set: Dataset,
     /// Name of class `c` at position `c`, where the source has names.
     pub classes: Option<Vec<String>>,
+    /// What every example has in the group column, where one was asked for and is there.
+    pub groups: Option<Vec<String>>,
+}
+
+/// Columns of csv tables that are no features.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Columns<'a> {
+    /// The labels; the last column where there is nothing.
+    pub label: Option<&'a str>,
+    /// The groups.
+    pub group: Option<&'a str>,
+}
+
+impl<'a> From<Option<&'a str>> for Columns<'a> {
+    fn from(label: Option<&'a str>) -> Self {
+        Self { label, group: None }
+    }
 }
 
 impl Data {
     /// Loads `source` from its files, `$INFLUENCE_DATA` or the cache folder.
-    pub fn load(source: &Source, label: Option<&str>) -> Result<Self, Failure> {
-        let examples = if_data::load(source, &load_options(label))?;
+    pub fn load<'a>(source: &Source, columns: impl Into<Columns<'a>>) -> Result<Self, Failure> {
+        let examples = if_data::load(source, &load_options(columns.into()))?;
         let ids = examples.ids;
         let set = Dataset::new(examples.x, examples.y.to_f64())
             .map_err(|error| located(&source.origin, &ids, error))?;
-        Ok(Self { source: source.clone(), set: set.with_ids(ids), classes: examples.class_names })
+        Ok(Self {
+            source: source.clone(),
+            set: set.with_ids(ids),
+            classes: examples.class_names,
+            groups: examples.groups,
+        })
     }
 
     /// Loads queries, their labels numbered like those of `train`: two csv tables may hold different
     /// classes, and each numbers its own.
-    pub fn load_like(source: &Source, label: Option<&str>, train: &Self) -> Result<Self, Failure> {
-        let mut data = Self::load(source, label)?;
+    pub fn load_like<'a>(
+        source: &Source,
+        columns: impl Into<Columns<'a>>,
+        train: &Self,
+    ) -> Result<Self, Failure> {
+        let mut data = Self::load(source, columns)?;
         let (Some(own), Some(wanted)) = (&data.classes, &train.classes) else { return Ok(data) };
         if own != wanted {
             let labels: Result<Vec<f64>, Failure> = data
@@ -53,6 +79,36 @@ impl Data {
             data.classes = Some(wanted.clone());
         }
         Ok(data)
+    }
+
+    /// Example `i` alone.
+    pub fn only(&self, i: usize) -> Self {
+        self.select(&[i])
+    }
+
+    /// The examples at these positions.
+    pub fn select(&self, positions: &[usize]) -> Self {
+        Self {
+            source: self.source.clone(),
+            set: self.set.select(positions),
+            classes: self.classes.clone(),
+            groups: None,
+        }
+    }
+
+    /// Positions of the examples of these rows, `option` being where they are named.
+    pub fn positions(&self, rows: &[usize], option: &str) -> Result<Vec<usize>, Failure> {
+        let ids = self.set.ids();
+        let find = |row: &usize| {
+            ids.iter().position(|id| id == row).ok_or_else(|| {
+                let [first, last] = [ids[0], ids[ids.len() - 1]];
+                Failure::input(format!(
+                    "{option}: expected rows of {} from {first} to {last}, found {row}",
+                    self.source
+                ))
+            })
+        };
+        rows.iter().map(find).collect()
     }
 
     /// An error about these examples: names the source, and examples by their row in it.
@@ -122,11 +178,12 @@ fn located(origin: &Origin, ids: &[usize], mut error: ModelError) -> Failure {
 }
 
 /// Where data is looked for: `$INFLUENCE_DATA`, then the cache folder.
-pub fn load_options(label: Option<&str>) -> LoadOptions {
+pub fn load_options(columns: Columns) -> LoadOptions {
     LoadOptions {
         data_dir: std::env::var_os("INFLUENCE_DATA").filter(|dir| !dir.is_empty()).map(PathBuf::from),
         cache_dir: cache_dir(),
-        label_column: label.map(str::to_owned),
+        label_column: columns.label.map(str::to_owned),
+        group_column: columns.group.map(str::to_owned),
     }
 }
 

@@ -9,46 +9,52 @@ use csv::{ReaderBuilder, StringRecord, Trim};
 use if_linalg::HostArray;
 use ndarray::ArrayD;
 
-use crate::{DataError, Examples, Labels};
+use crate::{DataError, Examples, Labels, LoadOptions};
 
-/// Reads a table from `reader`; `path` is what errors call it, `label` the label column (default: the
-/// last).
+/// Reads a table from `reader`; `path` is what errors call it. The label column is the last by default, or the one
+/// before a group column there.
 pub(crate) fn read_examples(
     reader: impl Read,
     path: &Path,
-    label: Option<&str>,
+    options: &LoadOptions,
 ) -> Result<Examples, DataError> {
     // Rows of another length are reported here, in the words of this crate.
     let mut table = ReaderBuilder::new().trim(Trim::All).flexible(true).from_reader(reader);
     let names = header(path, table.headers().map_err(|e| unreadable(path, e))?)?;
-    let label = label_column(path, &names, label)?;
-    let (mut values, mut labels) = (Vec::new(), Vec::new());
+    let group = options.group_column.as_ref().and_then(|group| names.iter().position(|name| name == group));
+    let label = label_column(path, &names, options.label_column.as_deref(), group)?;
+    let (mut values, mut labels, mut groups) = (Vec::new(), Vec::new(), Vec::new());
     for row in table.records() {
         let row = row.map_err(|e| unreadable(path, e))?;
         let line = row.position().map_or(0, csv::Position::line);
         check_length(path, line, &row, names.len())?;
         for (column, text) in row.iter().enumerate() {
             if column == label {
-                labels.push(non_empty(path, line, &names[column], text)?);
+                labels.push(non_empty(path, line, &names[column], "a label", text)?);
+            } else if Some(column) == group {
+                groups.push(non_empty(path, line, &names[column], "a group", text)?);
             } else {
                 values.push(number(path, line, &names[column], text)?);
             }
         }
     }
-    let x = ArrayD::from_shape_vec(vec![labels.len(), names.len() - 1], values)
+    let is_feature = |column: &usize| *column != label && Some(*column) != group;
+    let features: Vec<String> =
+        (0..names.len()).filter(is_feature).map(|column| names[column].clone()).collect();
+    let x = ArrayD::from_shape_vec(vec![labels.len(), features.len()], values)
         .expect("every row was checked for its length");
     let (y, class_names) = parse_labels(labels);
     let mut examples = Examples::new(HostArray::F64(x), y, path)?;
     examples.class_names = class_names;
-    examples.feature_names =
-        Some(names.into_iter().enumerate().filter(|(c, _)| *c != label).map(|(_, name)| name).collect());
+    examples.feature_names = Some(features);
+    examples.groups = group.map(|_| groups);
     Ok(examples)
 }
 
 /// Reads the table in the file `path`.
-pub(crate) fn read_file(path: &Path, label: Option<&str>) -> Result<Examples, DataError> {
+pub(crate) fn read_file(path: &Path, options: &LoadOptions) -> Result<Examples, DataError> {
     let file = File::open(path).map_err(DataError::io(path, "open"))?;
-    read_examples(file, path, label)
+    read_examples(file, path, options)
 }
 
 fn header(path: &Path, record: &StringRecord) -> Result<Vec<String>, DataError> {
@@ -68,8 +74,18 @@ fn header(path: &Path, record: &StringRecord) -> Result<Vec<String>, DataError> 
     Ok(record.iter().map(str::to_owned).collect())
 }
 
-fn label_column(path: &Path, names: &[String], label: Option<&str>) -> Result<usize, DataError> {
-    let Some(label) = label else { return Ok(names.len() - 1) };
+fn label_column(
+    path: &Path,
+    names: &[String],
+    label: Option<&str>,
+    group: Option<usize>,
+) -> Result<usize, DataError> {
+    let last = names.len() - 1;
+    let Some(label) = label else { return Ok(if group == Some(last) { last - 1 } else { last }) };
+    if group.is_some_and(|group| names[group] == label) {
+        let found = "the group column of the same name";
+        return Err(DataError::malformed(path, "line 1", format!("the label column {label:?}"), found));
+    }
     names.iter().position(|name| name == label).ok_or_else(|| {
         let found = format!("the columns {names:?}");
         DataError::malformed(path, "line 1", format!("the label column {label:?}"), found)
@@ -91,8 +107,8 @@ fn number(path: &Path, line: u64, column: &str, text: &str) -> Result<f64, DataE
     }
 }
 
-fn non_empty(path: &Path, line: u64, column: &str, text: &str) -> Result<String, DataError> {
-    if text.is_empty() { Err(cell(path, line, column, "a label", text)) } else { Ok(text.to_owned()) }
+fn non_empty(path: &Path, line: u64, column: &str, expected: &str, text: &str) -> Result<String, DataError> {
+    if text.is_empty() { Err(cell(path, line, column, expected, text)) } else { Ok(text.to_owned()) }
 }
 
 fn cell(path: &Path, line: u64, column: &str, expected: &str, text: &str) -> DataError {

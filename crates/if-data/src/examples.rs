@@ -21,6 +21,8 @@ pub struct Examples {
     pub class_names: Option<Vec<String>>,
     /// Name of every feature, where the source has names; length [`HostArray::width`].
     pub feature_names: Option<Vec<String>>,
+    /// What every example has in the group column, where one was asked for and the table has it.
+    pub groups: Option<Vec<String>>,
 }
 
 /// One label per example, as the file stores them.
@@ -44,7 +46,7 @@ impl Examples {
             let found = format!("features of shape {:?}", x.shape());
             return Err(DataError::malformed(labels_path, "examples", "at least one number", found));
         }
-        Ok(Self { x, y, ids: (0..n).collect(), class_names: None, feature_names: None })
+        Ok(Self { x, y, ids: (0..n).collect(), class_names: None, feature_names: None, groups: None })
     }
 
     /// Number of examples, `n`.
@@ -65,9 +67,10 @@ impl Examples {
         Self {
             x: self.x.slice(rows.start, rows.end),
             y: self.y.slice(rows.clone()),
-            ids: self.ids[rows].to_vec(),
+            ids: self.ids[rows.clone()].to_vec(),
             class_names: self.class_names.clone(),
             feature_names: self.feature_names.clone(),
+            groups: self.groups.as_ref().map(|groups| groups[rows].to_vec()),
         }
     }
 
@@ -82,6 +85,7 @@ impl Examples {
             ids: rows.iter().map(|&row| self.ids[row]).collect(),
             class_names: self.class_names.clone(),
             feature_names: self.feature_names.clone(),
+            groups: self.groups.as_ref().map(|groups| rows.iter().map(|&row| groups[row].clone()).collect()),
         }
     }
 }

@@ -14,6 +14,8 @@ pub struct LoadOptions {
     pub cache_dir: Option<PathBuf>,
     /// Label column of csv tables; `None` is the last. Other sources have no use for it.
     pub label_column: Option<String>,
+    /// Column of csv tables that says where an example belongs, such as its source: no feature.
+    pub group_column: Option<String>,
 }
 
 /// Loads the examples of `source`.
@@ -41,7 +43,7 @@ pub fn load(source: &Source, options: &LoadOptions) -> Result<Examples, DataErro
     let all = match &source.origin {
         Origin::Dataset { name, split } => registry::load(name, split.as_deref(), options)?,
         Origin::Npz(path) => npz::read_examples(path)?,
-        Origin::Csv(path) => csv::read_file(path, options.label_column.as_deref())?,
+        Origin::Csv(path) => csv::read_file(path, options)?,
         Origin::Pair { x, y } => read_pair(x, y)?,
     };
     let rows = source.rows.resolve(all.len(), source)?;

@@ -33,6 +33,10 @@ pub struct Attack {
     pub iterations: usize,
     /// Norm of the gradient that retraining goes to.
     pub gradient_tolerance: f64,
+    /// Which second derivative slopes are taken with.
+    pub curvature: Curvature,
+    /// In units of the curvature.
+    pub damping: f64,
 }
 
 /// What an attack came to.
@@ -91,7 +95,7 @@ impl Attack {
             if attacked.flipped() || iteration == self.iterations {
                 break;
             }
-            let operator = risk.operator(&attacked.theta, Curvature::Hessian, 0.0, usize::MAX);
+            let operator = risk.operator(&attacked.theta, self.curvature, self.damping, usize::MAX);
             let prepared = solver.prepare(&operator)?;
             let influence = Influence::new(&risk, &attacked.theta, &*prepared);
             let mut chosen = Inputs::new(network, &data.select(examples), usize::MAX)?;

@@ -1,5 +1,7 @@
 //! The command line as it is written.
 
+mod change;
+mod remove;
 mod solve;
 
 use std::path::PathBuf;
@@ -12,6 +14,8 @@ use serde::Serialize;
 
 use crate::parse::{bytes, count, fraction, non_negative, positive, query_rank, threads};
 
+pub use change::{AttackArgs, MultiStageArgs, PerturbArgs};
+pub use remove::{DrawArgs, DrawName, GroupArgs, OrderName, SelectArgs, WhatIfArgs};
 pub use solve::{
     CurvatureName, LabelsName, PreconditionerName, PresetName, RemovalName, SolveArgs, SolverName,
 };
@@ -67,6 +71,18 @@ pub enum Command {
     Audit(AuditArgs),
     /// Retrain without the most influential examples, and compare with the prediction
     Verify(VerifyArgs),
+    /// Predict what happens to queries without groups of training examples
+    Group(GroupArgs),
+    /// What if one group were not there: every order side by side, and how far to trust them
+    WhatIf(WhatIfArgs),
+    /// Find the group of a size that matters most to a query
+    Select(SelectArgs),
+    /// Show which features of training examples a query's loss depends on
+    Perturb(PerturbArgs),
+    /// Change training examples a little so that a test example is misclassified
+    Attack(AttackArgs),
+    /// Score pretraining examples for the predictions of a fine-tuned network
+    Multistage(MultiStageArgs),
     /// Show the spectrum, and how stable the top 10 proponents are along the damping
     Damping(DampingArgs),
     /// List, fetch, check and show datasets

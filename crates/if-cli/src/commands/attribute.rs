@@ -1,27 +1,26 @@
 //! `influence attribute`: the score matrix to a file, with a certificate for every query.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use if_data::{AtomicFile, DataError, Element, NpyWriter};
+use if_data::{AtomicFile, Element, NpyWriter};
 use if_linalg::{Real, SolveReport};
 use if_methods::{ScoreUnit, Truncation};
 use serde_json::{Value, json};
 
-use super::model_name;
+use super::{certificates_beside, model_name};
 use crate::args::{AttributeArgs, Precision, SolverName, WeightsArgs};
 use crate::console::Console;
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
-use crate::output::{Report, document, seconds};
+use crate::output::{Report, document, finish_text, seconds};
 use crate::session::{Session, report_flags};
 use crate::source::{Data, keep_inputs};
 
 /// Runs the command.
 pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
-    let certificates = certificates_path(&args.scores)?;
+    let certificates = certificates_beside(&args.scores, "--scores", "npy")?;
     keep_inputs(&[&args.scores, &certificates], &[&args.model.train, &args.query], &[&args.weights])?;
     let kind = Kind::new(&args.model)?;
     let precision = args.precision.unwrap_or(kind.default_precision());
@@ -34,17 +33,6 @@ pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
         Precision::F32 => job.run::<f32>(console),
         Precision::F64 => job.run::<f64>(console),
     }
-}
-
-/// `OUT.json` beside `OUT.npy`.
-fn certificates_path(scores: &Path) -> Result<PathBuf, Failure> {
-    if scores.extension().is_none_or(|extension| extension != "npy") {
-        return Err(Failure::input(format!(
-            "--scores {}: expected a name that ends in .npy",
-            scores.display()
-        )));
-    }
-    Ok(scores.with_extension("json"))
 }
 
 struct Job<'a> {
@@ -64,7 +52,7 @@ impl Job<'_> {
         let measured = session.measured(self.args.measure)?;
         // Both outputs are open before the long run: what cannot be written fails now.
         let mut scores = NpyWriter::<T>::create(&self.args.scores, &shape)?;
-        let mut certificates = AtomicFile::create(self.certificates)?;
+        let certificates = AtomicFile::create(self.certificates)?;
         let mut truncations: Vec<Truncation> = Vec::new();
         let ((report, unit), optimality) = session.influence(console, |_, influence| {
             let mut influence = influence.measuring(measured.loss())?;
@@ -84,12 +72,8 @@ impl Job<'_> {
         json["optimality"] = json!(optimality);
         json["parameters"] = json!(session.coverage);
         let text = format!("{:#}\n", document("attribute", json.clone()));
-        let full = |source| {
-            Failure::output(DataError::Io { path: self.certificates.into(), action: "write", source })
-        };
-        certificates.write_all(text.as_bytes()).map_err(full)?;
         // Scores never stand without their certificates.
-        certificates.finish().map_err(Failure::output)?;
+        finish_text(certificates, self.certificates, &text)?;
         scores.finish().map_err(Failure::output)?;
         let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
         let elapsed = start.elapsed().as_secs_f64();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use if_data::{AtomicFile, DataError, Element};
+use if_data::{AtomicFile, Element};
 use if_linalg::{Real, SolveReport};
 use if_methods::{RecallCurve, descending, random_order};
 use serde_json::{Value, json};
@@ -14,12 +14,10 @@ use crate::error::Failure;
 use crate::flip::flip;
 use crate::job::{Problem, Settings, risk_settings};
 use crate::model::{Kind, Prediction};
-use crate::output::{Report, Table, short};
+use crate::output::{Csv, Report, Table, short};
 use crate::session::{Optimality, Session, report_flags};
 use crate::source::{Data, keep_inputs};
 
-/// Up to so many parameters a factorisation is cheaper than one solve for each training example.
-const CHOLESKY_UP_TO: usize = 10_000;
 /// Shares of the examples that are checked, for the recall table.
 const CHECKED: [f64; 4] = [0.05, 0.1, 0.2, 0.3];
 
@@ -34,9 +32,7 @@ pub fn run(args: &AuditArgs, console: &Console) -> Result<Report, Failure> {
     let output = args.output.as_deref().map(AtomicFile::create).transpose()?;
     let risk = risk_settings(&args.objective, args.solve.removal)?;
     let problem = Problem::from_data(kind, train, &args.weights, risk, console)?;
-    let network = problem.model.network::<f64>()?;
-    let small = network.is_linear() && network.layout().dim() <= CHOLESKY_UP_TO;
-    let solver = if small { SolverName::Cholesky } else { SolverName::Cg };
+    let solver = if problem.is_small()? { SolverName::Cholesky } else { SolverName::Cg };
     let settings = Settings::new(&args.objective, &args.solve, precision, solver)?;
     let job = Job { args, settings, problem: &problem, flipped };
     match precision {
@@ -217,24 +213,19 @@ impl Job<'_> {
     ) -> Result<(), Failure> {
         let set = &self.problem.train.set;
         let [own, loss, norm] = criteria;
-        let failed = |error: csv::Error| {
-            let source = std::io::Error::other(error.to_string());
-            Failure::output(DataError::Io { path: path.to_owned(), action: "write", source })
-        };
-        let mut table = csv::Writer::from_writer(file);
+        let mut table = Csv::new(file, path);
         let mut heading = vec!["train", "label", "predicted", "self_influence", "loss", "gradient_norm"];
         heading.extend(["rank_self_influence", "rank_loss", "rank_gradient_norm"]);
         heading.extend(self.flipped.as_ref().map(|_| "flipped"));
-        table.write_record(&heading).map_err(failed)?;
+        table.row(&heading)?;
         for i in 0..set.len() {
             let mut row =
                 vec![set.ids()[i].to_string(), set.labels()[i].to_string(), predictions[i].label.to_string()];
             row.extend(criteria.iter().map(|criterion| criterion.values[i].to_string()));
             row.extend([own, loss, norm].map(|criterion| criterion.ranks[i].to_string()));
             row.extend(self.flipped.as_ref().map(|flipped| u8::from(flipped[i]).to_string()));
-            table.write_record(&row).map_err(failed)?;
+            table.row(&row)?;
         }
-        let file = table.into_inner().map_err(|error| failed(error.into_error().into()))?;
-        file.finish().map_err(Failure::output)
+        table.finish()
     }
 }

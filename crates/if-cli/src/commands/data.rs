@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::args::DataCommand;
 use crate::error::Failure;
 use crate::output::{Report, Table, short};
-use crate::source::{Data, cache_dir, load_options};
+use crate::source::{Columns, Data, cache_dir, load_options};
 
 /// Runs the command.
 pub fn run(command: &DataCommand) -> Result<Report, Failure> {
@@ -26,7 +26,7 @@ fn report(text: String, json: Value) -> Report {
 }
 
 fn list() -> Report {
-    let options = load_options(None);
+    let options = load_options(Columns::default());
     let mut table = Table::new(&["<name", "<shape", "classes", "<splits", "<where", "<what"]);
     let mut entries = Vec::new();
     for info in datasets() {
@@ -86,7 +86,7 @@ fn proxy(mirror: Option<&str>) -> Option<String> {
 }
 
 fn verify(name: Option<&str>) -> Result<Report, Failure> {
-    let options = load_options(None);
+    let options = load_options(Columns::default());
     let named = |info: &&DatasetInfo| name.is_none_or(|name| name == info.name);
     let chosen: Vec<&DatasetInfo> = datasets().iter().filter(named).collect();
     if chosen.is_empty() {

@@ -2,38 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use if_linalg::{Block, Cpu, SolveReport};
-use if_methods::{Agreement, Influence, MethodError, loss_changes};
-use if_models::{EmpiricalRisk, FitReport, Inputs, Loss, Removal};
+use if_linalg::{Cpu, SolveReport};
+use if_methods::{Agreement, Influence, MethodError};
+use if_models::{FitReport, Inputs, Loss, Removal};
 use serde_json::{Value, json};
 
 use super::model_name;
 use crate::args::{Precision, SolverName, VerifyArgs};
 use crate::console::Console;
 use crate::error::Failure;
-use crate::fit::{Trainer, optimality_name};
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
 use crate::output::{Report, Table, short, signed};
+use crate::retrain::Retraining;
 use crate::session::{Optimality, Session, report_flags};
 use crate::source::Data;
 
-/// Retraining goes so far that what is left is small beside the effect of an ordinary example among a
-/// million; an example that is fitted to the last digit may matter less, and is then named.
-const GRADIENT_NORM: f64 = 1e-10;
-/// The same for the hinge, as a distance.
-const DISTANCE: f64 = 1e-7;
 /// Pairs in the table; the JSON document has all.
 const SHOWN: usize = 40;
 
 /// Runs the command.
 pub fn run(args: &VerifyArgs, console: &Console) -> Result<Report, Failure> {
     let kind = Kind::new(&args.model)?;
-    if matches!(kind, Kind::Network(_)) {
-        return Err(Failure::input(
-            "verify retrains to the optimum, which a network does not reach twice: expected softmax, logistic or svm",
-        ));
-    }
     let settings = Settings::new(&args.objective, &args.solve, Precision::F64, SolverName::Cg)?;
     settings.need_changes()?;
     let label = args.model.label.as_deref();
@@ -45,22 +35,9 @@ pub fn run(args: &VerifyArgs, console: &Console) -> Result<Report, Failure> {
         )));
     }
     let query = Data::load_like(&args.query, label, &train)?;
-    let tolerance = if matches!(kind, Kind::Svm { .. }) { DISTANCE } else { GRADIENT_NORM };
-    let trainer = Trainer::new(&kind, Some(tolerance));
     let mut problem = Problem::from_data(kind, train, &args.weights, settings.risk, console)?;
-    // Both what is predicted and what is retrained start from the same optimum.
-    let given = problem.weights.is_some();
-    let polished = trainer.train(&problem.train, true, settings.risk, Some(problem.model), console)?;
-    if given && polished.report.iterations > 0 {
-        console.note(&format!(
-            "the given weights were first trained on, to {} {:.1e}",
-            optimality_name(&polished.model.kind),
-            polished.report.optimality
-        ));
-    }
-    problem.model = polished.model;
-    let job = Job { args, settings, problem: &problem, query: &query, trainer, duals: polished.duals };
-    job.run(&polished.report, console)
+    let retraining = Retraining::prepare(&mut problem, &settings, console)?;
+    Job { args, settings, problem: &problem, query: &query, retraining }.run(console)
 }
 
 struct Job<'a> {
@@ -68,8 +45,7 @@ struct Job<'a> {
     settings: Settings,
     problem: &'a Problem,
     query: &'a Data,
-    trainer: Trainer,
-    duals: Vec<f64>,
+    retraining: Retraining,
 }
 
 /// A training example left out, and what becomes of a query's loss.
@@ -89,32 +65,12 @@ impl Pair {
 }
 
 impl Job<'_> {
-    fn run(&self, base: &FitReport, console: &Console) -> Result<Report, Failure> {
+    fn run(&self, console: &Console) -> Result<Report, Failure> {
         let session = Session::<f64>::open(self.problem, &self.settings, self.query.set.len())?;
         let queries = session.inputs(self.query)?;
         let ((mut pairs, report), optimality) = self.predict(&session, &queries, console)?;
         let fits = self.retrain(&session, &queries, &mut pairs, console)?;
-        let stopped = fits.iter().filter(|fit| !fit.converged()).count() + usize::from(!base.converged());
-        if stopped > 0 {
-            console.warn(&format!(
-                "{stopped} of {} trainings stopped above {} {:.0e}: the actual changes are not exact; raise --l2 or scale the features",
-                fits.len() + 1,
-                optimality_name(&self.problem.model.kind),
-                self.trainer.tolerance
-            ));
-        }
-        // The hinge really does not move where the example is no support vector.
-        let idle = match self.problem.model.kind {
-            Kind::Svm { .. } => 0,
-            _ => fits.iter().filter(|fit| fit.iterations == 0).count(),
-        };
-        if idle > 0 {
-            console.warn(&format!(
-                "{idle} of {} retrainings took no step: without the example the gradient norm is still below {:.0e}, so their actual changes read 0; raise --l2",
-                fits.len(),
-                self.trainer.tolerance
-            ));
-        }
+        let [stopped, idle] = self.retraining.shortfalls(&self.problem.model.kind, &fits, console);
         let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
         let (first, corrected) = agreements(&pairs);
         let json = json!({
@@ -199,17 +155,9 @@ impl Job<'_> {
         pairs: &mut [Pair],
         console: &Console,
     ) -> Result<Vec<FitReport>, Failure> {
-        let network = self.trainer.training_network(&session.network);
-        let risk = EmpiricalRisk::new(&network, &session.train, self.settings.risk)?;
-        let theta: &Block<Cpu<f64>> = &session.theta;
-        let before = network.example_losses(queries, theta);
         let positions = groups(pairs);
         let each: Vec<Vec<usize>> = positions.keys().map(|example| vec![*example]).collect();
-        let retrain = |risk: &EmpiricalRisk<Cpu<f64>>| {
-            let fit = self.trainer.minimise(risk, theta, &mut self.duals.clone(), &());
-            fit.expect("the whole model was trained in the same way")
-        };
-        let found = loss_changes(&risk, &each, queries, &before, retrain, console)?;
+        let found = self.retraining.changes(session, queries, &each, &self.settings, console)?;
         for pair in pairs {
             pair.actual = found.changes[positions[&pair.example]][pair.query];
         }

@@ -1,11 +1,13 @@
 //! The program from outside: what it writes, what it says, how it ends.
 
 mod bad_input;
+mod change;
 mod commands;
 mod contract;
 mod damping;
 mod dense;
 mod pytorch;
+mod remove;
 mod solvers;
 mod support;
 mod train_network;

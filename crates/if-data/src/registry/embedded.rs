@@ -8,7 +8,7 @@ use if_linalg::HostArray;
 use ndarray::ArrayD;
 
 use super::info::SplitInfo;
-use crate::{DataError, Examples, Labels, csv};
+use crate::{DataError, Examples, Labels, LoadOptions, csv};
 
 /// 1,797 rows of 64 pixels (0 to 16) and a label, one byte each.
 const DIGITS: &[u8] = include_bytes!("../../data/digits.u8.gz");
@@ -34,7 +34,7 @@ pub(super) fn digits(split: &SplitInfo) -> Result<Examples, DataError> {
 
 /// Shape `(n, 4)`, `f64`, centimetres. Test is every fifth row (4, 9, 14, ...), 10 of each species.
 pub(super) fn iris(split: &SplitInfo) -> Result<Examples, DataError> {
-    let all = csv::read_examples(IRIS, Path::new("(embedded) iris.csv"), None)?;
+    let all = csv::read_examples(IRIS, Path::new("(embedded) iris.csv"), &LoadOptions::default())?;
     let wanted = |row: &usize| match split.name {
         "train" => row % 5 != 4,
         "test" => row % 5 == 4,

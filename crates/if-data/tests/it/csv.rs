@@ -32,6 +32,40 @@ fn names_become_class_ids_in_sorted_order() {
 }
 
 #[test]
+fn a_group_column_is_no_feature() {
+    let folder = folder();
+    let path = file(&folder, "t.csv", b"a,from,b,y\n1,x,2,0\n3,y z,4,1\n5,x,6,0\n");
+    let load_with = |group: &str, rows: &str| {
+        let options = LoadOptions { group_column: Some(group.into()), ..LoadOptions::default() };
+        load(&format!("{}{rows}", path.display()).parse().unwrap(), &options)
+    };
+    let examples = load_with("from", "").unwrap();
+    assert_eq!(examples.x, HostArray::F64(array![[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]].into_dyn()));
+    assert_eq!(examples.groups.unwrap(), ["x", "y z", "x"]);
+    assert_eq!(examples.feature_names.unwrap(), ["a", "b"]);
+    assert_eq!(load_with("from", "[1..3]").unwrap().groups.unwrap(), ["y z", "x"]);
+    // As the last column it leaves the label to the one before.
+    let path = file(&folder, "u.csv", b"a,y,from\n1,7,p\n2,8,q\n");
+    let options = LoadOptions { group_column: Some("from".into()), ..LoadOptions::default() };
+    let examples = load(&path.to_str().unwrap().parse().unwrap(), &options).unwrap();
+    assert_eq!(
+        (examples.y, examples.groups.unwrap()),
+        (Labels::Integer(vec![7, 8]), vec!["p".into(), "q".into()])
+    );
+    // Another column: the text that it would have been told apart by is no number.
+    assert_error(load_with("elsewhere", ""), &["column \"from\": expected a finite number, found \"x\""]);
+    let both = LoadOptions {
+        label_column: Some("y".into()),
+        group_column: Some("y".into()),
+        ..LoadOptions::default()
+    };
+    assert_error(
+        load(&path.to_str().unwrap().parse().unwrap(), &both),
+        &["expected the label column \"y\", found the group column of the same name"],
+    );
+}
+
+#[test]
 fn every_fault_is_named() {
     assert_error(read(b"", None), &["t.csv: line 1: expected a header of at least two columns"]);
     assert_error(

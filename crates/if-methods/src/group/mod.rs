@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 pub use draw::{GroupDraw, Tail};
 pub use select::{Selected, Selection};
 
-use crate::MethodError;
+use crate::{Influence, MethodError};
 
 /// Groups that are solved for together. A constant: it decides which solves a group shares, and so its rounding.
 const GROUP_BLOCK: usize = 128;
@@ -138,6 +138,13 @@ impl<'a, B: Backend> GroupInfluence<'a, B> {
     pub fn measuring(self, loss: Loss) -> Result<Self, MethodError> {
         self.risk().network().measured_by(loss)?;
         Ok(Self { measure: loss, ..self })
+    }
+
+    /// Influence of single examples, at the same parameters and with the same solver.
+    pub fn single(&self) -> Influence<'a, B> {
+        let mut single = Influence::new(self.risk(), self.operator.theta(), self.solver);
+        single.measure = self.measure;
+        single
     }
 
     fn risk(&self) -> &'a EmpiricalRisk<'a, B> {

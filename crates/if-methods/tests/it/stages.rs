@@ -210,8 +210,15 @@ fn attacks_flip_their_target_within_the_box() {
     let influence = Influence::new(&risk, &theta, &*prepared);
     let victims = Attack::victims(&influence, &target, &()).unwrap();
     assert_eq!(victims.len(), M);
-    let attack =
-        Attack { step: 0.05, radius: 0.4, bounds: [-1.5, 1.5], iterations: 40, gradient_tolerance: 1e-10 };
+    let attack = Attack {
+        step: 0.05,
+        radius: 0.4,
+        bounds: [-1.5, 1.5],
+        iterations: 40,
+        gradient_tolerance: 1e-10,
+        curvature: Curvature::Hessian,
+        damping: 0.0,
+    };
     let run = |count: usize, radius: f64| {
         let attack = Attack { radius, ..attack };
         let examples = &victims[..count];

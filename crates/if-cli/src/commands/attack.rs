@@ -1,0 +1,219 @@
+//! `influence attack`: training examples changed a little so that a test example is misclassified.
+
+use std::path::Path;
+
+use if_data::{Array, AtomicFile, write_npz};
+use if_linalg::Cpu;
+use if_methods::{Attack, Attacked};
+use if_models::{Dataset, HostArray, Inputs};
+use ndarray::{Array1, ArrayD};
+use serde_json::json;
+
+use super::{ink, model_name, on_paper, square_width};
+use crate::args::{AttackArgs, Precision, SolverName};
+use crate::console::Console;
+use crate::error::Failure;
+use crate::job::{Problem, Settings};
+use crate::model::Kind;
+use crate::output::{Report, finish_text, short};
+use crate::session::Session;
+use crate::source::{Data, keep_inputs};
+
+/// Norm of the gradient that retraining goes to.
+const GRADIENT_NORM: f64 = 1e-8;
+
+/// Runs the command.
+pub fn run(args: &AttackArgs, console: &Console) -> Result<Report, Failure> {
+    let outputs: Vec<&Path> = args.out.as_deref().into_iter().chain(args.picture.as_deref()).collect();
+    let sources = [&args.model.train, &args.target];
+    keep_inputs(&outputs, &sources, args.weights.weights.as_deref().as_slice())?;
+    let kind = Kind::new(&args.model)?;
+    if matches!(kind, Kind::Svm { .. }) {
+        return Err(Failure::input(
+            "attack retrains a model with probabilities: expected softmax, logistic or a network, found svm",
+        ));
+    }
+    let settings = Settings::new(&args.objective, &args.solve, Precision::F64, SolverName::Cg)?;
+    settings.need_changes()?;
+    let label = args.model.label.as_deref();
+    let train = Data::load(&args.model.train, label)?;
+    let target = Data::load_like(&args.target, label, &train)?;
+    if target.set.len() != 1 {
+        let found = target.set.len();
+        return Err(Failure::input(format!(
+            "--target {}: expected one example such as {}[7], found {found}",
+            target.source, target.source.origin
+        )));
+    }
+    if args.count >= train.set.len() {
+        return Err(Failure::input(format!(
+            "--count {}: expected less than the {} training examples",
+            args.count,
+            train.set.len()
+        )));
+    }
+    if args.picture.is_some() {
+        square_width(&train)?;
+    }
+    let problem = Problem::from_data(kind, train, &args.weights, settings.risk, console)?;
+    Job { args, settings, problem: &problem, target: &target }.run(console)
+}
+
+struct Job<'a> {
+    args: &'a AttackArgs,
+    settings: Settings,
+    problem: &'a Problem,
+    target: &'a Data,
+}
+
+impl Job<'_> {
+    fn run(&self, console: &Console) -> Result<Report, Failure> {
+        let train = &self.problem.train;
+        let picture =
+            self.args.picture.as_deref().map(|path| Ok::<_, Failure>((AtomicFile::create(path)?, path)));
+        let picture = picture.transpose()?;
+        let session = Session::<f64>::open(self.problem, &self.settings, 1)?;
+        let target = session.inputs(self.target)?;
+        if session.network.vocabulary().is_some() {
+            return Err(Failure::input("attack changes features: expected numbers, found token ids"));
+        }
+        let margin =
+            -session.measured(crate::args::MeasureName::Margin)?.example_losses(&target, &session.theta)[0];
+        if margin < 0.0 {
+            return Err(Failure::input(format!(
+                "--target {}: expected an example that the model gets right, found one with log-odds {} of its label",
+                self.target.source,
+                short(margin)
+            )));
+        }
+        let (examples, attacked) = self.attack(&session, &target, console)?;
+        let rows: Vec<usize> = examples.iter().map(|&i| train.set.ids()[i]).collect();
+        if let Some(path) = &self.args.out {
+            self.write(path, &examples, &attacked.features)?;
+        }
+        if let Some((file, path)) = picture {
+            finish_text(file, path, &self.picture(&examples, &attacked)?)?;
+        }
+        let (steps, flipped) = (attacked.margins.len() - 1, attacked.flipped());
+        let last = attacked.margins[steps];
+        let text = format!(
+            "{}: {} after {steps} steps; log-odds of its label from {} to {}\n\
+             changed training rows {} by at most {} in each feature\n",
+            self.target.source,
+            if flipped { "misclassified" } else { "still right" },
+            short(margin),
+            short(last),
+            rows.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
+            self.args.radius,
+        );
+        let json = json!({
+            "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.target)),
+            "radius": self.args.radius,
+            "step": self.step(),
+            "examples": rows,
+            "flipped": flipped,
+            "margins": attacked.margins,
+            "out": self.args.out,
+        });
+        Ok(Report { text, json, flagged: self.problem.unfinished })
+    }
+
+    fn step(&self) -> f64 {
+        self.args.step.unwrap_or(0.1 * self.args.radius)
+    }
+
+    /// The examples that may change, and what became of them.
+    fn attack(
+        &self,
+        session: &Session<f64>,
+        target: &Inputs<Cpu<f64>>,
+        console: &Console,
+    ) -> Result<(Vec<usize>, Attacked<Cpu<f64>>), Failure> {
+        let train = &self.problem.train;
+        let named = train.positions(&self.args.examples, "--examples")?;
+        let solver = self.settings.plain_solver("attack")?;
+        let ((examples, damping), _) = session.influence(console, |risk, influence| {
+            let examples = if named.is_empty() {
+                let mut strongest = Attack::victims(&influence, target, console)?;
+                strongest.truncate(self.args.count);
+                strongest
+            } else {
+                named
+            };
+            Ok((examples, self.settings.damping_of(risk, &session.theta, console)))
+        })?;
+        let attack = Attack {
+            step: self.step(),
+            radius: self.args.radius,
+            bounds: bounds(&train.set),
+            iterations: self.args.iterations,
+            gradient_tolerance: GRADIENT_NORM,
+            curvature: self.settings.curvature,
+            damping,
+        };
+        let attacked = attack.run(
+            &session.network,
+            &session.theta,
+            (&train.set, self.settings.risk),
+            (&examples, target),
+            &*solver,
+            console,
+        )?;
+        Ok((examples, attacked))
+    }
+
+    /// The training set with the changed examples.
+    fn write(&self, path: &Path, examples: &[usize], features: &[f64]) -> Result<(), Failure> {
+        let set = &self.problem.train.set;
+        let width = set.width();
+        let mut all = vec![0.0f64; set.len() * width];
+        all.chunks_exact_mut(width).enumerate().for_each(|(i, row)| set.features().read_row(i, row));
+        for (&i, row) in examples.iter().zip(features.chunks_exact(width)) {
+            all[i * width..(i + 1) * width].copy_from_slice(row);
+        }
+        let x = ArrayD::from_shape_vec(set.features().shape().to_vec(), all).expect("as many as before");
+        let y = Array1::from_iter(set.labels().iter().map(|label| *label as i64)).into_dyn();
+        Ok(write_npz(path, [("x", &Array::F64(x)), ("y", &Array::I64(y))])?)
+    }
+
+    /// The target, then every example before, after, and the difference.
+    fn picture(&self, examples: &[usize], attacked: &Attacked<Cpu<f64>>) -> Result<String, Failure> {
+        let train = &self.problem.train;
+        let width = square_width(train)?;
+        let label = |data: &Data, i: usize| data.label_name(data.set.labels()[i]);
+        let flipped = if attacked.flipped() { "misclassified" } else { "still right" };
+        let mut shown =
+            vec![(ink(self.target, 0), format!("the target\nlabel {}\n{flipped}", label(self.target, 0)))];
+        for (&example, features) in examples.iter().zip(attacked.features.chunks_exact(train.set.width())) {
+            let name = format!("train {}\nlabel {}", train.set.ids()[example], label(train, example));
+            let mut before = vec![0.0f64; features.len()];
+            train.set.features().read_row(example, &mut before);
+            let moved: Vec<f64> = features
+                .iter()
+                .zip(&before)
+                .map(|(x, start)| 0.5 + 0.5 * (x - start) / self.args.radius)
+                .collect();
+            shown.push((on_paper(&before), name.clone()));
+            shown.push((on_paper(features), format!("{name}\nchanged")));
+            shown.push((on_paper(&moved), format!("the change,\nblack +{}", short(self.args.radius))));
+        }
+        let pictures: Vec<if_plot::Picture> =
+            shown.iter().map(|(pixels, caption)| if_plot::Picture { pixels, width, caption }).collect();
+        let title = format!("Training examples changed against {}", self.target.source);
+        Ok(if_plot::PictureRow { title: &title, pictures: &pictures }.svg())
+    }
+}
+
+/// What features may be: from 0 to 1 for pixels, else from the least to the largest there is.
+fn bounds(set: &Dataset) -> [f64; 2] {
+    if let HostArray::U8(_) = set.features() {
+        return [0.0, 1.0];
+    }
+    let mut row = vec![0.0f64; set.width()];
+    let [mut low, mut high] = [f64::INFINITY, f64::NEG_INFINITY];
+    for i in 0..set.len() {
+        set.features().read_row(i, &mut row);
+        row.iter().for_each(|value| (low, high) = (low.min(*value), high.max(*value)));
+    }
+    [low, high]
+}

@@ -1,0 +1,244 @@
+//! `influence group`: what happens to queries without groups of training examples.
+
+use std::path::Path;
+use std::time::Instant;
+
+use if_data::AtomicFile;
+use if_linalg::Real;
+use if_methods::{Agreement, GroupEffects};
+use serde_json::{Value, json};
+
+use super::{certificates_beside, model_name, need_exact};
+use crate::args::{GroupArgs, OrderName, Precision};
+use crate::console::Console;
+use crate::error::Failure;
+use crate::groups::Groups;
+use crate::job::{Problem, Settings};
+use crate::model::Kind;
+use crate::output::{Csv, Report, Table, document, finish_text, seconds, short};
+use crate::retrain::Retraining;
+use crate::session::{Optimality, Session, report_flags};
+use crate::source::{Columns, Data, keep_inputs};
+
+/// Runs the command.
+pub fn run(args: &GroupArgs, console: &Console) -> Result<Report, Failure> {
+    let certificates = certificates_beside(&args.effects, "--effects", "csv")?;
+    let mut outputs: Vec<&Path> = vec![&args.effects, &certificates];
+    outputs.extend(args.draw.save_groups.as_deref());
+    let files: Vec<&Path> =
+        args.weights.weights.as_deref().into_iter().chain(args.source.groups.as_deref()).collect();
+    keep_inputs(&outputs, &[&args.model.train, &args.query], &files)?;
+    let kind = Kind::new(&args.model)?;
+    let precision = match args.precision {
+        Some(Precision::F32) if args.retrain => {
+            return Err(Failure::input("--retrain: expected --precision f64, found f32"));
+        }
+        Some(precision) => precision,
+        None if args.retrain => Precision::F64,
+        None => kind.default_precision(),
+    };
+    let columns = Columns { label: args.model.label.as_deref(), group: args.source.group_by.as_deref() };
+    let train = Data::load(&args.model.train, columns)?;
+    let query = Data::load_like(&args.query, columns, &train)?;
+    let groups = match (&args.source.groups, &args.source.group_by) {
+        (Some(path), _) => Some(Groups::read(path, &train)?),
+        (_, Some(column)) => Some(Groups::by_column(column, &train)?),
+        _ => None,
+    };
+    let risk = crate::job::risk_settings(&args.objective, args.solve.removal)?;
+    let mut problem = Problem::from_data(kind, train, &args.weights, risk, console)?;
+    let settings = Settings::new(&args.objective, &args.solve, precision, problem.solver_of_many()?)?;
+    settings.need_changes()?;
+    if args.order == OrderName::Newton {
+        need_exact(&settings, "--order newton")?;
+    }
+    let retraining =
+        args.retrain.then(|| Retraining::prepare(&mut problem, &settings, console)).transpose()?;
+    let job = Job { args, settings, problem: &problem, query: &query, certificates: &certificates };
+    job.run(precision, groups, retraining.as_ref(), console)
+}
+
+struct Job<'a> {
+    args: &'a GroupArgs,
+    settings: Settings,
+    problem: &'a Problem,
+    query: &'a Data,
+    certificates: &'a Path,
+}
+
+/// What is predicted.
+struct Predicted {
+    groups: Groups,
+    found: GroupEffects,
+    optimality: Optimality,
+}
+
+impl Job<'_> {
+    fn run(
+        &self,
+        precision: Precision,
+        groups: Option<Groups>,
+        retraining: Option<&Retraining>,
+        console: &Console,
+    ) -> Result<Report, Failure> {
+        let start = Instant::now();
+        // Both outputs are open before the long run: what cannot be written fails now.
+        let table = Csv::new(AtomicFile::create(&self.args.effects)?, &self.args.effects);
+        let certificates = AtomicFile::create(self.certificates)?;
+        let predicted = match precision {
+            Precision::F32 => self.predict::<f32>(groups, console)?,
+            Precision::F64 => self.predict::<f64>(groups, console)?,
+        };
+        let Predicted { groups, found, .. } = &predicted;
+        let actual =
+            retraining.map(|retraining| self.retrain(retraining, &groups.members, console)).transpose()?;
+        if let Some(path) = &self.args.draw.save_groups {
+            groups.write(path, &self.problem.train)?;
+        }
+        let agreement =
+            actual.as_ref().map(|(actual, _)| Agreement::new(&found.effects.concat(), &actual.concat()));
+        let json = self.record(&predicted, agreement);
+        let text = format!("{:#}\n", document("group", json.clone()));
+        finish_text(certificates, self.certificates, &text)?;
+        self.write(table, groups, found, actual.as_ref().map(|(actual, _)| actual))?;
+        let names: Vec<usize> = (0..groups.names.len()).collect();
+        let flagged = report_flags(&found.report, &names, "groups", console);
+        let short_of = actual.is_some_and(|(_, short_of)| short_of);
+        let text = self.text(groups, found, agreement, start.elapsed().as_secs_f64());
+        Ok(Report { text, json, flagged: flagged || short_of || self.problem.unfinished })
+    }
+
+    fn predict<T: Real>(&self, groups: Option<Groups>, console: &Console) -> Result<Predicted, Failure> {
+        let session = Session::<T>::open(self.problem, &self.settings, self.query.set.len())?;
+        let queries = session.inputs(self.query)?;
+        let order = (self.args.order.into(), self.args.evaluated);
+        let ((groups, found), optimality) = session.groups(console, |method| {
+            let groups = match (groups, self.args.source.draw) {
+                (Some(groups), _) => groups,
+                (None, Some(kind)) => {
+                    Groups::draw(kind, &self.args.draw, &session, (&method.single(), &queries))?
+                }
+                (None, None) => unreachable!("one source of groups is required"),
+            };
+            let found = method.effects(&groups.members, &queries, order, console)?;
+            Ok((groups, found))
+        })?;
+        Ok(Predicted { groups, found, optimality })
+    }
+
+    /// What really happens, groups x queries, and whether some training fell short.
+    fn retrain(
+        &self,
+        retraining: &Retraining,
+        groups: &[Vec<usize>],
+        console: &Console,
+    ) -> Result<(Vec<Vec<f64>>, bool), Failure> {
+        let session = Session::<f64>::open(self.problem, &self.settings, self.query.set.len())?;
+        let queries = session.inputs(self.query)?;
+        let found = retraining.changes(&session, &queries, groups, &self.settings, console)?;
+        let shortfalls = retraining.shortfalls(&self.problem.model.kind, &found.fits, console);
+        Ok((found.changes, shortfalls != [0, 0]))
+    }
+
+    fn write(
+        &self,
+        mut table: Csv,
+        groups: &Groups,
+        found: &GroupEffects,
+        actual: Option<&Vec<Vec<f64>>>,
+    ) -> Result<(), Failure> {
+        let mut heading = vec!["group", "size", "query", "effect"];
+        heading.extend(actual.map(|_| "actual"));
+        if found.first_order.is_some() {
+            heading.extend(["first_order", "interaction"]);
+        }
+        table.row(&heading)?;
+        for (g, effects) in found.effects.iter().enumerate() {
+            for (q, effect) in effects.iter().enumerate() {
+                let mut row = vec![
+                    groups.names[g].clone(),
+                    groups.members[g].len().to_string(),
+                    self.query.set.ids()[q].to_string(),
+                    effect.to_string(),
+                ];
+                row.extend(actual.map(|actual| actual[g][q].to_string()));
+                if let Some(first) = &found.first_order {
+                    row.extend([first[g][q], effect - first[g][q]].map(|part| part.to_string()));
+                }
+                table.row(&row)?;
+            }
+        }
+        table.finish()
+    }
+
+    fn record(&self, predicted: &Predicted, agreement: Option<Agreement>) -> Value {
+        let Predicted { groups, found, optimality } = predicted;
+        let each = groups.names.iter().zip(&groups.members).zip(&found.report.columns);
+        let groups = each.map(|((name, members), column)| {
+            let mut entry = json!(column);
+            (entry["group"], entry["size"]) = (json!(name), json!(members.len()));
+            entry
+        });
+        json!({
+            "effects": self.args.effects.file_name().map(|name| name.to_string_lossy()),
+            "sign": "positive: without the group the loss of the query rises",
+            "order": if_methods::Order::from(self.args.order),
+            "evaluated": self.args.evaluated,
+            "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
+            "optimality": optimality,
+            "solver": found.report.solver,
+            "effective_damping": found.report.damping,
+            "converged": found.report.all_converged(),
+            "summary": found.report.summary(),
+            "agreement_with_retraining": agreement,
+            "groups": groups.collect::<Vec<_>>(),
+        })
+    }
+
+    fn text(
+        &self,
+        groups: &Groups,
+        found: &GroupEffects,
+        agreement: Option<Agreement>,
+        elapsed: f64,
+    ) -> String {
+        let mut text = format!(
+            "{}: {} groups x {} queries\n{}, {}\n",
+            self.args.effects.display(),
+            groups.names.len(),
+            self.query.set.len(),
+            found.report.summary(),
+            seconds(elapsed)
+        );
+        let mut table = Table::new(&["<group", "examples", "mean effect", "largest effect"]);
+        let order = strongest(&found.effects);
+        for &g in order.iter().take(SHOWN) {
+            let effects = &found.effects[g];
+            let mean = effects.iter().sum::<f64>() / effects.len() as f64;
+            let largest = effects.iter().copied().reduce(|a, b| if b.abs() > a.abs() { b } else { a });
+            let size = groups.members[g].len().to_string();
+            table.row([groups.names[g].clone(), size, short(mean), short(largest.unwrap_or(f64::NAN))]);
+        }
+        text +=
+            &format!("\npredicted change of the queries' losses, strongest groups first\n{}", table.render());
+        if let Some(found) = agreement {
+            text += &format!(
+                "\nagainst retraining, all groups and queries together: Pearson {}, Spearman {}, slope through the origin {}, relative error {}\n",
+                short(found.pearson),
+                short(found.spearman),
+                short(found.slope),
+                short(found.relative_error)
+            );
+        }
+        text
+    }
+}
+
+/// Groups in the table; the csv file has all.
+const SHOWN: usize = 10;
+
+/// Positions of the groups, those of the largest mean size of an effect first.
+fn strongest(effects: &[Vec<f64>]) -> Vec<usize> {
+    let sizes: Vec<f64> = effects.iter().map(|row| row.iter().map(|effect| effect.abs()).sum()).collect();
+    if_methods::descending(&sizes)
+}

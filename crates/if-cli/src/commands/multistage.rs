@@ -1,0 +1,235 @@
+//! `influence multistage`: which pretraining examples made the fine-tuned network predict this.
+
+use std::path::Path;
+use std::time::Instant;
+
+use if_data::{AtomicFile, Element, NpyWriter};
+use if_linalg::{Block, Cpu, Observer, Real, SolveReport};
+use if_methods::{MultiStage, ScoreUnit, Stage, Tuning};
+use if_models::{EmpiricalRisk, Inputs, Network, RiskSettings};
+use serde_json::{Value, json};
+
+use super::{certificates_beside, model_name, need_exact};
+use crate::args::{ModelName, MultiStageArgs, ObjectiveArgs, Precision, RemovalName, SolverName};
+use crate::console::Console;
+use crate::error::Failure;
+use crate::job::Settings;
+use crate::model::{Kind, Model, check_shape};
+use crate::output::{Report, document, finish_text, seconds};
+use crate::session::report_flags;
+use crate::source::{Data, keep_inputs};
+
+/// Runs the command.
+pub fn run(args: &MultiStageArgs, console: &Console) -> Result<Report, Failure> {
+    let certificates = certificates_beside(&args.scores, "--scores", "npy")?;
+    keep_inputs(
+        &[&args.scores, &certificates],
+        &[&args.pretrain, &args.train, &args.query],
+        &[&args.pretrain_weights, &args.weights],
+    )?;
+    if !args.solve.layers.is_empty() {
+        return Err(Failure::input("multistage inverts whole stages: expected no --layers"));
+    }
+    if matches!(args.solve.removal, RemovalName::Renormalised) {
+        return Err(Failure::input("multistage: expected --removal fixed, found renormalised"));
+    }
+    let objective =
+        ObjectiveArgs { l2: args.l2, family: crate::args::FamilyName::Mean, no_regularise_bias: false };
+    let settings = Settings::new(&objective, &args.solve, args.precision, SolverName::BlockCg)?;
+    settings.need_changes()?;
+    need_exact(&settings, "multistage")?;
+    let label = args.label.as_deref();
+    let pretrain = Data::load(&args.pretrain, label)?;
+    let train = Data::load(&args.train, label)?;
+    let query = Data::load_like(&args.query, label, &train)?;
+    let first = stage(&args.pretrain_model, "--pretrain-model", &args.pretrain_weights, &pretrain)?;
+    let second = stage(&args.model, "--model", &args.weights, &train)?;
+    let job = Job { args, settings, models: [&first, &second], data: [&pretrain, &train], query: &query };
+    match args.precision {
+        Precision::F32 => job.run::<f32>(&certificates, console),
+        Precision::F64 => job.run::<f64>(&certificates, console),
+    }
+}
+
+fn stage(name: &ModelName, option: &str, weights: &Path, data: &Data) -> Result<Model, Failure> {
+    let ModelName::File(path) = name else {
+        return Err(Failure::input(format!(
+            "{option}: expected a network in FILE.toml, found {}",
+            model_name(name)
+        )));
+    };
+    Model::read(&Kind::Network(crate::spec_file::read_spec(path)?), weights, data)
+}
+
+struct Job<'a> {
+    args: &'a MultiStageArgs,
+    settings: Settings,
+    models: [&'a Model; 2],
+    data: [&'a Data; 2],
+    query: &'a Data,
+}
+
+impl Job<'_> {
+    fn run<T: Real + Element>(&self, certificates: &Path, console: &Console) -> Result<Report, Failure> {
+        let start = Instant::now();
+        let budget = self.settings.memory_budget / 4;
+        let (first, first_theta) = self.models[0].build::<T>()?;
+        let (second, second_theta) = self.models[1].build::<T>()?;
+        let pretrain = inputs(self.models[0], &first, self.data[0], budget)?;
+        let train = inputs(self.models[1], &second, self.data[1], budget)?;
+        let queries = inputs(self.models[1], &second, self.query, budget)?;
+        let shape = [queries.len(), pretrain.len()];
+        let mut scores = NpyWriter::<T>::create(&self.args.scores, &shape)?;
+        let file = AtomicFile::create(certificates)?;
+
+        let settings = |l2| RiskSettings { l2, ..self.settings.risk };
+        let pretraining = EmpiricalRisk::new(&first, &pretrain, settings(self.args.l2_pretrain))?;
+        let names: Vec<&str> = self.args.embedding_layers.iter().map(|name| name.trim()).collect();
+        let is_head = |name: &&str| !names.contains(name);
+        let head: Vec<&str> =
+            second.layout().segments().iter().map(|s| s.name.as_str()).filter(is_head).collect();
+        let mut tuning_risk = EmpiricalRisk::new(&second, &train, settings(self.args.l2))?;
+        if self.args.l2_head_only {
+            tuning_risk = tuning_risk.with_l2_on(&head)?;
+        }
+        if let Some(alpha) = self.args.alpha {
+            // Where W is pulled to does not matter to its curvature.
+            let known = names.iter().all(|name| second.layout().segments().iter().any(|s| s.name == *name));
+            if known {
+                tuning_risk = tuning_risk.anchored(&second_theta, 2.0 * alpha, &names)?;
+            }
+        }
+        let (head_network, head_theta) = second.select(&second_theta, &head)?;
+        let head_risk = EmpiricalRisk::new(&head_network, &train, settings(self.args.l2))?;
+
+        let system = |risk: &EmpiricalRisk<Cpu<T>>, theta: &Block<Cpu<T>>| {
+            self.settings.damping_of(risk, theta, console)
+        };
+        let curvature = self.settings.curvature;
+        let solver = self.settings.plain_solver("multistage")?;
+        let operators = [
+            pretraining.operator(&first_theta, curvature, system(&pretraining, &first_theta), budget),
+            tuning_risk.operator(&second_theta, curvature, system(&tuning_risk, &second_theta), budget),
+        ];
+        let head_operator =
+            head_risk.operator(&head_theta, curvature, system(&head_risk, &head_theta), budget);
+        console.progress("preparing the solvers", 0, 1);
+        let prepared = solver.prepare(&operators[0])?;
+        let inner = if self.args.updated {
+            solver.prepare(&operators[1])?
+        } else {
+            solver.prepare(&head_operator)?
+        };
+        let tuning = match self.args.alpha {
+            Some(alpha) => Tuning::Updated { alpha, solver: &*inner },
+            None => Tuning::Fixed { operator: &operators[1], head: &*inner },
+        };
+        let stages = [
+            Stage { risk: &pretraining, theta: &first_theta },
+            Stage { risk: &tuning_risk, theta: &second_theta },
+        ];
+        let method = MultiStage::new(stages[0], &*prepared, stages[1], &names, tuning)
+            .map_err(|error| Failure::input(format!("--embedding-layers {}: {error}", names.join(","))))?;
+        self.check_optima([(&pretraining, &first_theta), (&tuning_risk, &second_theta)], console);
+        let report = method
+            .attribute(&queries, console, |rows| scores.append(rows.scores).map_err(Failure::output))?;
+        let mut json = self.record::<T>(&report, method.unit(), shape);
+        let text = format!("{:#}\n", document("multistage", json.clone()));
+        finish_text(file, certificates, &text)?;
+        scores.finish().map_err(Failure::output)?;
+        let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
+        let elapsed = start.elapsed().as_secs_f64();
+        json["seconds"] = json!(elapsed);
+        let text = format!(
+            "{}: {} queries x {} pretraining examples, {} embedding {}\n{}, {}\n",
+            self.args.scores.display(),
+            shape[0],
+            shape[1],
+            if self.args.updated { "updated" } else { "fixed" },
+            names.join(", "),
+            report.summary(),
+            seconds(elapsed)
+        );
+        Ok(Report { text, json, flagged })
+    }
+
+    /// Says where a stage is not at an optimum of its objective. What the second was pulled towards is known only
+    /// without a pull.
+    fn check_optima<T: Real>(
+        &self,
+        [first, second]: [(&EmpiricalRisk<Cpu<T>>, &Block<Cpu<T>>); 2],
+        console: &Console,
+    ) {
+        let check = |name: &str, (risk, theta): (&EmpiricalRisk<Cpu<T>>, &Block<Cpu<T>>)| {
+            let norm = risk.gradient(theta).1.norms()[0];
+            let norms = risk.network().gradient_norms(risk.inputs(), theta);
+            let scale = norms.iter().sum::<f64>() / norms.len() as f64;
+            if norm > NOT_AN_OPTIMUM * scale {
+                console.warn(&format!(
+                    "the {name} stage is not at an optimum of its objective: gradient norm {norm:.1e}, examples have {scale:.1e}; scores assume an optimum: check its l2, or train longer"
+                ));
+            }
+        };
+        check("first", first);
+        if !self.args.updated {
+            // Of the head alone.
+            let (risk, theta) = second;
+            let names: Vec<&str> = self.args.embedding_layers.iter().map(String::as_str).collect();
+            let segments = theta.layout().segments();
+            let head: Vec<&str> =
+                segments.iter().map(|s| s.name.as_str()).filter(|name| !names.contains(name)).collect();
+            if let Ok((network, theta)) = risk.network().select(theta, &head)
+                && let Ok(risk) = EmpiricalRisk::new(&network, risk.inputs(), risk.settings())
+            {
+                check("second", (&risk, &theta));
+            }
+        }
+    }
+
+    fn record<T: Element>(&self, report: &SolveReport, unit: ScoreUnit, shape: [usize; 2]) -> Value {
+        let queries = report.columns.iter().zip(self.query.set.ids()).map(|(column, id)| {
+            let mut entry = json!(column);
+            entry["query"] = json!(id);
+            entry
+        });
+        let mut scores = json!(unit);
+        scores["file"] = json!(self.args.scores.file_name().map(|name| name.to_string_lossy()));
+        scores["dtype"] = json!(T::DESCR);
+        scores["shape"] = json!(shape);
+        scores["sign"] =
+            json!("positive = proponent: removing the pretraining example raises the loss of the query");
+        json!({
+            "scores": scores,
+            "embedding_layers": self.args.embedding_layers,
+            "updated": self.args.updated,
+            "alpha": self.args.alpha,
+            "l2_head_only": self.args.l2_head_only,
+            "l2_pretrain": self.args.l2_pretrain,
+            "pretrain_model": model_name(&self.args.pretrain_model),
+            "pretrain_weights": self.args.pretrain_weights,
+            "pretrain": self.args.pretrain.to_string(),
+            "model": model_name(&self.args.model),
+            "weights": self.args.weights,
+            "train": self.args.train.to_string(),
+            "query": self.args.query.to_string(),
+            "settings": self.settings,
+            "summary": report.summary(),
+            "queries": queries.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Above this part of an example's gradient norm a stage is said not to be at an optimum.
+const NOT_AN_OPTIMUM: f64 = 1e-3;
+
+fn inputs<T: Real>(
+    model: &Model,
+    network: &Network<Cpu<T>>,
+    data: &Data,
+    budget: usize,
+) -> Result<Inputs<Cpu<T>>, Failure> {
+    if let Kind::Network(spec) = &model.kind {
+        check_shape(spec, data)?;
+    }
+    Inputs::new(network, &data.set, budget).map_err(|error| data.failure(error))
+}

@@ -1,0 +1,137 @@
+//! `influence select`: the group of a size that matters most to each query.
+
+use std::path::Path;
+
+use if_methods::{GroupDraw, Selected, Selection};
+use serde_json::json;
+
+use super::{model_name, need_exact};
+use crate::args::{Precision, SelectArgs};
+use crate::console::Console;
+use crate::error::Failure;
+use crate::groups::Groups;
+use crate::job::{Problem, Settings, risk_settings};
+use crate::model::Kind;
+use crate::output::{Report, Table, signed};
+use crate::retrain::Retraining;
+use crate::session::Session;
+use crate::source::{Data, keep_inputs};
+
+/// Members of a group that are named.
+const SHOWN: usize = 15;
+
+/// Runs the command.
+pub fn run(args: &SelectArgs, console: &Console) -> Result<Report, Failure> {
+    let outputs: Vec<&Path> = args.save_groups.as_deref().into_iter().collect();
+    let sources = [&args.model.train, &args.query];
+    keep_inputs(&outputs, &sources, args.weights.weights.as_deref().as_slice())?;
+    let kind = Kind::new(&args.model)?;
+    let label = args.model.label.as_deref();
+    let train = Data::load(&args.model.train, label)?;
+    let n = train.set.len();
+    if args.size >= n {
+        return Err(Failure::input(format!(
+            "--size {}: expected less than the {n} training examples",
+            args.size
+        )));
+    }
+    let query = Data::load_like(&args.query, label, &train)?;
+    let risk = risk_settings(&args.objective, args.solve.removal)?;
+    let mut problem = Problem::from_data(kind, train, &args.weights, risk, console)?;
+    let settings = Settings::new(&args.objective, &args.solve, Precision::F64, problem.solver_of_many()?)?;
+    settings.need_changes()?;
+    need_exact(&settings, "select")?;
+    let retraining =
+        args.retrain.then(|| Retraining::prepare(&mut problem, &settings, console)).transpose()?;
+    Job { args, settings, problem: &problem, query: &query }.run(retraining.as_ref(), console)
+}
+
+struct Job<'a> {
+    args: &'a SelectArgs,
+    settings: Settings,
+    problem: &'a Problem,
+    query: &'a Data,
+}
+
+impl Job<'_> {
+    fn run(&self, retraining: Option<&Retraining>, console: &Console) -> Result<Report, Failure> {
+        let session = Session::<f64>::open(self.problem, &self.settings, 1)?;
+        let each: Vec<Data> = (0..self.query.set.len()).map(|q| self.query.only(q)).collect();
+        let selection = Selection { opponents: self.args.opponents, ..Selection::of(self.args.size) };
+        let (found, optimality) = session.groups(console, |method| {
+            let one = |query: &Data| Ok(method.select(&session.inputs(query)?, selection, console)?);
+            each.iter().map(one).collect::<Result<Vec<Selected>, Failure>>()
+        })?;
+        let mut flagged = self.problem.unfinished;
+        let mut actual: Vec<Option<[f64; 3]>> = vec![None; found.len()];
+        if let Some(retraining) = retraining {
+            let mut draw = GroupDraw::new(self.args.seed);
+            for ((found, query), actual) in found.iter().zip(&each).zip(&mut actual) {
+                let random = draw.random(self.problem.train.set.len(), self.args.size);
+                let groups = [found.group.clone(), found.greedy.clone(), random];
+                let queries = session.inputs(query)?;
+                let changes = retraining.changes(&session, &queries, &groups, &self.settings, console)?;
+                flagged |= retraining.shortfalls(&self.problem.model.kind, &changes.fits, console) != [0, 0];
+                *actual = Some([0, 1, 2].map(|g| changes.changes[g][0]));
+            }
+        }
+        if let Some(path) = &self.args.save_groups {
+            let name = |query: &Data| format!("query-{}", query.set.ids()[0]);
+            let members = found.iter().map(|found| found.group.clone()).collect();
+            let groups = Groups { names: each.iter().map(name).collect(), members };
+            groups.write(path, &self.problem.train)?;
+        }
+        let ids = self.problem.train.set.ids();
+        let rows = |group: &[usize]| group.iter().map(|&i| ids[i]).collect::<Vec<_>>();
+        let entries = found.iter().zip(&each).zip(&actual).map(|((found, query), actual)| {
+            json!({
+                "query": query.set.ids()[0],
+                "group": rows(&found.group),
+                "effect": found.effect,
+                "greedy": rows(&found.greedy),
+                "greedy_effect": found.greedy_effect,
+                "iterations": found.iterations,
+                "actual": actual.map(|[group, greedy, random]| json!({"group": group, "greedy": greedy, "random": random})),
+            })
+        });
+        let json = json!({
+            "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
+            "optimality": optimality,
+            "size": self.args.size,
+            "queries": entries.collect::<Vec<_>>(),
+        });
+        let text = found
+            .iter()
+            .zip(&each)
+            .zip(actual)
+            .map(|((found, query), actual)| self.text(query, found, actual, &rows(&found.group)));
+        let text = text.collect::<Vec<_>>().join("\n");
+        Ok(Report { text, json, flagged })
+    }
+
+    fn text(&self, query: &Data, found: &Selected, actual: Option<[f64; 3]>, rows: &[usize]) -> String {
+        let mut headings = vec!["<group", "second-order effect"];
+        headings.extend(actual.map(|_| "actual, by retraining"));
+        let mut table = Table::new(&headings);
+        let effects = [Some(found.effect), Some(found.greedy_effect), None];
+        for (g, name) in ["selected", "strongest one by one", "random"].into_iter().enumerate() {
+            let mut row = vec![name.to_owned(), effects[g].map_or("-".into(), signed)];
+            row.extend(actual.map(|actual| signed(actual[g])));
+            if g < 2 || actual.is_some() {
+                table.row(row);
+            }
+        }
+        let shown: Vec<String> = rows.iter().take(SHOWN).map(usize::to_string).collect();
+        let more = rows.len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!(
+            "{}[{}]: {} training examples whose removal {} its loss most\n  {}{more}\n{}",
+            query.source.origin,
+            query.set.ids()[0],
+            self.args.size,
+            if self.args.opponents { "lowers" } else { "raises" },
+            shown.join(", "),
+            table.render()
+        )
+    }
+}

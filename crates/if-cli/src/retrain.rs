@@ -1,0 +1,106 @@
+//! Ground truth: the model trained again without some examples, from its own optimum.
+
+use if_linalg::{Block, Cpu};
+use if_methods::{LossChanges, loss_changes};
+use if_models::{EmpiricalRisk, FitReport, Inputs};
+
+use crate::console::Console;
+use crate::error::Failure;
+use crate::fit::{Trainer, optimality_name};
+use crate::job::{Problem, Settings};
+use crate::model::Kind;
+use crate::session::Session;
+
+/// Retraining goes so far that what is left is small beside the effect of an ordinary example among a
+/// million; an example that is fitted to the last digit may matter less, and is then named.
+const GRADIENT_NORM: f64 = 1e-10;
+/// The same for the hinge, as a distance.
+const DISTANCE: f64 = 1e-7;
+/// Of networks: quasi-Newton steps come so far.
+const NETWORK_GRADIENT_NORM: f64 = 1e-8;
+
+/// How a model is retrained.
+pub struct Retraining {
+    trainer: Trainer,
+    /// Of an svm.
+    duals: Vec<f64>,
+    /// How the whole model came to its optimum.
+    base: FitReport,
+}
+
+impl Retraining {
+    /// Trains the model of `problem` on, to an optimum: both what is predicted and what is retrained start there.
+    ///
+    /// # Errors
+    /// Layers that are left out, as retraining takes all.
+    pub fn prepare(problem: &mut Problem, settings: &Settings, console: &Console) -> Result<Self, Failure> {
+        if !settings.layers.is_empty() {
+            return Err(Failure::input("retraining changes every layer: expected no --layers"));
+        }
+        let kind = &problem.model.kind;
+        let tolerance = match kind {
+            Kind::Svm { .. } => DISTANCE,
+            Kind::Network(_) => NETWORK_GRADIENT_NORM,
+            Kind::Linear(_) => GRADIENT_NORM,
+        };
+        let trainer = Trainer::new(kind, Some(tolerance));
+        let polished =
+            trainer.train(&problem.train, true, settings.risk, Some(problem.model.clone()), console)?;
+        if problem.weights.is_some() && polished.report.iterations > 0 {
+            console.note(&format!(
+                "the given weights were first trained on, to {} {:.1e}",
+                optimality_name(&polished.model.kind),
+                polished.report.optimality
+            ));
+        }
+        problem.model = polished.model;
+        Ok(Self { trainer, duals: polished.duals, base: polished.report })
+    }
+
+    /// What becomes of the queries' losses without each of `groups`.
+    pub fn changes(
+        &self,
+        session: &Session<f64>,
+        queries: &Inputs<Cpu<f64>>,
+        groups: &[Vec<usize>],
+        settings: &Settings,
+        console: &Console,
+    ) -> Result<LossChanges, Failure> {
+        let network = self.trainer.training_network(&session.network);
+        let risk = EmpiricalRisk::new(&network, &session.train, settings.risk)?;
+        let theta: &Block<Cpu<f64>> = &session.theta;
+        let before = network.example_losses(queries, theta);
+        let retrain = |risk: &EmpiricalRisk<Cpu<f64>>| {
+            let fit = self.trainer.minimise(risk, theta, &mut self.duals.clone(), &());
+            fit.expect("the whole model was trained in the same way")
+        };
+        Ok(loss_changes(&risk, groups, queries, &before, retrain, console)?)
+    }
+
+    /// Says which trainings are no ground truth: how many stopped early, and how many took no step.
+    pub fn shortfalls(&self, kind: &Kind, fits: &[FitReport], console: &Console) -> [usize; 2] {
+        let stopped =
+            fits.iter().filter(|fit| !fit.converged()).count() + usize::from(!self.base.converged());
+        if stopped > 0 {
+            console.warn(&format!(
+                "{stopped} of {} trainings stopped above {} {:.0e}: the actual changes are not exact; raise --l2 or scale the features",
+                fits.len() + 1,
+                optimality_name(kind),
+                self.trainer.tolerance
+            ));
+        }
+        // The hinge really does not move where the example is no support vector.
+        let idle = match kind {
+            Kind::Svm { .. } => 0,
+            _ => fits.iter().filter(|fit| fit.iterations == 0).count(),
+        };
+        if idle > 0 {
+            console.warn(&format!(
+                "{idle} of {} retrainings took no step: without the example the gradient norm is still below {:.0e}, so their actual changes read 0; raise --l2",
+                fits.len(),
+                self.trainer.tolerance
+            ));
+        }
+        [stopped, idle]
+    }
+}
