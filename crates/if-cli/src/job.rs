@@ -68,6 +68,9 @@ pub struct Settings {
     pub tolerance: f64,
     /// Of conjugate gradients.
     pub max_iterations: usize,
+    /// Whether that was given, though the solver does not iterate.
+    #[serde(skip)]
+    pub idle_max_iterations: bool,
     /// Of the arithmetic.
     pub precision: Precision,
     /// Bytes to keep to; not part of what was computed.
@@ -96,12 +99,13 @@ impl Settings {
         let damping = solve.damping.unwrap_or(Damping::Number(solver.published_damping()));
         Ok(Self {
             risk: risk_settings(objective, solve.removal)?,
+            idle_max_iterations: solve.max_iterations.is_some() && !solver.iterates(),
             solver,
             damping,
             curvature: solve.curvature.map_or(own_curvature, Curvature::from),
             layers: solve.layers.clone(),
             tolerance: solve.tolerance.unwrap_or(tolerance),
-            max_iterations: solve.max_iterations,
+            max_iterations: solve.max_iterations.unwrap_or(MAX_ITERATIONS),
             precision,
             memory_budget: solve.memory_budget,
             run: solve.run.clone(),
@@ -155,6 +159,8 @@ impl Settings {
     }
 }
 
+/// Of an iteration, by default.
+const MAX_ITERATIONS: usize = 1000;
 /// Up to so many parameters a factorisation is cheaper than one solve for each training example.
 const CHOLESKY_UP_TO: usize = 10_000;
 

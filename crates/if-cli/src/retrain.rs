@@ -1,8 +1,8 @@
-//! Ground truth: the model trained again without some examples, from its own optimum.
+//! Ground truth: the model trained again without some examples, from its own optimum; or the proximal response.
 
 use if_linalg::{Block, Cpu};
 use if_methods::{LossChanges, loss_changes};
-use if_models::{EmpiricalRisk, FitReport, Inputs};
+use if_models::{Curvature, EmpiricalRisk, FitReport, Inputs, Lbfgs, Removal};
 
 use crate::console::Console;
 use crate::error::Failure;
@@ -16,8 +16,103 @@ use crate::session::Session;
 const GRADIENT_NORM: f64 = 1e-10;
 /// The same for the hinge, as a distance.
 const DISTANCE: f64 = 1e-7;
+/// Of proximal responses, which start at an optimum.
+const RESPONSE_GRADIENT_NORM: f64 = 1e-9;
 /// Of networks: quasi-Newton steps come so far.
 const NETWORK_GRADIENT_NORM: f64 = 1e-8;
+
+/// What predictions are compared with.
+pub enum Truth {
+    /// The model trained again without the group.
+    Retrained(Retraining),
+    /// The proximal Bregman response (Bae et al. 2022): what damped Gauss-Newton influence predicts, at any weights.
+    Proximal,
+}
+
+impl Truth {
+    /// What was asked for, if anything; retraining takes the model of `problem` to an optimum first.
+    pub fn prepare(
+        (retrain, proximal): (bool, bool),
+        problem: &mut Problem,
+        settings: &Settings,
+        console: &Console,
+    ) -> Result<Option<Self>, Failure> {
+        if retrain {
+            return Ok(Some(Self::Retrained(Retraining::prepare(problem, settings, console)?)));
+        }
+        if !proximal {
+            return Ok(None);
+        }
+        if settings.risk.removal != Removal::Fixed {
+            return Err(Failure::input("--proximal: expected --removal fixed, found renormalised"));
+        }
+        let linear = problem.model.network::<f64>()?.is_linear();
+        if settings.curvature != Curvature::GaussNewton
+            && !(linear && settings.curvature == Curvature::Hessian)
+        {
+            return Err(Failure::input(format!(
+                "--proximal: expected --curvature gauss-newton, found {}",
+                settings.curvature.name()
+            )));
+        }
+        Ok(Some(Self::Proximal))
+    }
+
+    /// For people, after a name of predictions.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Retrained(_) => "retraining",
+            Self::Proximal => "proximal response",
+        }
+    }
+
+    /// What becomes of the queries' losses without each of `groups`, groups x queries, and whether some of it is not
+    /// exact.
+    pub fn actual(
+        &self,
+        session: &Session<f64>,
+        queries: &Inputs<Cpu<f64>>,
+        groups: &[Vec<usize>],
+        settings: &Settings,
+        console: &Console,
+    ) -> Result<(Vec<Vec<f64>>, bool), Failure> {
+        match self {
+            Self::Retrained(retraining) => {
+                let found = retraining.changes(session, queries, groups, settings, console)?;
+                let short_of = retraining.shortfalls(&session.problem.model.kind, &found.fits, console);
+                Ok((found.changes, short_of != [0, 0]))
+            }
+            Self::Proximal => responses(session, queries, groups, settings, console),
+        }
+    }
+}
+
+fn responses(
+    session: &Session<f64>,
+    queries: &Inputs<Cpu<f64>>,
+    groups: &[Vec<usize>],
+    settings: &Settings,
+    console: &Console,
+) -> Result<(Vec<Vec<f64>>, bool), Failure> {
+    let risk = EmpiricalRisk::new(&session.network, &session.train, settings.risk)?;
+    let theta = &session.theta;
+    let proximal = risk
+        .proximal(theta, settings.damping_of(&risk, theta, console))
+        .map_err(|_| Failure::input("--proximal: expected --l2 plus --damping above 0"))?;
+    let before = session.network.example_losses(queries, theta);
+    let lbfgs =
+        Lbfgs { gradient_tolerance: RESPONSE_GRADIENT_NORM, max_iterations: 20_000, ..Lbfgs::default() };
+    let respond = |risk: &EmpiricalRisk<Cpu<f64>>| lbfgs.minimise(risk, theta, &());
+    let found = loss_changes(&proximal, groups, queries, &before, respond, console)?;
+    let stopped = found.fits.iter().filter(|fit| !fit.converged()).count();
+    if stopped > 0 {
+        console.warn(&format!(
+            "{stopped} of {} proximal responses stopped above gradient norm {RESPONSE_GRADIENT_NORM:.0e}: they are not exact; raise --damping",
+            groups.len()
+        ));
+    }
+    Ok((found.changes, stopped > 0))
+}
 
 /// How a model is retrained.
 pub struct Retraining {

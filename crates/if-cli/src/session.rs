@@ -235,6 +235,9 @@ impl<'a, T: Real> Session<'a, T> {
         if let Some(text) = self.settings.solver.note(self.settings.damping) {
             console.note(&text);
         }
+        if self.settings.idle_max_iterations {
+            console.note("--max-iterations: this solver does not iterate");
+        }
         if let Some(text) = self.not_at_optimum(optimality) {
             console.warn(&text);
         }

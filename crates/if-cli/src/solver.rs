@@ -180,6 +180,11 @@ impl SolverSettings {
         }
     }
 
+    /// Whether it goes on until an iteration limit.
+    pub fn iterates(&self) -> bool {
+        matches!(self.name, SolverName::Cg | SolverName::BlockCg | SolverName::Neumann)
+    }
+
     /// Whether it solves to a tolerance, and does not only approximate.
     pub fn is_exact(&self) -> bool {
         use SolverName as S;

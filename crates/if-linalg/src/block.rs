@@ -235,6 +235,12 @@ impl<B: Backend> Block<B> {
         chosen
     }
 
+    /// Overwrites segment `s` of every vector with segment `t` of the vectors of `x`, which has as many, of that size.
+    pub fn copy_segment(&mut self, s: usize, x: &Self, t: usize) {
+        let backend = self.backend.clone();
+        backend.copy(x.segment(t), self.segment_mut(s));
+    }
+
     /// Overwrites vector `i` with vector `j` of `x`.
     pub fn set_row(&mut self, i: usize, x: &Self, j: usize) {
         let backend = self.backend.clone();

@@ -21,6 +21,36 @@ use serde::{Deserialize, Serialize};
 use crate::{Influence, MethodError, descending};
 
 /// Settings of an attack.
+///
+/// ```
+/// use if_linalg::{Block, Cholesky, Cpu};
+/// use if_methods::Attack;
+/// use if_models::{Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, Loss};
+/// use if_models::{Network, NewtonCg, RiskSettings};
+///
+/// let x = ndarray::ArrayD::from_shape_fn(vec![40, 2], |i| (5.0 * i[0] as f64 + i[1] as f64).cos());
+/// let data = Dataset::new(HostArray::F64(x), (0..40).map(|i| (i % 2) as f64).collect())?;
+/// let network = Network::linear(&Cpu::<f64>::new(), 2, 1, true, Loss::Logistic);
+/// let settings = RiskSettings::mean(0.1);
+/// let train = Inputs::new(&network, &data, usize::MAX)?;
+/// let start = Block::zeros(network.backend(), network.layout(), 1);
+/// let theta = NewtonCg::default().minimise(&EmpiricalRisk::new(&network, &train, settings)?, &start, &()).theta;
+///
+/// let attack = Attack {
+///     step: 0.05,
+///     radius: 0.5,
+///     bounds: [-1.0, 1.0],
+///     iterations: 20,
+///     gradient_tolerance: 1e-8,
+///     curvature: Curvature::Hessian,
+///     damping: 0.0,
+/// };
+/// let target = Inputs::new(&network, &data.slice(0, 1), usize::MAX)?;
+/// let solver = Cholesky { tolerance: 1e-8, memory_budget: usize::MAX };
+/// let found = attack.run(&network, &theta, (&data, settings), (&[3, 5, 7], &target), &solver, &())?;
+/// println!("misclassified: {}, log-odds {:?}", found.flipped(), found.margins);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attack {
     /// Length of a step in every feature.
@@ -38,6 +68,9 @@ pub struct Attack {
     /// In units of the curvature.
     pub damping: f64,
 }
+
+/// Bytes for activations kept between products.
+const CACHE: usize = 1 << 30;
 
 /// What an attack came to.
 pub struct Attacked<B: Backend> {
@@ -95,7 +128,7 @@ impl Attack {
             if attacked.flipped() || iteration == self.iterations {
                 break;
             }
-            let operator = risk.operator(&attacked.theta, self.curvature, self.damping, usize::MAX);
+            let operator = risk.operator(&attacked.theta, self.curvature, self.damping, CACHE);
             let prepared = solver.prepare(&operator)?;
             let influence = Influence::new(&risk, &attacked.theta, &*prepared);
             let mut chosen = Inputs::new(network, &data.select(examples), usize::MAX)?;

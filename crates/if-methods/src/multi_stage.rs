@@ -61,6 +61,50 @@ pub enum Tuning<'a, B: Backend> {
 }
 
 /// Influence of pretraining examples on a fine-tuned model.
+///
+/// ```
+/// use if_linalg::{Block, Cholesky, Cpu, Solver};
+/// use if_methods::{MultiStage, Stage, Tuning};
+/// use if_models::{Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LayerSpec};
+/// use if_models::{Lbfgs, Loss, ModelSpec, RiskSettings};
+///
+/// let data = |classes: usize| {
+///     let x = ndarray::ArrayD::from_shape_fn(vec![30, 3], |i| (3.0 * i[0] as f64 + i[1] as f64).sin());
+///     Dataset::new(HostArray::F64(x), (0..30).map(|i| (i % classes) as f64).collect())
+/// };
+/// let network = |classes: usize| {
+///     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
+///     let layers = vec![dense("embedding", 2), LayerSpec::Tanh, dense("head", classes)];
+///     ModelSpec { input: vec![3], loss: Loss::CrossEntropy, layers }.build(&Cpu::<f64>::new())
+/// };
+/// // Pretraining on three classes, fine-tuning on two of the whole network, pulled back to where it was.
+/// let (alpha, settings, lbfgs) = (0.5, RiskSettings::mean(0.05), Lbfgs::default());
+/// let networks = [network(3)?, network(2)?];
+/// let [pretrain, tune] = [Inputs::new(&networks[0], &data(3)?, usize::MAX)?, Inputs::new(&networks[1], &data(2)?, usize::MAX)?];
+/// let first = EmpiricalRisk::new(&networks[0], &pretrain, settings)?;
+/// let start = |n: &if_models::Network<_>| {
+///     let theta: Vec<f64> = (0..n.layout().dim()).map(|i| (i as f64).cos()).collect();
+///     Block::from_f64(n.backend(), n.layout(), &theta)
+/// };
+/// let embedded = lbfgs.minimise(&first, &start(&networks[0]), &()).theta;
+/// let mut begin = start(&networks[1]);
+/// begin.copy_segment(0, &embedded, 0);
+/// let second = EmpiricalRisk::new(&networks[1], &tune, settings)?.anchored(&begin, 2.0 * alpha, &["embedding"])?;
+/// let tuned = lbfgs.minimise(&second, &begin, &()).theta;
+///
+/// let operators = [
+///     first.operator(&embedded, Curvature::GaussNewton, 0.0, usize::MAX),
+///     second.operator(&tuned, Curvature::GaussNewton, 0.0, usize::MAX),
+/// ];
+/// let cholesky = Cholesky { tolerance: 1e-8, memory_budget: usize::MAX };
+/// let [solver, joint] = [cholesky.prepare(&operators[0])?, cholesky.prepare(&operators[1])?];
+/// let stages = [Stage { risk: &first, theta: &embedded }, Stage { risk: &second, theta: &tuned }];
+/// let tuning = Tuning::Updated { alpha, solver: &*joint };
+/// let method = MultiStage::new(stages[0], &*solver, stages[1], &["embedding"], tuning)?;
+/// let scores = method.scores(&tune, &())?;
+/// println!("removal of pretraining example 4 changes the loss of query 0 by {:?}", scores.loss_change(0, 4));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct MultiStage<'a, B: Backend> {
     first: Stage<'a, B>,
     /// Solves with the curvature of all of the first stage.
@@ -184,12 +228,10 @@ impl<'a, B: Backend> MultiStage<'a, B> {
         let own: Vec<usize> = (0..layout.segments().len()).filter(is_head).collect();
         let own_layout = Layout::new(own.iter().map(|&s| layout.segments()[s].clone()).collect());
         let mut right = Block::zeros(&backend, &own_layout, gradients.k());
-        own.iter()
-            .enumerate()
-            .for_each(|(to, &from)| backend.copy(gradients.segment(from), right.segment_mut(to)));
+        own.iter().enumerate().for_each(|(to, &from)| right.copy_segment(to, &gradients, from));
         let Solution { x, report } = head.solve(&right, observer);
         let mut answer = Block::zeros(&backend, &layout, gradients.k());
-        own.iter().enumerate().for_each(|(from, &to)| backend.copy(x.segment(from), answer.segment_mut(to)));
+        own.iter().enumerate().for_each(|(from, &to)| answer.copy_segment(to, &x, from));
         let mut product = Block::zeros(&backend, &layout, gradients.k());
         operator.apply(&answer, &mut product);
         gradients.axpby(-1.0, &product, 1.0);

@@ -120,7 +120,7 @@ impl<B: Backend> Network<B> {
         let mut chosen = Block::zeros(&self.backend, &network.layout, 1);
         for (own, there) in network.segments.iter().zip(&self.segments) {
             if let (Some(own), Some(there)) = (own, there) {
-                self.backend.copy(theta.segment(*there), chosen.segment_mut(*own));
+                chosen.copy_segment(*own, theta, *there);
             }
         }
         Ok((network, chosen))

@@ -202,6 +202,23 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
     /// `l2 + damping`: [`without`](Self::without) a group it is what influence with that matrix and that damping
     /// predicts, where retraining answers another question. Removal is fixed.
     ///
+    /// ```
+    /// use if_linalg::{Block, Cpu};
+    /// use if_models::{Dataset, EmpiricalRisk, HostArray, Inputs, Lbfgs, Loss, Network, RiskSettings};
+    ///
+    /// let x = ndarray::ArrayD::from_shape_fn(vec![20, 2], |i| (5.0 * i[0] as f64 + i[1] as f64).cos());
+    /// let data = Dataset::new(HostArray::F64(x), (0..20).map(|i| (i % 2) as f64).collect())?;
+    /// let network = Network::linear(&Cpu::<f64>::new(), 2, 1, true, Loss::Logistic);
+    /// let train = Inputs::new(&network, &data, usize::MAX)?;
+    /// let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.01))?;
+    /// // Weights that are no optimum of the risk are the optimum of this.
+    /// let theta = Block::from_f64(network.backend(), network.layout(), &[1.0, -2.0, 0.5]);
+    /// let proximal = risk.proximal(&theta, 0.1)?;
+    /// let response = Lbfgs::default().minimise(&proximal.without(&[3]), &theta, &());
+    /// assert!(response.report.converged());
+    /// # Ok::<(), if_models::ModelError>(())
+    /// ```
+    ///
     /// # Errors
     /// `l2 + damping` that is not above 0.
     pub fn proximal(&self, at: &Block<B>, damping: f64) -> Result<Self, ModelError> {

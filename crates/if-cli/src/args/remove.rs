@@ -92,7 +92,7 @@ Example, nothing else is needed:
     --draw same-class --order newton --retrain --effects effects.csv
 
 OUT.csv has the columns group, size, query, effect: the predicted change of the query's loss without the
-group (positive: the loss rises); with --retrain actual, with --order second first_order and interaction.
+group (positive: the loss rises); with --retrain or --proximal actual, with --order second first_order and interaction.
 Certificates go to OUT.json beside it.")]
 pub struct GroupArgs {
     /// The model.
@@ -119,9 +119,16 @@ pub struct GroupArgs {
     /// Also retrain without each group; networks by L-BFGS from their weights on
     #[arg(long)]
     pub retrain: bool,
+    /// Instead: the optimum near these weights and their outputs (proximal Bregman response), which is what damped
+    /// Gauss-Newton influence predicts, also of a network that is not at an optimum
+    #[arg(long, conflicts_with = "retrain")]
+    pub proximal: bool,
     /// Where the effects go
     #[arg(long, value_name = "OUT.csv")]
     pub effects: PathBuf,
+    /// Also write how the parameters are predicted to change, groups x parameters
+    #[arg(long, value_name = "OUT.npy")]
+    pub parameter_changes: Option<PathBuf>,
     /// Arithmetic [default: f64; networks: f32 without --retrain]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
@@ -156,6 +163,10 @@ pub struct WhatIfArgs {
     /// Also retrain without it; a network by L-BFGS from its weights on
     #[arg(long)]
     pub retrain: bool,
+    /// Instead: the optimum near these weights and their outputs (proximal Bregman response), which is what damped
+    /// Gauss-Newton influence predicts, also of a network that is not at an optimum
+    #[arg(long, conflicts_with = "retrain")]
+    pub proximal: bool,
     /// The objective.
     #[command(flatten)]
     pub objective: ObjectiveArgs,

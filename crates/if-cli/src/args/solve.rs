@@ -124,9 +124,9 @@ pub struct SolveArgs {
     /// True relative residual to reach [default: 1e-8 in f64, 1e-4 in f32; lissa: 0.05]
     #[arg(long, value_name = "TOL", value_parser = fraction, allow_negative_numbers = true)]
     pub tolerance: Option<f64>,
-    /// Iterations of cg, block-cg and neumann at most
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = count)]
-    pub max_iterations: usize,
+    /// Iterations of cg, block-cg and neumann at most [default: 1000]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub max_iterations: Option<usize>,
     /// Memory to keep to, such as 2GiB; the results have the same bits for any
     #[arg(long, value_name = "BYTES", default_value = "1536MiB", value_parser = bytes)]
     pub memory_budget: usize,

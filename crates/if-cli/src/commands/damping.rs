@@ -65,6 +65,7 @@ fn settings(args: &DampingArgs, precision: Precision) -> Result<Settings, Failur
         layers: args.layers.clone(),
         tolerance: args.tolerance,
         max_iterations: args.steps,
+        idle_max_iterations: false,
         precision,
         memory_budget: args.memory_budget,
         run: None,

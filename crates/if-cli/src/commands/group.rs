@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use if_data::AtomicFile;
+use if_data::{AtomicFile, Element, NpyWriter};
 use if_linalg::Real;
 use if_methods::{Agreement, GroupEffects};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use crate::groups::Groups;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
 use crate::output::{Csv, Report, Table, document, finish_text, seconds, short};
-use crate::retrain::Retraining;
+use crate::retrain::Truth;
 use crate::session::{Optimality, Session, report_flags};
 use crate::source::{Columns, Data, keep_inputs};
 
@@ -24,17 +24,18 @@ use crate::source::{Columns, Data, keep_inputs};
 pub fn run(args: &GroupArgs, console: &Console) -> Result<Report, Failure> {
     let certificates = certificates_beside(&args.effects, "--effects", "csv")?;
     let mut outputs: Vec<&Path> = vec![&args.effects, &certificates];
-    outputs.extend(args.draw.save_groups.as_deref());
+    outputs.extend(args.draw.save_groups.as_deref().into_iter().chain(args.parameter_changes.as_deref()));
     let files: Vec<&Path> =
         args.weights.weights.as_deref().into_iter().chain(args.source.groups.as_deref()).collect();
     keep_inputs(&outputs, &[&args.model.train, &args.query], &files)?;
     let kind = Kind::new(&args.model)?;
     let precision = match args.precision {
-        Some(Precision::F32) if args.retrain => {
-            return Err(Failure::input("--retrain: expected --precision f64, found f32"));
+        Some(Precision::F32) if args.retrain || args.proximal => {
+            let option = if args.retrain { "--retrain" } else { "--proximal" };
+            return Err(Failure::input(format!("{option}: expected --precision f64, found f32")));
         }
         Some(precision) => precision,
-        None if args.retrain => Precision::F64,
+        None if args.retrain || args.proximal => Precision::F64,
         None => kind.default_precision(),
     };
     let columns = Columns { label: args.model.label.as_deref(), group: args.source.group_by.as_deref() };
@@ -52,10 +53,9 @@ pub fn run(args: &GroupArgs, console: &Console) -> Result<Report, Failure> {
     if args.order == OrderName::Newton {
         need_exact(&settings, "--order newton")?;
     }
-    let retraining =
-        args.retrain.then(|| Retraining::prepare(&mut problem, &settings, console)).transpose()?;
+    let truth = Truth::prepare((args.retrain, args.proximal), &mut problem, &settings, console)?;
     let job = Job { args, settings, problem: &problem, query: &query, certificates: &certificates };
-    job.run(precision, groups, retraining.as_ref(), console)
+    job.run(precision, groups, truth.as_ref(), console)
 }
 
 struct Job<'a> {
@@ -78,7 +78,7 @@ impl Job<'_> {
         &self,
         precision: Precision,
         groups: Option<Groups>,
-        retraining: Option<&Retraining>,
+        truth: Option<&Truth>,
         console: &Console,
     ) -> Result<Report, Failure> {
         let start = Instant::now();
@@ -90,8 +90,7 @@ impl Job<'_> {
             Precision::F64 => self.predict::<f64>(groups, console)?,
         };
         let Predicted { groups, found, .. } = &predicted;
-        let actual =
-            retraining.map(|retraining| self.retrain(retraining, &groups.members, console)).transpose()?;
+        let actual = truth.map(|truth| self.actual(truth, &groups.members, console)).transpose()?;
         if let Some(path) = &self.args.draw.save_groups {
             groups.write(path, &self.problem.train)?;
         }
@@ -108,8 +107,13 @@ impl Job<'_> {
         Ok(Report { text, json, flagged: flagged || short_of || self.problem.unfinished })
     }
 
-    fn predict<T: Real>(&self, groups: Option<Groups>, console: &Console) -> Result<Predicted, Failure> {
-        let session = Session::<T>::open(self.problem, &self.settings, self.query.set.len())?;
+    fn predict<T: Real + Element>(
+        &self,
+        groups: Option<Groups>,
+        console: &Console,
+    ) -> Result<Predicted, Failure> {
+        let count = groups.as_ref().map_or(1, |groups| groups.names.len()).max(self.query.set.len());
+        let session = Session::<T>::open(self.problem, &self.settings, count)?;
         let queries = session.inputs(self.query)?;
         let order = (self.args.order.into(), self.args.evaluated);
         let ((groups, found), optimality) = session.groups(console, |method| {
@@ -120,24 +124,29 @@ impl Job<'_> {
                 }
                 (None, None) => unreachable!("one source of groups is required"),
             };
+            if let Some(path) = &self.args.parameter_changes {
+                let shape = [groups.members.len(), session.network.layout().dim()];
+                let mut out = NpyWriter::<T>::create(path, &shape)?;
+                let changes = method.parameter_changes(&groups.members, order.0, console)?;
+                out.append(&changes.total.to_rows()).map_err(Failure::output)?;
+                out.finish().map_err(Failure::output)?;
+            }
             let found = method.effects(&groups.members, &queries, order, console)?;
             Ok((groups, found))
         })?;
         Ok(Predicted { groups, found, optimality })
     }
 
-    /// What really happens, groups x queries, and whether some training fell short.
-    fn retrain(
+    /// What really happens, groups x queries, and whether some of it is not exact.
+    fn actual(
         &self,
-        retraining: &Retraining,
+        truth: &Truth,
         groups: &[Vec<usize>],
         console: &Console,
     ) -> Result<(Vec<Vec<f64>>, bool), Failure> {
         let session = Session::<f64>::open(self.problem, &self.settings, self.query.set.len())?;
         let queries = session.inputs(self.query)?;
-        let found = retraining.changes(&session, &queries, groups, &self.settings, console)?;
-        let shortfalls = retraining.shortfalls(&self.problem.model.kind, &found.fits, console);
-        Ok((found.changes, shortfalls != [0, 0]))
+        truth.actual(&session, &queries, groups, &self.settings, console)
     }
 
     fn write(
@@ -190,7 +199,8 @@ impl Job<'_> {
             "effective_damping": found.report.damping,
             "converged": found.report.all_converged(),
             "summary": found.report.summary(),
-            "agreement_with_retraining": agreement,
+            "actual": if self.args.proximal { "proximal" } else { "retraining" },
+            "agreement": agreement,
             "groups": groups.collect::<Vec<_>>(),
         })
     }
@@ -223,7 +233,8 @@ impl Job<'_> {
             &format!("\npredicted change of the queries' losses, strongest groups first\n{}", table.render());
         if let Some(found) = agreement {
             text += &format!(
-                "\nagainst retraining, all groups and queries together: Pearson {}, Spearman {}, slope through the origin {}, relative error {}\n",
+                "\nagainst {}, all groups and queries together: Pearson {}, Spearman {}, slope through the origin {}, relative error {}\n",
+                if self.args.proximal { "the proximal response" } else { "retraining" },
                 short(found.pearson),
                 short(found.spearman),
                 short(found.slope),

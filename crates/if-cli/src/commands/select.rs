@@ -13,7 +13,7 @@ use crate::groups::Groups;
 use crate::job::{Problem, Settings, risk_settings};
 use crate::model::Kind;
 use crate::output::{Report, Table, signed};
-use crate::retrain::Retraining;
+use crate::retrain::Truth;
 use crate::session::Session;
 use crate::source::{Data, keep_inputs};
 
@@ -41,9 +41,8 @@ pub fn run(args: &SelectArgs, console: &Console) -> Result<Report, Failure> {
     let settings = Settings::new(&args.objective, &args.solve, Precision::F64, problem.solver_of_many()?)?;
     settings.need_changes()?;
     need_exact(&settings, "select")?;
-    let retraining =
-        args.retrain.then(|| Retraining::prepare(&mut problem, &settings, console)).transpose()?;
-    Job { args, settings, problem: &problem, query: &query }.run(retraining.as_ref(), console)
+    let truth = Truth::prepare((args.retrain, false), &mut problem, &settings, console)?;
+    Job { args, settings, problem: &problem, query: &query }.run(truth.as_ref(), console)
 }
 
 struct Job<'a> {
@@ -54,7 +53,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run(&self, retraining: Option<&Retraining>, console: &Console) -> Result<Report, Failure> {
+    fn run(&self, truth: Option<&Truth>, console: &Console) -> Result<Report, Failure> {
         let session = Session::<f64>::open(self.problem, &self.settings, 1)?;
         let each: Vec<Data> = (0..self.query.set.len()).map(|q| self.query.only(q)).collect();
         let selection = Selection { opponents: self.args.opponents, ..Selection::of(self.args.size) };
@@ -64,15 +63,16 @@ impl Job<'_> {
         })?;
         let mut flagged = self.problem.unfinished;
         let mut actual: Vec<Option<[f64; 3]>> = vec![None; found.len()];
-        if let Some(retraining) = retraining {
+        if let Some(truth) = truth {
             let mut draw = GroupDraw::new(self.args.seed);
             for ((found, query), actual) in found.iter().zip(&each).zip(&mut actual) {
                 let random = draw.random(self.problem.train.set.len(), self.args.size);
                 let groups = [found.group.clone(), found.greedy.clone(), random];
                 let queries = session.inputs(query)?;
-                let changes = retraining.changes(&session, &queries, &groups, &self.settings, console)?;
-                flagged |= retraining.shortfalls(&self.problem.model.kind, &changes.fits, console) != [0, 0];
-                *actual = Some([0, 1, 2].map(|g| changes.changes[g][0]));
+                let (changes, short_of) =
+                    truth.actual(&session, &queries, &groups, &self.settings, console)?;
+                flagged |= short_of;
+                *actual = Some([0, 1, 2].map(|g| changes[g][0]));
             }
         }
         if let Some(path) = &self.args.save_groups {

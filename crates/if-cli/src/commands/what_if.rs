@@ -13,7 +13,7 @@ use crate::groups::Groups;
 use crate::job::{Problem, Settings, risk_settings};
 use crate::model::Kind;
 use crate::output::{Report, Table, short, signed};
-use crate::retrain::Retraining;
+use crate::retrain::Truth;
 use crate::session::{Session, report_flags};
 use crate::source::Data;
 
@@ -35,10 +35,9 @@ pub fn run(args: &WhatIfArgs, console: &Console) -> Result<Report, Failure> {
     let settings = Settings::new(&args.objective, &args.solve, Precision::F64, problem.solver_of_many()?)?;
     settings.need_changes()?;
     need_exact(&settings, "what-if")?;
-    let retraining =
-        args.retrain.then(|| Retraining::prepare(&mut problem, &settings, console)).transpose()?;
+    let truth = Truth::prepare((args.retrain, args.proximal), &mut problem, &settings, console)?;
     let job = Job { args, settings, problem: &problem, query: &query, groups: &groups };
-    job.run(retraining.as_ref(), console)
+    job.run(truth.as_ref(), console)
 }
 
 struct Job<'a> {
@@ -57,18 +56,18 @@ struct Column {
 }
 
 impl Job<'_> {
-    fn run(&self, retraining: Option<&Retraining>, console: &Console) -> Result<Report, Failure> {
+    fn run(&self, truth: Option<&Truth>, console: &Console) -> Result<Report, Failure> {
         let session = Session::<f64>::open(self.problem, &self.settings, self.query.set.len())?;
         let queries = session.inputs(self.query)?;
         let losses = session.network.example_losses(&queries, &session.theta);
         let ((mut columns, report), optimality) =
             session.groups(console, |method| self.predict(&method, &queries, console))?;
         let mut flagged = self.problem.unfinished;
-        if let Some(retraining) = retraining {
-            let found =
-                retraining.changes(&session, &queries, &self.groups.members, &self.settings, console)?;
-            flagged |= retraining.shortfalls(&self.problem.model.kind, &found.fits, console) != [0, 0];
-            columns.push(Column { title: "retraining", key: "actual", effects: found.changes });
+        if let Some(truth) = truth {
+            let (effects, short_of) =
+                truth.actual(&session, &queries, &self.groups.members, &self.settings, console)?;
+            flagged |= short_of;
+            columns.push(Column { title: truth.name(), key: "actual", effects });
         }
         let names: Vec<usize> = (0..self.groups.names.len()).collect();
         flagged |= report_flags(&report, &names, "groups", console);
@@ -154,7 +153,8 @@ impl Job<'_> {
 
 /// In plain words, how far the predictions for group `g` can be believed.
 fn trust(g: usize, columns: &[Column]) -> String {
-    let of = |key: &str| columns.iter().find(|column| column.key == key).map(|column| &column.effects[g]);
+    let find = |key: &str| columns.iter().find(|column| column.key == key);
+    let of = |key: &str| find(key).map(|column| &column.effects[g]);
     let apart = |found: &[f64], from: &[f64]| {
         let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
         norm(&mut found.iter().zip(from).map(|(a, b)| a - b)) / norm(&mut from.iter().copied())
@@ -181,12 +181,13 @@ fn trust(g: usize, columns: &[Column]) -> String {
             percent(difference)
         )
     };
-    if let Some(actual) = of("actual") {
+    if let Some(truth) = find("actual") {
+        let actual = &truth.effects[g];
         let errors = columns
             .iter()
             .filter(|column| column.key != "actual")
             .map(|column| format!("{} {}", column.title, percent(apart(&column.effects[g], actual))));
-        text += &format!("Error against retraining: {}.\n", errors.collect::<Vec<_>>().join("; "));
+        text += &format!("Error against {}: {}.\n", truth.title, errors.collect::<Vec<_>>().join("; "));
     }
     text
 }

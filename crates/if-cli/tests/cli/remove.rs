@@ -244,6 +244,27 @@ fn bad_groups_are_refused_in_one_line() {
     refuse(&folder, &format!("select {BASE} --size 0"), &["--size"]);
 }
 
+/// At weights that are no optimum damped Gauss-Newton influence predicts the proximal response.
+#[test]
+fn the_proximal_response_is_what_damped_influence_predicts() {
+    let folder = Folder::new();
+    Problem::new(N + 5, 3, true).write(&folder);
+    folder.write("G.csv", b"group,index\na,1\nb,20\nb,21\n");
+    let base = format!("group {BASE} --weights W.safetensors --groups G.csv --damping 0.5 --effects E.csv");
+    folder.succeed(&format!("{base} --proximal --parameter-changes C.npy"));
+    let rows = table(&folder, "E.csv");
+    assert!(close(&column(&rows, "effect"), &column(&rows, "actual"), 0.05), "{rows:?}");
+    assert_eq!(folder.scores("C.npy").shape(), [2, 15]);
+    refuse(&folder, &format!("{base} --proximal --retrain"), &["cannot be used with"]);
+    refuse(
+        &folder,
+        &format!("{base} --proximal --removal renormalised"),
+        &["--proximal: expected --removal fixed"],
+    );
+    let fisher = format!("{base} --proximal --curvature fisher");
+    refuse(&folder, &fisher, &["--proximal: expected --curvature gauss-newton, found fisher"]);
+}
+
 /// A tanh network: predicted and really retrained by L-BFGS.
 #[test]
 fn groups_of_a_network_are_retrained_too() {

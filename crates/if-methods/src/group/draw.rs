@@ -14,6 +14,15 @@ use rand_chacha::ChaCha8Rng;
 use crate::descending;
 
 /// Draws groups, one after another, all decided by the seed.
+///
+/// ```
+/// use if_methods::GroupDraw;
+///
+/// let labels = [0.0, 1.0, 0.0, 1.0, 0.0];
+/// let mut draw = GroupDraw::new(7);
+/// assert_eq!(draw.random(5, 2).len(), 2);
+/// assert_eq!(draw.same_class(&labels, 3), Some(vec![0, 2, 4]));
+/// ```
 #[derive(Clone, Debug)]
 pub struct GroupDraw {
     rng: ChaCha8Rng,

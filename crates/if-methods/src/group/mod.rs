@@ -41,8 +41,10 @@ pub use select::{Selected, Selection};
 
 use crate::{Influence, MethodError};
 
-/// Groups that are solved for together. A constant: it decides which solves a group shares, and so its rounding.
+/// Groups that are solved for together, at most, and the numbers in one vector for each of them. Constants: they decide
+/// which solves a group shares, and so its rounding.
 const GROUP_BLOCK: usize = 128;
+const NUMBERS: usize = 1 << 23;
 
 /// How far the removal of a group is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,7 +231,7 @@ impl<'a, B: Backend> GroupInfluence<'a, B> {
         check_groups(groups, self.risk().n())?;
         let mut whole: Option<SolveReport> = None;
         let mut done = 0;
-        for block in groups.chunks(GROUP_BLOCK) {
+        for block in groups.chunks(self.together()) {
             let members: Vec<&[usize]> = block.iter().map(Vec::as_slice).collect();
             let changes = match order {
                 Order::First => self.first(&members, observer),
@@ -249,6 +251,11 @@ impl<'a, B: Backend> GroupInfluence<'a, B> {
             observer.progress("groups", done, groups.len());
         }
         whole.ok_or(MethodError::NoGroups)
+    }
+
+    /// Vectors that are solved for together.
+    fn together(&self) -> usize {
+        (NUMBERS / self.risk().network().layout().dim().max(1)).clamp(1, GROUP_BLOCK)
     }
 
     fn first(&self, groups: &[&[usize]], observer: &dyn Observer) -> ParameterChanges<B> {

@@ -17,9 +17,6 @@ use if_models::{Curvature, GaussNewtonRoot};
 use super::{GroupInfluence, ParameterChanges, both, merged};
 use crate::MethodError;
 
-/// Vectors that are solved for together. A constant, like that of groups.
-const VECTORS: usize = 256;
-
 impl<B: Backend> GroupInfluence<'_, B> {
     pub(super) fn rescaled(
         &self,
@@ -41,7 +38,7 @@ impl<B: Backend> GroupInfluence<'_, B> {
         let mut total = Block::zeros(network.backend(), network.layout(), groups.len());
         let mut columns: Vec<Option<ColumnReport>> = vec![None; groups.len()];
         let mut whole: Option<SolveReport> = None;
-        let some = (VECTORS / (network.outputs() + 1)).max(1);
+        let some = (self.together() / network.outputs()).max(1);
         let mut done = 0;
         for chunk in examples.chunks(some) {
             let Solution { x: steps, report } = self.alone(chunk, observer);

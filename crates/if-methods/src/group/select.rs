@@ -25,6 +25,28 @@ use crate::influence::against_train;
 use crate::{MethodError, descending};
 
 /// What is looked for.
+///
+/// ```
+/// use if_linalg::{Block, Cholesky, Cpu, Solver};
+/// use if_methods::{GroupInfluence, Selection};
+/// use if_models::{Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, Loss};
+/// use if_models::{Network, NewtonCg, RiskSettings};
+///
+/// let x = ndarray::ArrayD::from_shape_fn(vec![40, 2], |i| (5.0 * i[0] as f64 + i[1] as f64).cos());
+/// let data = Dataset::new(HostArray::F64(x), (0..40).map(|i| (i % 2) as f64).collect())?;
+/// let network = Network::linear(&Cpu::<f64>::new(), 2, 1, true, Loss::Logistic);
+/// let train = Inputs::new(&network, &data, usize::MAX)?;
+/// let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.1))?;
+/// let start = Block::zeros(network.backend(), network.layout(), 1);
+/// let theta = NewtonCg::default().minimise(&risk, &start, &()).theta;
+/// let operator = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX);
+/// let solver = Cholesky { tolerance: 1e-8, memory_budget: usize::MAX }.prepare(&operator)?;
+///
+/// let query = Inputs::new(&network, &data.slice(0, 1), usize::MAX)?;
+/// let found = GroupInfluence::new(&operator, &*solver).select(&query, Selection::of(5), &())?;
+/// println!("without {:?} the loss changes by {}", found.group, found.effect);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Selection {
     /// Examples of the group.

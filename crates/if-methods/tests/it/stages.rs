@@ -1,7 +1,7 @@
 //! Multi-stage influence against retraining of both stages, and attacks on training sets.
 
 use if_linalg::testing::random;
-use if_linalg::{Backend, Block, Cholesky, Cpu, Solver};
+use if_linalg::{Block, Cholesky, Cpu, Solver};
 use if_methods::{Agreement, Attack, Influence, MethodError, MultiStage, Stage, Tuning};
 use if_models::{
     Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LayerSpec, Lbfgs, Loss, ModelSpec, Network,
@@ -72,7 +72,7 @@ impl Two {
     /// The embedding of `theta` in the second network, with the head of `head`.
     fn joined(&self, theta: &Block<Double>, head: &Block<Double>) -> Block<Double> {
         let mut joined = head.clone();
-        theta.backend().copy(theta.segment(0), joined.segment_mut(0));
+        joined.copy_segment(0, theta, 0);
         joined
     }
 
@@ -104,7 +104,7 @@ impl Two {
         let fit = lbfgs().minimise(&risk, &theta, &());
         assert!(fit.report.converged(), "{:?}", fit.report);
         let mut second = begin;
-        fit.theta.backend().copy(fit.theta.segment(0), second.segment_mut(1));
+        second.copy_segment(1, &fit.theta, 0);
         [first, second]
     }
 
