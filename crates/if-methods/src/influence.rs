@@ -204,6 +204,15 @@ impl<'a, B: Backend> Influence<'a, B> {
         Ok(whole.expect("a data set is never empty"))
     }
 
+    /// What every score of each solved query has from l2, see [`penalty_share`].
+    pub(crate) fn penalty_shares(&self, x: &Block<B>) -> Vec<f64> {
+        match self.solver {
+            Some(_) => penalty_share(self.risk, self.theta, x),
+            // Inner products know nothing of removal.
+            None => vec![0.0; x.k()],
+        }
+    }
+
     /// The whole score matrix, in memory.
     ///
     /// # Errors
@@ -321,7 +330,7 @@ fn penalty_share<B: Backend>(risk: &EmpiricalRisk<B>, theta: &Block<B>, x: &Bloc
 }
 
 /// The certificates of `k` solves with the identity: nothing is solved, and nothing can go wrong.
-fn identity_report(k: usize) -> SolveReport {
+pub(crate) fn identity_report(k: usize) -> SolveReport {
     let column = ColumnReport {
         termination: Termination::Converged,
         iterations: 0,

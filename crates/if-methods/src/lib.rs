@@ -4,6 +4,7 @@ mod attack;
 mod damping_path;
 mod error;
 mod evaluation;
+mod fast_if;
 mod group;
 mod influence;
 mod leave_out;
@@ -12,11 +13,13 @@ mod multi_stage;
 mod perturbation;
 mod ranking;
 mod scores;
+mod tracin;
 
 pub use attack::{Attack, Attacked};
 pub use damping_path::{DampingPath, DampingReport, PathPoint, PointStatus, QueryPath, Spectrum, TOP};
 pub use error::MethodError;
 pub use evaluation::{Agreement, pearson, slope_through_origin, spearman};
+pub use fast_if::{nearest, recall};
 pub use group::{
     GroupDraw, GroupEffects, GroupInfluence, Order, ParameterChanges, Selected, Selection, Tail,
 };
@@ -26,3 +29,4 @@ pub use mislabel::{RecallCurve, random_order};
 pub use multi_stage::{MultiStage, Stage, Tuning};
 pub use ranking::{Extremes, Ranked, descending};
 pub use scores::{ScoreRows, ScoreUnit, Scores, Truncation};
+pub use tracin::{Checkpoint, TracIn, ideal_tracin};

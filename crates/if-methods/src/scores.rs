@@ -23,6 +23,8 @@ pub enum ScoreUnit {
     },
     /// `g_q^T g_i`: which examples pull the same way as the query. Says nothing about the size of any change.
     InnerProduct,
+    /// How much steps on the example lowered the query's loss, summed over training: TracIn. Says nothing about removal.
+    TrainingLossReduction,
 }
 
 /// What truncation did to a query, see [`Influence::with_query_rank`](crate::Influence::with_query_rank).
@@ -80,13 +82,13 @@ impl<T: Real> Scores<T> {
     }
 
     /// Predicted change of the loss of query `q` when example `i` is removed; for a measurement, how
-    /// much it is predicted to fall. `None` where scores are inner products, which predict no size.
+    /// much it is predicted to fall. `None` where scores are of a kind that predicts no removal.
     pub fn loss_change(&self, q: usize, i: usize) -> Option<f64> {
         match self.unit {
             ScoreUnit::LossChangeOnRemoval { factor } | ScoreUnit::MeasurementDropOnRemoval { factor } => {
                 Some(factor * self.row(q)[i].to_f64())
             }
-            ScoreUnit::InnerProduct => None,
+            ScoreUnit::InnerProduct | ScoreUnit::TrainingLossReduction => None,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use if_linalg::{Backend, Block, Layout, Real, View, ViewMut};
 
+use crate::ModelError;
 use crate::inputs::{Inputs, ROW_BLOCK, Rows};
 use crate::layer::{Layer, PRODUCTS, Primal, Scratch};
 use crate::network::Network;
@@ -29,6 +30,27 @@ impl<B: Backend> Network<B> {
     /// Outputs of every example, `n x outputs`, row-major.
     pub fn example_outputs(&self, inputs: &Inputs<B>, theta: &Block<B>) -> Vec<f64> {
         self.map_blocks(inputs, theta, |_, at| self.host(self.logits(at.tape))).concat()
+    }
+
+    /// What goes into the layer `name`, one vector for each example: features, by which examples are found that are like
+    /// each other.
+    ///
+    /// # Errors
+    /// A name that no layer with parameters has.
+    pub fn layer_inputs(
+        &self,
+        inputs: &Inputs<B>,
+        theta: &Block<B>,
+        name: &str,
+    ) -> Result<Block<B>, ModelError> {
+        let s = self.segments_named(&[name])?.iter().position(|own| *own).expect("it was named");
+        let l = self.with_parameters().nth(s).expect("a segment belongs to a layer");
+        let blocks = self.map_blocks(inputs, theta, |_, at| {
+            let x = self.primal(l, at).x;
+            self.backend().download(x.col_range(0, x.cols - 1))
+        });
+        let width = blocks.iter().map(Vec::len).sum::<usize>() / inputs.len();
+        Ok(Block::from_rows(self.backend(), &Layout::vector(width), &blocks.concat()))
     }
 
     /// `(dz/dtheta) v_j` of every example: `k x n x outputs`, row-major.

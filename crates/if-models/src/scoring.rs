@@ -11,9 +11,10 @@
 
 use if_linalg::{Backend, Block, Real, Segment, View, ViewMut};
 
-use crate::inputs::{Inputs, Rows};
+use crate::inputs::{Inputs, ROW_BLOCK, Rows};
 use crate::layer::{Factors, Layer, Primal, Scratch};
 use crate::network::Network;
+use crate::tape::Point;
 
 /// How a layer's share of a score is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +200,19 @@ impl<B: Backend> Network<B> {
         Vectors::new(k, parts)
     }
 
+    /// [`scores`](Self::scores) of the examples `rows` alone, `k x rows.len()`.
+    pub fn scores_at(&self, inputs: &Inputs<B>, theta: &Block<B>, rows: Rows, v: &Block<B>) -> Vec<B::Elem> {
+        let blocks = rows.len().div_ceil(ROW_BLOCK);
+        let parts = self.backend().map(blocks, |b| {
+            let first = b * ROW_BLOCK;
+            let part = rows.part(first, ROW_BLOCK.min(rows.len() - first));
+            self.at_rows(inputs, theta, part, |scratch, at| {
+                self.scores_of_pass(scratch, at, v.k(), |s| LayerVectors::Whole(v.stacked(s, 0, v.k())))
+            })
+        });
+        by_vector(&parts, v.k(), rows.len())
+    }
+
     fn scores_against<'v>(
         &self,
         inputs: &Inputs<B>,
@@ -212,25 +226,42 @@ impl<B: Backend> Network<B> {
         if k == 0 {
             return Vec::new();
         }
-        let blocks = self.map_blocks(inputs, theta, |scratch, at| {
-            let mut sums = self.backend().zeros(at.rows * k);
-            self.each_layer(scratch, at, |scratch, s, layer, primal, dy| {
-                let out = ViewMut::new(&mut sums, 0, at.rows, k);
-                match vectors(s) {
-                    LayerVectors::Outer(factors) => layer.pairwise_scores(scratch, primal, dy, factors, out),
-                    LayerVectors::Whole(v) if ScoringWay::cheapest(layer, k, None) == ScoringWay::Ghost => {
-                        layer.ghost_scores(scratch, primal, dy, v, out);
-                    }
-                    LayerVectors::Whole(v) => materialised_scores(layer, scratch, primal, dy, v, out),
-                }
-            });
-            self.backend().download(View::new(&sums, 0, at.rows, k))
-        });
-        let n = inputs.len();
-        let mut all = vec![B::Elem::ZERO; k * n];
-        for (i, row) in blocks.iter().flat_map(|block| block.chunks_exact(k)).enumerate() {
-            row.iter().enumerate().for_each(|(j, score)| all[j * n + i] = *score);
-        }
-        all
+        let blocks =
+            self.map_blocks(inputs, theta, |scratch, at| self.scores_of_pass(scratch, at, k, &vectors));
+        by_vector(&blocks, k, inputs.len())
     }
+
+    /// Scores of the examples of a pass, `rows x k`.
+    fn scores_of_pass<'v>(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Point<B>,
+        k: usize,
+        vectors: impl Fn(usize) -> LayerVectors<'v, B>,
+    ) -> Vec<B::Elem>
+    where
+        B: 'v,
+    {
+        let mut sums = self.backend().zeros(at.rows * k);
+        self.each_layer(scratch, at, |scratch, s, layer, primal, dy| {
+            let out = ViewMut::new(&mut sums, 0, at.rows, k);
+            match vectors(s) {
+                LayerVectors::Outer(factors) => layer.pairwise_scores(scratch, primal, dy, factors, out),
+                LayerVectors::Whole(v) if ScoringWay::cheapest(layer, k, None) == ScoringWay::Ghost => {
+                    layer.ghost_scores(scratch, primal, dy, v, out);
+                }
+                LayerVectors::Whole(v) => materialised_scores(layer, scratch, primal, dy, v, out),
+            }
+        });
+        self.backend().download(View::new(&sums, 0, at.rows, k))
+    }
+}
+
+/// Parts of all examples, in order, `rows x k` each, as one `k x n` matrix.
+fn by_vector<T: Real>(parts: &[Vec<T>], k: usize, n: usize) -> Vec<T> {
+    let mut all = vec![T::ZERO; k * n];
+    for (i, row) in parts.iter().flat_map(|part| part.chunks_exact(k)).enumerate() {
+        row.iter().enumerate().for_each(|(j, score)| all[j * n + i] = *score);
+    }
+    all
 }

@@ -254,13 +254,52 @@ fn project(mut w: Vec<f64>, size: f64) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use if_linalg::{Cholesky, Cpu, Solver};
+    use if_models::{Dataset, HostArray, Loss, Network, Removal, RiskSettings};
+
+    /// Catches: a term of the gradient left out, the growth of the others' weights, a programme of another effect.
+    #[test]
+    fn the_programme_is_the_second_order_effect_and_its_gradient_its_derivative() {
+        let (n, classes) = (30, 3);
+        let x = ndarray::ArrayD::from_shape_fn(vec![n, 2], |i| (7.0 * i[0] as f64 + 2.0 * i[1] as f64).sin());
+        let data = Dataset::new(HostArray::F64(x), (0..n).map(|i| (i % classes) as f64).collect()).unwrap();
+        let network = Network::linear(&Cpu::<f64>::new(), 2, classes, true, Loss::CrossEntropy);
+        let train = Inputs::new(&network, &data, usize::MAX).unwrap();
+        let query = Inputs::new(&network, &data.slice(4, 5), usize::MAX).unwrap();
+        for removal in [Removal::Fixed, Removal::Renormalised] {
+            let settings = RiskSettings { removal, ..RiskSettings::mean(0.05) };
+            let risk = EmpiricalRisk::new(&network, &train, settings).unwrap();
+            let theta = network.initial(1);
+            let operator = risk.operator(&theta, Curvature::Hessian, 0.1, usize::MAX);
+            let solver = Cholesky { tolerance: 1e-10, memory_budget: usize::MAX }.prepare(&operator).unwrap();
+            let method = GroupInfluence::new(&operator, &*solver);
+            let programme = Programme::new(&method, &query, Selection::of(6), &());
+            let group = vec![0, 3, 11, 12, 20, 29];
+            let corner = programme.at(indicator(&group, n));
+            let effect = method.effects(&[group], &query, (Order::Second, false), &()).unwrap().effects[0][0];
+            assert!((corner.effect - effect).abs() < 1e-12 * effect.abs(), "{removal:?}");
+            let inside: Vec<f64> = (0..n).map(|i| 0.1 + 0.2 * ((i * i) % 7) as f64 / 7.0).collect();
+            let gradient = programme.at(inside.clone()).gradient;
+            for i in [0, 7, 21] {
+                let moved = |h: f64| {
+                    let mut w = inside.clone();
+                    w[i] += h;
+                    programme.at(w).effect
+                };
+                let slope = (moved(1e-4) - moved(-1e-4)) / 2e-4;
+                assert!((gradient[i] - slope).abs() < 1e-7 * slope.abs(), "{}: {slope}", gradient[i]);
+            }
+        }
+    }
 
     #[test]
     fn projection_keeps_the_size_and_the_nearest_point() {
-        assert_eq!(project(vec![1.0, 0.0, 1.0], 2.0), [1.0, 0.0, 1.0]);
-        let found = project(vec![0.9, 0.5, -3.0, 7.0], 2.0);
-        for (found, expected) in found.iter().zip([0.7, 0.3, 0.0, 1.0]) {
-            assert!((found - expected).abs() < 1e-12, "{found} against {expected}");
+        for (from, expected) in
+            [([1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 1.0, 0.0]), ([0.9, 0.5, -3.0, 7.0], [0.7, 0.3, 0.0, 1.0])]
+        {
+            for (found, expected) in project(from.to_vec(), 2.0).iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-12, "{found} against {expected}");
+            }
         }
     }
 }

@@ -5,3 +5,4 @@ mod groups;
 mod influence;
 mod query_rank;
 mod stages;
+mod tracing;

@@ -1,0 +1,211 @@
+//! TracIn and FastIF against gradients that are formed, recorded losses and scores of all examples.
+
+use if_linalg::testing::random;
+use if_linalg::{Cg, Cpu, Solver};
+use if_methods::{Checkpoint, Influence, MethodError, TracIn, ideal_tracin, nearest, recall};
+use if_models::{
+    Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LayerSpec, Loss, ModelSpec, Network, Optimizer,
+    Projection, ProjectionKind, Removal, RiskSettings, Rows, Schedule, Training,
+};
+use ndarray::ArrayD;
+
+type Double = Cpu<f64>;
+
+const N: usize = 50;
+
+fn images(n: usize, seed: u64) -> Dataset {
+    let y = (0..n).map(|i| (i % 3) as f64).collect();
+    let x = ArrayD::from_shape_vec(vec![n, 1, 4, 4], random(n * 16, seed)).unwrap();
+    Dataset::new(HostArray::F64(x), y).unwrap()
+}
+
+/// A convolution, whose gradients have many terms, and two dense layers.
+fn network() -> Network<Double> {
+    let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
+    let conv = LayerSpec::Conv2d { name: "0".into(), out: 2, kernel: 2, stride: 1, padding: 0, bias: true };
+    let layers =
+        vec![conv, LayerSpec::Tanh, LayerSpec::Flatten, dense("3", 6), LayerSpec::Tanh, dense("5", 3)];
+    ModelSpec { input: vec![1, 4, 4], loss: Loss::CrossEntropy, layers }.build(&Cpu::new()).unwrap()
+}
+
+fn checkpoints(network: &Network<Double>) -> Vec<Checkpoint<Double>> {
+    let rates = [0.1, 0.05, 0.01];
+    let at = |(seed, learning_rate): (usize, f64)| Checkpoint {
+        network: network.clone(),
+        theta: network.initial(seed as u64),
+        learning_rate,
+    };
+    rates.into_iter().enumerate().map(at).collect()
+}
+
+fn assert_close(found: &[f64], expected: &[f64], tolerance: f64) {
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
+    let error =
+        norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied());
+    assert!(error < tolerance, "off by {error:e}");
+}
+
+/// Catches: a learning rate left out or taken of another checkpoint, l2 in a gradient, 1/n.
+#[test]
+fn checkpoints_add_up_inner_products_of_gradients() {
+    let network = network();
+    let train = Inputs::new(&network, &images(N, 1), usize::MAX).unwrap();
+    let queries = Inputs::new(&network, &images(5, 2), usize::MAX).unwrap();
+    let checkpoints = checkpoints(&network);
+    let tracin = TracIn::new(&train, &checkpoints).unwrap();
+    let scores = tracin.scores(&queries, &()).unwrap();
+    let (mut expected, mut own) = (vec![0.0; 5 * N], vec![0.0; N]);
+    for Checkpoint { theta, learning_rate, .. } in &checkpoints {
+        let all = network.example_gradients(&train, theta, Rows::Range(0, N));
+        let some = network.example_gradients(&queries, theta, Rows::Range(0, 5));
+        some.gram(&all).iter().zip(&mut expected).for_each(|(dot, sum)| *sum += learning_rate * dot);
+        all.dots(&all).iter().zip(&mut own).for_each(|(dot, sum)| *sum += learning_rate * dot);
+    }
+    assert_close(&scores.scores, &expected, 1e-12);
+    assert_close(&tracin.self_influence(), &own, 1e-12);
+    assert_eq!(scores.loss_change(0, 0), None);
+    assert!(TracIn::new(&train, &[]).is_err());
+}
+
+/// Catches: losses of another step, an unequal share, examples of the next batch.
+#[test]
+fn ideal_scores_are_the_recorded_differences() {
+    let network = network();
+    let train = Inputs::new(&network, &images(N, 1), usize::MAX).unwrap();
+    let queries = Inputs::new(&network, &images(4, 2), usize::MAX).unwrap();
+    let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(1e-3)).unwrap();
+    for batch in [1, 8] {
+        let training = Training {
+            optimizer: Optimizer::Sgd { momentum: 0.9 },
+            learning_rate: 0.05,
+            schedule: Schedule::Constant,
+            epochs: 2,
+            batch,
+            seed: 3,
+        };
+        let mut state = training.start(&network);
+        let start = network.example_losses(&queries, &state.theta);
+        let scores = ideal_tracin(&training, &risk, &mut state, &queries, &()).unwrap();
+        let end = network.example_losses(&queries, &state.theta);
+        for q in 0..4 {
+            let sum: f64 = scores[q * N..(q + 1) * N].iter().sum();
+            assert!((sum - (start[q] - end[q])).abs() < 1e-12, "{sum} against {}", start[q] - end[q]);
+        }
+        // Step by step, from the record of who was in which.
+        let mut expected = vec![0.0; 4 * N];
+        let mut again = training.start(&network);
+        let mut before = start;
+        training
+            .run::<_, if_models::ModelError>(&risk, &mut again, &(), |state, report| {
+                let after = network.example_losses(&queries, &state.theta);
+                let members = training.batch(N, report.step - 1);
+                for q in 0..4 {
+                    for &i in &members {
+                        expected[q * N + i] += (before[q] - after[q]) / members.len() as f64;
+                    }
+                }
+                before = after;
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(scores, expected);
+    }
+}
+
+/// The error of a sketch falls as 1/sqrt(dim): sixteen times as many numbers, a quarter of the error.
+#[test]
+fn sketches_estimate_scores() {
+    let network = network();
+    let train = Inputs::new(&network, &images(N, 1), usize::MAX).unwrap();
+    let checkpoints = checkpoints(&network);
+    let tracin = TracIn::new(&train, &checkpoints).unwrap();
+    let exact = tracin.scores(&train, &()).unwrap().scores;
+    let norm = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt();
+    for kind in [ProjectionKind::Gaussian, ProjectionKind::Rademacher, ProjectionKind::Factored] {
+        let error = |dim: usize| {
+            let of_seed = |seed: u64| {
+                let sketch = tracin.sketch(&train, Projection { kind, dim, seed }, &());
+                let width = 3 * dim;
+                let row = |i: usize| &sketch[i * width..(i + 1) * width];
+                let dot = |i: usize, j: usize| row(i).iter().zip(row(j)).map(|(a, b)| a * b).sum::<f64>();
+                let difference: Vec<f64> =
+                    (0..N * N).map(|pair| dot(pair / N, pair % N) - exact[pair]).collect();
+                norm(&difference) / norm(&exact)
+            };
+            (0..8).map(|seed| of_seed(100 * seed)).sum::<f64>() / 8.0
+        };
+        let [few, many] = [error(16), error(256)];
+        assert!((3.0..5.5).contains(&(few / many)), "{kind:?}: {few} and {many}");
+        assert!(many < 0.35, "{kind:?}: {many}");
+    }
+}
+
+#[test]
+fn the_nearest_are_found_and_counted() {
+    let network = network();
+    let theta = network.initial(1);
+    let train = Inputs::new(&network, &images(N, 1), usize::MAX).unwrap();
+    let queries = Inputs::new(&network, &images(6, 2), usize::MAX).unwrap();
+    let features = |inputs: &Inputs<Double>| network.layer_inputs(inputs, &theta, "5").unwrap();
+    let (all, some) = (features(&train), features(&queries));
+    assert_eq!((all.k(), all.layout().dim()), (N, 6));
+    // Features are what the layer sees: with its weights they give the outputs.
+    let weights = theta.to_f64();
+    let last = &weights[weights.len() - 21..];
+    let z = network.example_outputs(&train, &theta);
+    let x = all.to_f64();
+    let first: f64 = last[..6].iter().zip(&x[..6]).map(|(w, x)| w * x).sum::<f64>() + last[6];
+    assert!((first - z[0]).abs() < 1e-12);
+    let found = nearest(&all, &some, 7).unwrap();
+    let queries_rows = some.to_f64();
+    for (q, found) in found.iter().enumerate() {
+        let distance =
+            |i: usize| -> f64 { (0..6).map(|j| (x[i * 6 + j] - queries_rows[q * 6 + j]).powi(2)).sum() };
+        let mut order: Vec<usize> = (0..N).collect();
+        order.sort_by(|a, b| distance(*a).total_cmp(&distance(*b)));
+        assert_eq!(found[..], order[..7]);
+    }
+    assert_eq!(nearest(&all, &some, N).unwrap()[0].len(), N);
+    let refused = nearest(&all, &some, N + 1).unwrap_err().to_string();
+    assert_eq!(refused, "candidates: expected from 1 to 50, the number of training examples, found 51");
+    assert!(nearest(&all, &some, 0).is_err());
+    assert!(network.layer_inputs(&train, &theta, "nowhere").is_err());
+    let scores = [0.5, -1.0, 3.0, 0.0, -2.0];
+    assert_eq!(recall(&scores, &[2, 4], 2), [0.5, 0.5]);
+    assert!(recall(&[1.0], &[0], 3)[1].is_nan());
+}
+
+/// Catches: candidates of another query, scores in another order, the share of l2 under renormalised removal.
+#[test]
+fn candidates_have_the_scores_that_they_have_among_all() {
+    let network = network();
+    let theta = network.initial(1);
+    let train = Inputs::new(&network, &images(N, 1), usize::MAX).unwrap();
+    let queries = Inputs::new(&network, &images(6, 2), usize::MAX).unwrap();
+    for removal in [Removal::Fixed, Removal::Renormalised] {
+        let settings = RiskSettings { removal, ..RiskSettings::mean(0.1) };
+        let risk = EmpiricalRisk::new(&network, &train, settings).unwrap();
+        let operator = risk.operator(&theta, Curvature::GaussNewton, 0.1, usize::MAX);
+        let cg = Cg { tolerance: 1e-10, max_iterations: 500 };
+        let prepared = <Cg as Solver<Double>>::prepare(&cg, &operator).unwrap();
+        for influence in [Influence::new(&risk, &theta, &*prepared), Influence::of_identity(&risk, &theta)] {
+            let all = influence.scores(&queries, &()).unwrap();
+            let candidates: Vec<Vec<usize>> =
+                (0..6).map(|q| vec![(7 * q) % N, 3, (11 * q + 5) % N]).collect();
+            let mut found = Vec::new();
+            influence
+                .attribute_candidates(&queries, &candidates, &(), |q, scores| {
+                    assert_eq!(q * 3, found.len());
+                    found.extend(scores);
+                    Ok::<(), MethodError>(())
+                })
+                .unwrap();
+            let expected: Vec<f64> = candidates
+                .iter()
+                .enumerate()
+                .flat_map(|(q, list)| list.iter().map(|&i| all.row(q)[i]).collect::<Vec<_>>())
+                .collect();
+            assert_close(&found, &expected, 1e-12);
+        }
+    }
+}
