@@ -24,7 +24,7 @@ use crate::source::Data;
 /// The objective as the risk takes it.
 pub fn risk_settings(args: &ObjectiveArgs, removal: RemovalName) -> Result<RiskSettings, Failure> {
     let settings = RiskSettings {
-        family: match args.family {
+        family: match args.conventions.family {
             FamilyName::Mean => Family::Mean,
             FamilyName::Sum => Family::Sum,
         },
@@ -33,7 +33,7 @@ pub fn risk_settings(args: &ObjectiveArgs, removal: RemovalName) -> Result<RiskS
             RemovalName::Renormalised => Removal::Renormalised,
         },
         l2: args.l2,
-        regularise_bias: !args.no_regularise_bias,
+        regularise_bias: !args.conventions.no_regularise_bias,
     };
     Ok(settings.validate()?)
 }

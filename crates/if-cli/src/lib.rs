@@ -77,6 +77,7 @@ fn command_name(command: &Command) -> &'static str {
         Command::Train(_) => "train",
         Command::Attribute(_) => "attribute",
         Command::Explain(_) => "explain",
+        Command::Fastif(_) => "fastif",
         Command::Audit(_) => "audit",
         Command::Verify(_) => "verify",
         Command::Group(_) => "group",

@@ -64,20 +64,20 @@ impl Coverage {
 }
 
 /// Examples that fit the model, on the device where `budget` bytes hold them.
-fn inputs<T: Real>(
-    problem: &Problem,
+pub fn inputs<T: Real>(
+    kind: &Kind,
     network: &Network<Cpu<T>>,
     data: &Data,
     budget: usize,
 ) -> Result<Inputs<Cpu<T>>, Failure> {
-    if let Kind::Network(spec) = &problem.model.kind {
+    if let Kind::Network(spec) = kind {
         check_shape(spec, data)?;
     }
     Inputs::new(network, &data.set, budget).map_err(|error| data.failure(error))
 }
 
 /// The layers that `names` say, all where there are none.
-fn select<T: Real>(
+pub fn select<T: Real>(
     network: &Network<Cpu<T>>,
     theta: Block<Cpu<T>>,
     names: &[String],
@@ -121,14 +121,14 @@ impl<'a, T: Real> Session<'a, T> {
         let coverage = Coverage::of(&network, &whole);
         let features = problem.train.set.features();
         let memory = MemoryPlan::new(&network, features, queries, &settings.solver, settings.memory_budget);
-        let train = inputs(problem, &network, &problem.train, memory.resident)?;
+        let train = inputs(&problem.model.kind, &network, &problem.train, memory.resident)?;
         Ok(Self { problem, network, theta, train, coverage, memory, settings: settings.clone() })
     }
 
     /// Other examples for the same network.
     pub fn inputs(&self, data: &Data) -> Result<Inputs<Cpu<T>>, Failure> {
         // A few queries; whatever there are, they are streamed past what the training examples left.
-        inputs(self.problem, &self.network, data, self.memory.cache)
+        inputs(&self.problem.model.kind, &self.network, data, self.memory.cache)
     }
 
     /// The network under what is explained of queries.

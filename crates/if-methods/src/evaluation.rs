@@ -3,6 +3,8 @@
 //! A correlation alone is blind to wrong units and to a constant per query, so the slope is taken
 //! **through the origin** and the relative error stands beside every correlation.
 
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 /// Agreement of predicted with actual values.
@@ -34,6 +36,64 @@ impl Agreement {
             spearman: spearman(predicted, actual),
             slope: slope_through_origin(predicted, actual),
             relative_error: (dot(&difference, &difference) / dot(actual, actual)).sqrt(),
+        }
+    }
+}
+
+/// The linear datamodelling score (Park et al. 2023): for every query the rank correlation, over random groups, of the
+/// predicted with the actual change on their removal; averaged over queries.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DatamodelScore {
+    /// The mean over queries; queries whose correlation is not defined are left out.
+    pub mean: f64,
+    /// From the 2.5th to the 97.5th percentile of means over groups and queries drawn again with replacement.
+    pub interval: [f64; 2],
+    /// Queries in the mean.
+    pub queries: usize,
+}
+
+/// Draws of the bootstrap.
+const DRAWS: usize = 1000;
+
+impl DatamodelScore {
+    /// Compares `predicted` with `actual`, both groups x queries. Two retrainings from different seeds in their places
+    /// give the ceiling that seed noise sets.
+    ///
+    /// # Panics
+    /// Where the shapes differ.
+    pub fn new(predicted: &[Vec<f64>], actual: &[Vec<f64>], seed: u64) -> Self {
+        assert_eq!(predicted.len(), actual.len(), "one prediction for each group");
+        let queries = actual.first().map_or(0, Vec::len);
+        let groups: Vec<usize> = (0..actual.len()).collect();
+        let of = |groups: &[usize], q: usize| {
+            let column = |values: &[Vec<f64>]| groups.iter().map(|&g| values[g][q]).collect::<Vec<_>>();
+            spearman(&column(predicted), &column(actual))
+        };
+        let each: Vec<f64> = (0..queries).map(|q| of(&groups, q)).collect();
+        let known: Vec<usize> = (0..queries).filter(|&q| !each[q].is_nan()).collect();
+        let mean = |values: &mut dyn Iterator<Item = f64>| {
+            let values: Vec<f64> = values.filter(|value| !value.is_nan()).collect();
+            values.iter().sum::<f64>() / values.len() as f64
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut again = |from: &[usize]| -> Vec<usize> {
+            from.iter().map(|_| from[rng.random_range(0..from.len())]).collect()
+        };
+        let mut means: Vec<f64> = match known.is_empty() {
+            true => vec![f64::NAN; DRAWS],
+            false => (0..DRAWS)
+                .map(|_| {
+                    let groups = again(&groups);
+                    mean(&mut again(&known).into_iter().map(|q| of(&groups, q)))
+                })
+                .collect(),
+        };
+        means.sort_unstable_by(f64::total_cmp);
+        let percentile = |share: f64| means[((means.len() - 1) as f64 * share).round() as usize];
+        Self {
+            mean: mean(&mut each.into_iter()),
+            interval: [percentile(0.025), percentile(0.975)],
+            queries: known.len(),
         }
     }
 }
@@ -105,6 +165,30 @@ mod tests {
             assert!((found.pearson - 1.0).abs() < 1e-12 && found.spearman == 1.0);
             assert!((found.slope - 1.0).abs() > 0.4 && found.relative_error > 1.0);
         }
+    }
+
+    #[test]
+    fn datamodel_scores_average_over_queries() {
+        let actual: Vec<Vec<f64>> = (0..40).map(|g| vec![g as f64, ((g * 7) % 40) as f64, 1.0]).collect();
+        let same = DatamodelScore::new(&actual, &actual, 0);
+        assert_eq!((same.mean, same.interval, same.queries), (1.0, [1.0, 1.0], 2));
+        // Right for the first query, wrong for the second, undefined for the third.
+        let half: Vec<Vec<f64>> = actual.iter().map(|row| vec![row[0], -row[1], row[0]]).collect();
+        let found = DatamodelScore::new(&half, &actual, 0);
+        assert!(found.mean.abs() < 1e-12 && found.interval[0] < -0.5 && found.interval[1] > 0.5, "{found:?}");
+        assert_eq!(found, DatamodelScore::new(&half, &actual, 0));
+        // With noise the interval holds the mean, and narrows with more groups.
+        let noisy = |count: usize| {
+            let actual: Vec<Vec<f64>> = (0..count).map(|g| vec![(g as f64 * 0.37).sin(); 5]).collect();
+            let noise = |g: usize, q: usize| ((g * 31 + q * 17) as f64 * 1.7).sin();
+            let predicted: Vec<Vec<f64>> =
+                (0..count).map(|g| (0..5).map(|q| actual[g][q] + noise(g, q)).collect()).collect();
+            DatamodelScore::new(&predicted, &actual, 1)
+        };
+        let [few, many] = [noisy(20), noisy(400)];
+        let width = |score: &DatamodelScore| score.interval[1] - score.interval[0];
+        assert!(few.interval[0] < few.mean && few.mean < few.interval[1]);
+        assert!(width(&many) < 0.5 * width(&few), "{few:?} {many:?}");
     }
 
     #[test]

@@ -12,13 +12,15 @@ mod mislabel;
 mod multi_stage;
 mod perturbation;
 mod ranking;
+mod representer;
 mod scores;
 mod tracin;
+mod trak;
 
 pub use attack::{Attack, Attacked};
 pub use damping_path::{DampingPath, DampingReport, PathPoint, PointStatus, QueryPath, Spectrum, TOP};
 pub use error::MethodError;
-pub use evaluation::{Agreement, pearson, slope_through_origin, spearman};
+pub use evaluation::{Agreement, DatamodelScore, pearson, slope_through_origin, spearman};
 pub use fast_if::{nearest, recall};
 pub use group::{
     GroupDraw, GroupEffects, GroupInfluence, Order, ParameterChanges, Selected, Selection, Tail,
@@ -28,5 +30,7 @@ pub use leave_out::{LossChanges, leave_out, leave_out_near, loss_changes, loss_c
 pub use mislabel::{RecallCurve, random_order};
 pub use multi_stage::{MultiStage, Stage, Tuning};
 pub use ranking::{Extremes, Ranked, descending};
+pub use representer::{Representers, representers};
 pub use scores::{ScoreRows, ScoreUnit, Scores, Truncation};
 pub use tracin::{Checkpoint, TracIn, ideal_tracin};
+pub use trak::trak;

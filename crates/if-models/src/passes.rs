@@ -53,6 +53,11 @@ impl<B: Backend> Network<B> {
         Ok(Block::from_rows(self.backend(), &Layout::vector(width), &blocks.concat()))
     }
 
+    /// `dl/dz` of every example, `n x outputs`, row-major.
+    pub fn output_gradients(&self, inputs: &Inputs<B>, theta: &Block<B>) -> Vec<f64> {
+        self.map_blocks(inputs, theta, |_, at| self.host(self.delta(at.tape))).concat()
+    }
+
     /// `(dz/dtheta) v_j` of every example: `k x n x outputs`, row-major.
     pub fn output_tangents(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Block<B>) -> Vec<f64> {
         let (n, outputs, k) = (inputs.len(), self.outputs(), v.k());

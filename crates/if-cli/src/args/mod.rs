@@ -1,5 +1,6 @@
 //! The command line as it is written.
 
+mod attribute;
 mod change;
 mod remove;
 mod solve;
@@ -9,11 +10,11 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use if_data::Source;
-use if_models::QueryRank;
 use serde::Serialize;
 
-use crate::parse::{bytes, count, fraction, non_negative, positive, query_rank, threads};
+use crate::parse::{bytes, count, fraction, non_negative, positive, threads};
 
+pub use attribute::{AttributeArgs, FastIfArgs, MethodName};
 pub use change::{AttackArgs, MultiStageArgs, PerturbArgs};
 pub use remove::{DrawArgs, DrawName, GroupArgs, OrderName, SelectArgs, WhatIfArgs};
 pub use solve::{
@@ -65,6 +66,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Score every training example for every query
     Attribute(AttributeArgs),
+    /// Score a few likely training examples for every query: the nearest in the inputs of a layer
+    Fastif(FastIfArgs),
     /// Show the training examples that matter most for a query
     Explain(ExplainArgs),
     /// Rank training examples by self-influence, to find wrong labels
@@ -188,6 +191,14 @@ pub struct ObjectiveArgs {
     /// Strength of the regulariser (l2/2) |theta|^2
     #[arg(long, value_name = "L2", value_parser = non_negative, allow_negative_numbers = true)]
     pub l2: f64,
+    /// The rest of it.
+    #[command(flatten)]
+    pub conventions: ConventionArgs,
+}
+
+/// What an objective is beside its l2.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct ConventionArgs {
     /// Mean or sum of the losses
     #[arg(long, value_enum, value_name = "FAMILY", default_value = "mean")]
     pub family: FamilyName,
@@ -349,38 +360,6 @@ pub enum ScheduleName {
     Cosine,
     /// Multiplied by --step-factor every --step-epochs
     Step,
-}
-
-/// `influence attribute`.
-#[derive(Args, Debug)]
-pub struct AttributeArgs {
-    /// The model.
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// Parameters: fc.weight and perhaps fc.bias, or those of the network
-    #[arg(long, value_name = "W.safetensors")]
-    pub weights: PathBuf,
-    /// Examples that are explained
-    #[arg(long, value_name = "SOURCE")]
-    pub query: Source,
-    /// What is explained of a query
-    #[arg(long, value_enum, value_name = "MEASURE", default_value = "loss")]
-    pub measure: MeasureName,
-    /// Where the scores go, queries x training examples; certificates go to OUT.json beside them
-    #[arg(long, value_name = "OUT.npy")]
-    pub scores: PathBuf,
-    /// Truncate each solved query, layer by layer: to a rank such as 8, or to a relative error such as 0.01
-    #[arg(long, value_name = "RANK|ERROR", value_parser = query_rank, allow_negative_numbers = true)]
-    pub query_rank: Option<QueryRank>,
-    /// Arithmetic, and the type of OUT.npy [default: f64; networks: f32]
-    #[arg(long, value_enum, value_name = "PRECISION")]
-    pub precision: Option<Precision>,
-    /// The objective.
-    #[command(flatten)]
-    pub objective: ObjectiveArgs,
-    /// The solves.
-    #[command(flatten)]
-    pub solve: SolveArgs,
 }
 
 /// `influence explain`.

@@ -8,8 +8,8 @@ use if_linalg::{Real, SolveReport};
 use if_methods::{ScoreUnit, Truncation};
 use serde_json::{Value, json};
 
-use super::{certificates_beside, model_name};
-use crate::args::{AttributeArgs, Precision, SolverName, WeightsArgs};
+use super::{certificates_beside, model_name, tracin};
+use crate::args::{AttributeArgs, MethodName, ObjectiveArgs, Precision, SolverName, WeightsArgs};
 use crate::console::Console;
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
@@ -21,11 +21,23 @@ use crate::source::{Data, keep_inputs};
 /// Runs the command.
 pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
     let certificates = certificates_beside(&args.scores, "--scores", "npy")?;
-    keep_inputs(&[&args.scores, &certificates], &[&args.model.train, &args.query], &[&args.weights])?;
+    let files: Vec<&Path> =
+        args.weights.iter().chain(args.checkpoint.iter().map(|c| &c.weights)).map(|path| &**path).collect();
+    keep_inputs(&[&args.scores, &certificates], &[&args.model.train, &args.query], &files)?;
+    if args.method == MethodName::Tracin {
+        return tracin::run(args, &certificates, console);
+    }
+    if !args.checkpoint.is_empty() {
+        return Err(Failure::input("--checkpoint belongs to --method tracin"));
+    }
+    let (Some(weights), Some(l2)) = (&args.weights, args.l2) else {
+        return Err(Failure::input("--method influence: expected --weights and --l2"));
+    };
+    let objective = ObjectiveArgs { l2, conventions: args.conventions };
     let kind = Kind::new(&args.model)?;
     let precision = args.precision.unwrap_or(kind.default_precision());
-    let settings = Settings::new(&args.objective, &args.solve, precision, SolverName::Cg)?;
-    let weights = WeightsArgs { weights: Some(args.weights.clone()), no_bias: false };
+    let settings = Settings::new(&objective, &args.solve, precision, SolverName::Cg)?;
+    let weights = WeightsArgs { weights: Some(weights.clone()), no_bias: false };
     let problem = Problem::new(&args.model, &weights, settings.risk, console)?;
     let query = Data::load_like(&args.query, args.model.label.as_deref(), &problem.train)?;
     let job = Job { args, settings, problem: &problem, query: &query, certificates: &certificates };

@@ -7,10 +7,12 @@ mod damping;
 mod damping_plot;
 mod data;
 mod explain;
+mod fast_if;
 mod group;
 mod multistage;
 mod perturb;
 mod select;
+mod tracin;
 mod train;
 mod train_network;
 mod train_plan;
@@ -32,6 +34,7 @@ pub fn run(command: &Command, console: &Console) -> Result<Report, Failure> {
         Command::Train(args) => train::run(args, console),
         Command::Attribute(args) => attribute::run(args, console),
         Command::Explain(args) => explain::run(args, console),
+        Command::Fastif(args) => fast_if::run(args, console),
         Command::Audit(args) => audit::run(args, console),
         Command::Verify(args) => verify::run(args, console),
         Command::Group(args) => group::run(args, console),

@@ -6,17 +6,19 @@ use std::time::Instant;
 use if_data::{AtomicFile, Element, NpyWriter};
 use if_linalg::{Block, Cpu, Observer, Real, SolveReport};
 use if_methods::{MultiStage, ScoreUnit, Stage, Tuning};
-use if_models::{EmpiricalRisk, Inputs, Network, RiskSettings};
+use if_models::{EmpiricalRisk, RiskSettings};
 use serde_json::{Value, json};
 
 use super::{certificates_beside, model_name, need_exact};
-use crate::args::{ModelName, MultiStageArgs, ObjectiveArgs, Precision, RemovalName, SolverName};
+use crate::args::{
+    ConventionArgs, FamilyName, ModelName, MultiStageArgs, ObjectiveArgs, Precision, RemovalName, SolverName,
+};
 use crate::console::Console;
 use crate::error::Failure;
 use crate::job::Settings;
-use crate::model::{Kind, Model, check_shape};
+use crate::model::{Kind, Model};
 use crate::output::{Report, document, finish_text, seconds};
-use crate::session::report_flags;
+use crate::session::{inputs, report_flags};
 use crate::source::{Data, keep_inputs};
 
 /// Runs the command.
@@ -33,8 +35,8 @@ pub fn run(args: &MultiStageArgs, console: &Console) -> Result<Report, Failure> 
     if matches!(args.solve.removal, RemovalName::Renormalised) {
         return Err(Failure::input("multistage: expected --removal fixed, found renormalised"));
     }
-    let objective =
-        ObjectiveArgs { l2: args.l2, family: crate::args::FamilyName::Mean, no_regularise_bias: false };
+    let conventions = ConventionArgs { family: FamilyName::Mean, no_regularise_bias: false };
+    let objective = ObjectiveArgs { l2: args.l2, conventions };
     let settings = Settings::new(&objective, &args.solve, args.precision, SolverName::BlockCg)?;
     settings.need_changes()?;
     need_exact(&settings, "multistage")?;
@@ -75,9 +77,9 @@ impl Job<'_> {
         let budget = self.settings.memory_budget / 4;
         let (first, first_theta) = self.models[0].build::<T>()?;
         let (second, second_theta) = self.models[1].build::<T>()?;
-        let pretrain = inputs(self.models[0], &first, self.data[0], budget)?;
-        let train = inputs(self.models[1], &second, self.data[1], budget)?;
-        let queries = inputs(self.models[1], &second, self.query, budget)?;
+        let pretrain = inputs(&self.models[0].kind, &first, self.data[0], budget)?;
+        let train = inputs(&self.models[1].kind, &second, self.data[1], budget)?;
+        let queries = inputs(&self.models[1].kind, &second, self.query, budget)?;
         let shape = [queries.len(), pretrain.len()];
         let mut scores = NpyWriter::<T>::create(&self.args.scores, &shape)?;
         let file = AtomicFile::create(certificates)?;
@@ -221,15 +223,3 @@ impl Job<'_> {
 
 /// Above this part of an example's gradient norm a stage is said not to be at an optimum.
 const NOT_AN_OPTIMUM: f64 = 1e-3;
-
-fn inputs<T: Real>(
-    model: &Model,
-    network: &Network<Cpu<T>>,
-    data: &Data,
-    budget: usize,
-) -> Result<Inputs<Cpu<T>>, Failure> {
-    if let Kind::Network(spec) = &model.kind {
-        check_shape(spec, data)?;
-    }
-    Inputs::new(network, &data.set, budget).map_err(|error| data.failure(error))
-}

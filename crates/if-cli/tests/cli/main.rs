@@ -10,4 +10,5 @@ mod pytorch;
 mod remove;
 mod solvers;
 mod support;
+mod tracing;
 mod train_network;

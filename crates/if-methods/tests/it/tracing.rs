@@ -1,11 +1,13 @@
 //! TracIn and FastIF against gradients that are formed, recorded losses and scores of all examples.
 
 use if_linalg::testing::random;
-use if_linalg::{Cg, Cpu, Solver};
-use if_methods::{Checkpoint, Influence, MethodError, TracIn, ideal_tracin, nearest, recall};
+use if_linalg::{Cg, Cpu, Solver, SymmetricMatrix};
+use if_methods::{
+    Checkpoint, Influence, MethodError, TracIn, ideal_tracin, nearest, recall, representers, trak,
+};
 use if_models::{
-    Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LayerSpec, Loss, ModelSpec, Network, Optimizer,
-    Projection, ProjectionKind, Removal, RiskSettings, Rows, Schedule, Training,
+    Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LayerSpec, Lbfgs, Loss, ModelSpec, Network,
+    Optimizer, Projection, ProjectionKind, Removal, RiskSettings, Rows, Schedule, Training,
 };
 use ndarray::ArrayD;
 
@@ -208,4 +210,75 @@ fn candidates_have_the_scores_that_they_have_among_all() {
             assert_close(&found, &expected, 1e-12);
         }
     }
+}
+
+/// The sum over training examples is the output at an optimum of the last layer, and not elsewhere. Catches: 1/n, l2, a
+/// sign, a bias left out, another class than the label.
+#[test]
+fn representer_points_add_up_to_the_outputs() {
+    for (loss, outputs, classes) in [(Loss::CrossEntropy, 3, 3), (Loss::Logistic, 1, 2)] {
+        let y = (0..N).map(|i| (i % classes) as f64).collect();
+        let x = ArrayD::from_shape_vec(vec![N, 4], random(N * 4, 5)).unwrap();
+        let data = Dataset::new(HostArray::F64(x), y).unwrap();
+        let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
+        let layers = vec![dense("0", 5), LayerSpec::Tanh, dense("2", outputs)];
+        let network: Network<Double> = ModelSpec { input: vec![4], loss, layers }.build(&Cpu::new()).unwrap();
+        let train = Inputs::new(&network, &data, usize::MAX).unwrap();
+        let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.02)).unwrap();
+        let start = network.initial(1);
+        let theta =
+            Lbfgs { gradient_tolerance: 1e-10, ..Lbfgs::default() }.minimise(&risk, &start, &()).theta;
+        let found = representers(&risk, &theta, &train).unwrap();
+        assert!(found.gap < 1e-7, "{:e}", found.gap);
+        let z = network.example_outputs(&train, &theta);
+        let targets = train.targets();
+        let expected: Vec<f64> = (0..N)
+            .map(|q| if outputs == 1 { targets[q] * z[q] } else { z[q * outputs + targets[q] as usize] })
+            .collect();
+        let sums: Vec<f64> = found.scores.chunks(N).map(|row| row.iter().sum()).collect();
+        assert_close(&sums, &expected, 1e-6);
+        assert!(representers(&risk, &start, &train).unwrap().gap > 0.1);
+        let free = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.0)).unwrap();
+        assert!(representers(&free, &theta, &train).is_err());
+    }
+}
+
+/// With as many projections as parameters TRAK is the formula with explicit matrices, whatever the projection. Catches: 1 - p of the query, an average of inverses, a sign.
+#[test]
+fn trak_is_its_formula() {
+    let network = Network::linear(&Cpu::<f64>::new(), 4, 1, true, Loss::Logistic);
+    let y = (0..N).map(|i| (i % 2) as f64).collect();
+    let x = ArrayD::from_shape_vec(vec![N, 4], random(N * 4, 5)).unwrap();
+    let data = Dataset::new(HostArray::F64(x), y).unwrap();
+    let train = Inputs::new(&network, &data, usize::MAX).unwrap();
+    let queries = Inputs::new(&network, &data.slice(3, 9), usize::MAX).unwrap();
+    let models: Vec<Checkpoint<Double>> = (0..2)
+        .map(|seed| Checkpoint { network: network.clone(), theta: network.initial(seed), learning_rate: 1.0 })
+        .collect();
+    // An invertible projection leaves phi^T (Phi^T Phi)^-1 phi as it is.
+    let projection = Projection { kind: ProjectionKind::Gaussian, dim: 5, seed: 1 };
+    let found = trak(&models, (&train, &queries), projection).unwrap();
+    let margin = network.measured_by(Loss::Margin).unwrap();
+    let (mut expected, mut doubt) = (vec![0.0; 6 * N], vec![0.0; N]);
+    for Checkpoint { theta, .. } in &models {
+        let phi = margin.example_gradients(&train, theta, Rows::Range(0, N));
+        let own = margin.example_gradients(&queries, theta, Rows::Range(0, 6));
+        let rows = phi.to_f64();
+        let mut kernel = vec![0.0; 25];
+        for row in rows.chunks(5) {
+            (0..25).for_each(|at| kernel[at] += row[at / 5] * row[at % 5]);
+        }
+        let mut solved = own.to_f64();
+        SymmetricMatrix::from_rows(5, kernel).cholesky().unwrap().solve(&mut solved);
+        for (at, sum) in expected.iter_mut().enumerate() {
+            let (q, i) = (at / N, at % N);
+            *sum += 0.5 * (0..5).map(|j| solved[q * 5 + j] * rows[i * 5 + j]).sum::<f64>();
+        }
+        let z = network.example_outputs(&train, theta);
+        for (i, target) in train.targets().into_iter().enumerate() {
+            doubt[i] += 0.5 / (1.0 + (target * z[i]).exp());
+        }
+    }
+    expected.iter_mut().enumerate().for_each(|(at, score)| *score *= doubt[at % N]);
+    assert_close(&found, &expected, 1e-5);
 }

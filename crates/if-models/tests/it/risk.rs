@@ -241,3 +241,57 @@ fn single_precision() {
     let found = [vec![value], gradient.to_f64(), operator.to_dense().as_slice().to_vec()].concat();
     assert_close(&found, &by_hand([THIRD; 3], [0.3, 0.3], 0.7), 3e-7);
 }
+
+/// What is added to an objective: l2 on some layers, a pull towards other parameters, other weights. Each term against
+/// its formula, and gradients and curvature against the objective. Catches: a layer that l2 covers by mistake, a pull
+/// towards zero, half of it, weights that removal forgets.
+#[test]
+fn what_is_added_to_an_objective_is_its_formula() {
+    let network = dense_network(&[4, 3, 2], true, Loss::CrossEntropy);
+    let data = random_data(20, 4, Loss::CrossEntropy, 2, 2);
+    let train = Inputs::new(&network, &data, usize::MAX).unwrap();
+    let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.3)).unwrap();
+    let (theta, at) = (random_theta(&network, 1), random_theta(&network, 2));
+    let names: Vec<String> = network.layout().segments().iter().map(|s| s.name.clone()).collect();
+    let first = network.layout().segments()[0].rows * network.layout().segments()[0].cols;
+    let losses = network.example_losses(&train, &theta);
+    let mean = losses.iter().sum::<f64>() / 20.0;
+    let square = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>();
+    let (t, a) = (theta.to_f64(), at.to_f64());
+    let apart: Vec<f64> = t.iter().zip(&a).map(|(t, a)| t - a).collect();
+
+    let head = risk.with_l2_on(&[&names[1]]).unwrap();
+    assert_close(&[head.objective(&theta)], &[mean + 0.15 * square(&t[first..])], 1e-14);
+    let pulled = head.anchored(&at, 0.7, &[&names[0]]).unwrap();
+    let penalty = 0.15 * square(&t[first..]) + 0.35 * square(&apart[..first]);
+    assert_close(&[pulled.objective(&theta)], &[mean + penalty], 1e-14);
+    let weights: Vec<f64> = (0..20).map(|i| 0.01 * i as f64).collect();
+    let weighted: f64 = losses.iter().zip(&weights).map(|(l, w)| l * w).sum();
+    assert_close(&[pulled.reweighted(&weights).objective(&theta)], &[weighted + penalty], 1e-14);
+    let left = (losses.iter().sum::<f64>() - losses[3] - losses[7]) / 20.0;
+    assert_close(&[pulled.without(&[3, 7]).objective(&theta)], &[left + penalty], 1e-14);
+
+    let proximal = risk.proximal(&at, 0.2).unwrap();
+    for risk in [&head, &pulled, &pulled.reweighted(&weights), &proximal, &proximal.without(&[5])] {
+        let direction = random_theta(&network, 3);
+        let moved = |h: f64| {
+            let mut moved = theta.clone();
+            moved.axpby(h, &direction, 1.0);
+            moved
+        };
+        let h = 1e-5;
+        let slope = (risk.objective(&moved(h)) - risk.objective(&moved(-h))) / (2.0 * h);
+        let gradient = risk.gradient(&theta).1;
+        assert_close(&[gradient.dots(&direction)[0]], &[slope], 1e-8);
+        let operator = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX);
+        let mut product = Block::zeros(network.backend(), network.layout(), 1);
+        operator.apply(&direction, &mut product);
+        let mut difference = risk.gradient(&moved(h)).1;
+        difference.axpby(-1.0 / (2.0 * h), &risk.gradient(&moved(-h)).1, 1.0 / (2.0 * h));
+        assert_close(&product.to_f64(), &difference.to_f64(), 1e-8);
+    }
+    assert!(risk.anchored(&at, 0.0, &[&names[0]]).is_err() && risk.with_l2_on(&["nowhere"]).is_err());
+    assert!(
+        EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.0)).unwrap().proximal(&at, 0.0).is_err()
+    );
+}

@@ -1,0 +1,143 @@
+//! `attribute --method tracin` and `fastif`: contracts against `attribute` and gradients, and bad input.
+
+use ndarray::Array2;
+
+use crate::support::{Folder, Outcome, Problem, json};
+
+const NET: &str = "--model N.toml --train T.npz --query Q.npz";
+
+/// A trained network with checkpoints of its training.
+fn folder() -> Folder {
+    let folder = Folder::new();
+    Problem::new(60, 3, true).write(&folder);
+    folder.succeed(
+        "train --model mlp:6 --train T.npz --l2 0.01 --epochs 4 --batch 11 --optimizer sgd --learning-rate 0.1 \
+         --precision f64 --run R --out N.safetensors",
+    );
+    folder
+}
+
+fn matrix(folder: &Folder, name: &str) -> Array2<f64> {
+    folder.scores(name).to_f64().into_dimensionality().unwrap()
+}
+
+fn refuse(folder: &Folder, arguments: &str, parts: &[&str]) {
+    let before = folder.names();
+    let Outcome { code, stdout, stderr } = folder.run(arguments);
+    assert_eq!((code, stdout.as_str()), (2, ""), "{arguments}\n{stderr}");
+    assert!(stderr.starts_with("error: ") && stderr.lines().count() <= 2, "{stderr}");
+    for part in parts {
+        assert!(stderr.lines().next().unwrap().contains(part), "{stderr:?} should contain {part:?}");
+    }
+    assert_eq!(folder.names(), before, "nothing may be left behind");
+}
+
+/// The contract: rate times inner products of gradients, added up; no l2, no 1/n.
+#[test]
+fn tracin_adds_up_checkpoints() {
+    let folder = folder();
+    let checkpoints = ["R/step-00000005.safetensors", "R/step-00000020.safetensors"];
+    let base = format!("attribute {NET} --precision f64");
+    for (layers, rates) in [("", [0.5, 0.25]), ("--layers last", [0.1, 3.0])] {
+        let mut expected: Array2<f64> = Array2::zeros((5, 55));
+        for (weights, rate) in checkpoints.iter().zip(rates) {
+            folder.succeed(&format!(
+                "{base} {layers} --weights {weights} --l2 0.7 --solver identity --scores I.npy"
+            ));
+            expected = expected + rate * matrix(&folder, "I.npy");
+        }
+        let [first, second] = [0, 1].map(|c| format!("--checkpoint {}:{}", checkpoints[c], rates[c]));
+        let text = folder
+            .succeed(&format!("{base} --method tracin {layers} {first} {second} --scores S.npy"))
+            .stdout;
+        assert!(text.contains("5 queries x 55 training examples, tracin over 2 checkpoints"), "{text}");
+        let scores = matrix(&folder, "S.npy");
+        let error: f64 = (&scores - &expected).mapv(|v| v * v).sum() / expected.mapv(|v| v * v).sum();
+        assert!(error.sqrt() < 1e-9, "{error:e}");
+        let report = json(&String::from_utf8(folder.bytes("S.json")).unwrap());
+        assert_eq!(report["scores"]["unit"], "training-loss-reduction");
+        assert_eq!(report["checkpoints"][1]["learning_rate"], rates[1]);
+    }
+    let bytes = folder.bytes("S.npy");
+    let again = format!(
+        "{base} --method tracin --layers last --checkpoint {}:0.1 --checkpoint {}:3",
+        checkpoints[0], checkpoints[1]
+    );
+    folder.succeed(&format!("{again} --threads 1 --scores S.npy"));
+    assert_eq!(folder.bytes("S.npy"), bytes);
+    let noted = folder.succeed(&format!("{again} --l2 0.1 --damping 2 --scores S.npy"));
+    assert!(noted.stderr.contains("--l2, --damping: of no use to tracin"), "{}", noted.stderr);
+}
+
+#[test]
+fn bad_checkpoints_are_refused() {
+    let folder = folder();
+    folder.succeed(
+        "train --model mlp:5 --train T.npz --l2 0.01 --epochs 1 --precision f64 --out O.safetensors",
+    );
+    let base = format!("attribute {NET} --scores S.npy");
+    let good = "--checkpoint N.safetensors:0.1";
+    for (more, part) in [
+        (
+            "--method tracin --weights N.safetensors --l2 0.1",
+            "--method tracin: expected at least one --checkpoint",
+        ),
+        ("--method tracin --checkpoint N.safetensors", "expected FILE:RATE"),
+        ("--method tracin --checkpoint N.safetensors:0", "a learning rate above 0"),
+        ("--method tracin --checkpoint N.safetensors:fast", "expected FILE:RATE"),
+        ("--method tracin --checkpoint :0.1", "expected FILE:RATE"),
+        ("--method tracin --checkpoint missing.safetensors:0.1", "missing.safetensors"),
+        (&format!("--method tracin {good} --checkpoint O.safetensors:0.1"), "O.safetensors"),
+        (&format!("--method tracin {good} --layers nowhere"), "nowhere"),
+        (&format!("{good} --l2 0.1"), "--checkpoint belongs to --method tracin"),
+        ("--l2 0.1", "--weights"),
+        ("--weights N.safetensors", "--l2"),
+    ] {
+        refuse(&folder, &format!("{base} {more}"), &[part]);
+    }
+}
+
+#[test]
+fn fastif_scores_the_nearest_and_measures_its_recall() {
+    let folder = folder();
+    let solve = "--weights N.safetensors --l2 0.01 --damping 0.1 --curvature gauss-newton --precision f64";
+    folder.succeed(&format!("attribute {NET} {solve} --solver block-cg --scores S.npy"));
+    let scores = matrix(&folder, "S.npy");
+    let base = format!("fastif {NET} {solve} --features 3 --scores F.json");
+    let text = folder.succeed(&format!("{base} --candidates 55")).stdout;
+    assert!(text.contains("100 % of the proponents and 100 % of the opponents"), "{text}");
+    folder.succeed(&format!("{base} --candidates 12"));
+    let document = json(&String::from_utf8(folder.bytes("F.json")).unwrap());
+    for (q, query) in document["queries"].as_array().unwrap().iter().enumerate() {
+        let train: Vec<usize> = serde_json::from_value(query["train"].clone()).unwrap();
+        let own: Vec<f64> = serde_json::from_value(query["scores"].clone()).unwrap();
+        assert_eq!((train.len(), own.len()), (12, 12));
+        assert!(own.windows(2).all(|pair| pair[0] >= pair[1]));
+        for (i, score) in train.iter().zip(own) {
+            assert!((scores[[q, *i]] - score).abs() <= 1e-6 * scores[[q, *i]].abs().max(1e-3), "{q} {i}");
+        }
+        assert_eq!(query["termination"], "converged");
+    }
+    let recall = document["check"]["recall_of_top_10_proponents"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&recall));
+    assert!(
+        json(&folder.succeed(&format!("{base} --candidates 12 --check 0 --json")).stdout)["check"].is_null()
+    );
+    refuse(
+        &folder,
+        &format!("{base} --candidates 56"),
+        &["--candidates: expected from 1 to the 55 training examples, found 56"],
+    );
+    refuse(&folder, &format!("{base} --candidates 0"), &["--candidates"]);
+    let nowhere = base.replace("--features 3", "--features relu");
+    refuse(
+        &folder,
+        &format!("{nowhere} --candidates 5"),
+        &["--features: no layer with parameters is called \"relu\""],
+    );
+    refuse(
+        &folder,
+        &base.replace("F.json", "F.npy").replace("--scores", "--candidates 5 --scores"),
+        &["F.npy", ".json"],
+    );
+}
