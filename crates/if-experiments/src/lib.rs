@@ -29,6 +29,9 @@ pub fn all() -> Vec<Box<dyn Experiment>> {
         Box::new(experiments::SoftmaxLoo),
         Box::new(experiments::Hinge),
         Box::new(experiments::Mislabel),
+        Box::new(experiments::TracInMislabel),
+        Box::new(experiments::FastIf),
+        Box::new(experiments::Fragility),
         Box::new(experiments::DigitsLoo),
     ]
 }

@@ -12,10 +12,9 @@ use if_linalg::{Block, Loss};
 use if_methods::{RecallCurve, descending, random_order};
 use if_models::{EmpiricalRisk, Gram, GramNewton, Inputs, RiskSettings};
 
-use crate::result::{Gate, Metric, Table};
-use crate::support::{F64, Problem, load, predict};
-use crate::{Context, Experiment, Figure, Outcome};
-use if_plot::{LineChart, Series};
+use crate::result::{Gate, Metric};
+use crate::support::{F64, Problem, Recalls, load, predict};
+use crate::{Context, Experiment, Outcome};
 
 const L2: f64 = 1e-4;
 /// One label in ten is flipped.
@@ -71,9 +70,15 @@ impl Experiment for Mislabel {
             context.progress("seeds", done, seeds.len());
             trials.push(study.trial(seed)?);
         }
-        let mut outcome = Outcome { metrics: judge(&trials, clean), seeds, ..Outcome::default() };
-        outcome.plots.push(curves(&trials));
-        outcome.tables.push(recalls(&trials));
+        let curves: Vec<Vec<&RecallCurve>> =
+            trials.iter().map(|trial| trial.methods.iter().map(|(curve, _)| curve).collect()).collect();
+        let names = METHODS.map(|(name, _)| name);
+        let recalls = Recalls { methods: &names, trials: &curves };
+        let mut outcome = Outcome { metrics: judge(&trials, &recalls, clean), seeds, ..Outcome::default() };
+        let title = "Flipped labels found by checking in an order";
+        outcome.plots.push(recalls.figure("recall", title, "fraction of the flipped labels fixed"));
+        let title = "Fraction of the flipped labels fixed: mean and standard deviation over seeds";
+        outcome.tables.push(recalls.table(title, &[0.05, 0.1, 0.2, CHECKED, 0.5]));
         describe(&mut outcome, &study.problem);
         Ok(outcome)
     }
@@ -163,8 +168,8 @@ fn mean(trials: &[Trial], value: impl Fn(&Trial) -> f64) -> f64 {
     trials.iter().map(value).sum::<f64>() / trials.len() as f64
 }
 
-fn judge(trials: &[Trial], clean: f64) -> Vec<Metric> {
-    let found = |m: usize, checked: f64| mean(trials, |trial| trial.methods[m].0.recall(checked));
+fn judge(trials: &[Trial], recalls: &Recalls, clean: f64) -> Vec<Metric> {
+    let found = |m: usize, checked: f64| recalls.mean(m, checked);
     let mut metrics = Vec::new();
     for (m, (name, reported)) in METHODS.into_iter().enumerate() {
         for (column, checked) in [0.1, CHECKED].into_iter().enumerate() {
@@ -198,58 +203,6 @@ fn judge(trials: &[Trial], clean: f64) -> Vec<Metric> {
         });
     }
     metrics
-}
-
-/// Mean of each method over the seeds, with the least and the most as a band.
-fn curves(trials: &[Trial]) -> Figure {
-    let drawn: Vec<_> = (0..METHODS.len()).map(|m| curve(trials, m)).collect();
-    let series: Vec<_> =
-        METHODS.iter().zip(&drawn).map(|((name, _), (points, band))| Series { name, points, band }).collect();
-    let svg = LineChart {
-        title: "Flipped labels found by checking in an order",
-        x_label: "fraction of the training data checked",
-        y_label: "fraction of the flipped labels fixed",
-        series: &series,
-        y_covers: None,
-    }
-    .svg();
-    Figure {
-        name: "recall".into(),
-        caption: format!("Mean over {} seeds; the bands go from the least to the most.", trials.len()),
-        svg,
-    }
-}
-
-type Points = Vec<(f64, f64)>;
-
-/// From nothing to half of the examples checked, in steps of 5 %.
-fn curve(trials: &[Trial], method: usize) -> (Points, Points) {
-    let at = |step: usize| {
-        let checked = step as f64 / 20.0;
-        let found: Vec<f64> = trials.iter().map(|trial| trial.methods[method].0.recall(checked)).collect();
-        let least = found.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = found.iter().copied().fold(0.0, f64::max);
-        ((checked, found.iter().sum::<f64>() / found.len() as f64), (least, most))
-    };
-    (0..=10).map(at).unzip()
-}
-
-fn recalls(trials: &[Trial]) -> Table {
-    let row = |m: usize| {
-        let cell = |checked: f64| {
-            let found: Vec<f64> = trials.iter().map(|trial| trial.methods[m].0.recall(checked)).collect();
-            let mean = found.iter().sum::<f64>() / found.len() as f64;
-            let squares: f64 = found.iter().map(|x| (x - mean) * (x - mean)).sum();
-            let spread = (squares / (found.len() as f64 - 1.0)).sqrt();
-            format!("{mean:.3} ± {spread:.3}")
-        };
-        std::iter::once(METHODS[m].0.to_owned()).chain([0.05, 0.1, 0.2, CHECKED, 0.5].map(cell)).collect()
-    };
-    Table {
-        title: "Fraction of the flipped labels fixed: mean and standard deviation over seeds".into(),
-        columns: ["order", "5 %", "10 %", "20 %", "30 %", "50 %"].map(String::from).to_vec(),
-        rows: (0..METHODS.len()).map(row).collect(),
-    }
 }
 
 fn describe(outcome: &mut Outcome, problem: &Problem) {
