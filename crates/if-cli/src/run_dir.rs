@@ -61,6 +61,40 @@ struct Manifest {
     checkpoints: Vec<Checkpoint>,
 }
 
+/// A run that is over, or as far as it came.
+pub struct Recorded {
+    /// What it was started with.
+    pub config: RunConfig,
+    /// Its checkpoints, in order: step, learning rate, and the weights.
+    pub checkpoints: Vec<(usize, f64, PathBuf)>,
+}
+
+impl Recorded {
+    /// Reads the manifest in `folder`.
+    ///
+    /// # Errors
+    /// None there, or no manifest; no checkpoint.
+    pub fn read(folder: &Path) -> Result<Self, Failure> {
+        let Manifest { config, checkpoints } = read_manifest(folder, "read")?;
+        if checkpoints.is_empty() {
+            return Err(Failure::input(format!(
+                "{}: expected at least one checkpoint, found none",
+                folder.display()
+            )));
+        }
+        let each = checkpoints.into_iter().map(|c| (c.step, c.learning_rate, folder.join(c.weights)));
+        Ok(Self { config, checkpoints: each.collect() })
+    }
+}
+
+fn read_manifest(folder: &Path, action: &str) -> Result<Manifest, Failure> {
+    let path = folder.join(MANIFEST);
+    let text = fs::read_to_string(&path)
+        .map_err(|e| Failure::input(format!("{}: cannot {action}: {e}", path.display())))?;
+    serde_json::from_str(&text)
+        .map_err(|e| Failure::input(format!("{}: expected a manifest, found: {e}", path.display())))
+}
+
 /// An open run directory.
 pub struct RunDir {
     folder: PathBuf,
@@ -86,10 +120,7 @@ impl RunDir {
             run.write_manifest()?;
             return Ok(run);
         }
-        let text = fs::read_to_string(&path)
-            .map_err(|e| Failure::input(format!("{}: cannot resume: {e}", path.display())))?;
-        let manifest: Manifest = serde_json::from_str(&text)
-            .map_err(|e| Failure::input(format!("{}: expected a manifest, found: {e}", path.display())))?;
+        let manifest = read_manifest(folder, "resume")?;
         if let Some(field) = difference(&manifest.config, &config) {
             return Err(Failure::input(format!(
                 "{}: {field}: a run is resumed with the settings it was started with",

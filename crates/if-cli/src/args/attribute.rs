@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use if_data::Source;
-use if_models::QueryRank;
+use if_models::{ProjectionKind, QueryRank};
 use serde::Serialize;
 
 use super::{ConventionArgs, MeasureName, ModelArgs, ObjectiveArgs, Precision, SolveArgs};
@@ -19,6 +19,33 @@ pub enum MethodName {
     Influence,
     /// TracIn: inner products of gradients, summed over checkpoints (Pruthi et al. 2020)
     Tracin,
+    /// TRAK: a linearised model in random features, averaged over checkpoints (Park et al. 2023)
+    Trak,
+    /// Ideal TracIn: what every recorded step of a --run took off the queries' losses
+    TracinIdeal,
+    /// Representer points: a prediction as a sum over training examples (Yeh et al. 2018)
+    Representer,
+}
+
+/// `--projection-kind`.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum ProjectionName {
+    /// Normal numbers
+    Gaussian,
+    /// Signs
+    Rademacher,
+    /// Outer products of signs, layer by layer: cheaper, and less exact for the same numbers
+    Factored,
+}
+
+impl From<ProjectionName> for ProjectionKind {
+    fn from(name: ProjectionName) -> Self {
+        match name {
+            ProjectionName::Gaussian => Self::Gaussian,
+            ProjectionName::Rademacher => Self::Rademacher,
+            ProjectionName::Factored => Self::Factored,
+        }
+    }
 }
 
 /// `--checkpoint`: a file and the learning rate there.
@@ -53,11 +80,23 @@ pub struct AttributeArgs {
     #[arg(long, value_enum, value_name = "METHOD", default_value = "influence")]
     pub method: MethodName,
     /// Parameters: fc.weight and perhaps fc.bias, or those of the network
-    #[arg(long, value_name = "W.safetensors", required_unless_present = "checkpoint")]
+    #[arg(long, value_name = "W.safetensors", required_unless_present_any = ["checkpoint", "training_run"])]
     pub weights: Option<PathBuf>,
-    /// Of --method tracin: parameters during training and the learning rate there; once for each
+    /// Of tracin and trak: parameters during training and the learning rate there; once for each
     #[arg(long, value_name = "C.safetensors:RATE")]
     pub checkpoint: Vec<CheckpointArg>,
+    /// Of tracin, trak and tracin-ideal: a folder that influence train --run kept, with all its checkpoints
+    #[arg(long, value_name = "DIR", conflicts_with = "checkpoint")]
+    pub training_run: Option<PathBuf>,
+    /// Numbers of a random projection of gradients: trak [default: 512], or to estimate tracin by
+    #[arg(long, value_name = "DIM", value_parser = count)]
+    pub projection: Option<usize>,
+    /// How the projection is drawn
+    #[arg(long, value_enum, value_name = "KIND", default_value = "rademacher")]
+    pub projection_kind: ProjectionName,
+    /// Of the projection
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub projection_seed: u64,
     /// Examples that are explained
     #[arg(long, value_name = "SOURCE")]
     pub query: Source,
@@ -74,7 +113,7 @@ pub struct AttributeArgs {
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
     /// Strength of the regulariser (l2/2) |theta|^2; tracin takes losses alone
-    #[arg(long, value_name = "L2", value_parser = non_negative, allow_negative_numbers = true, required_unless_present = "checkpoint")]
+    #[arg(long, value_name = "L2", value_parser = non_negative, allow_negative_numbers = true, required_unless_present_any = ["checkpoint", "training_run"])]
     pub l2: Option<f64>,
     /// The rest of the objective.
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! `influence attribute`: the score matrix to a file, with a certificate for every query.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use if_data::{AtomicFile, Element, NpyWriter};
@@ -8,7 +8,7 @@ use if_linalg::{Real, SolveReport};
 use if_methods::{ScoreUnit, Truncation};
 use serde_json::{Value, json};
 
-use super::{certificates_beside, model_name, tracin};
+use super::{certificates_beside, model_name, trace};
 use crate::args::{AttributeArgs, MethodName, ObjectiveArgs, Precision, SolverName, WeightsArgs};
 use crate::console::Console;
 use crate::error::Failure;
@@ -24,16 +24,15 @@ pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
     let files: Vec<&Path> =
         args.weights.iter().chain(args.checkpoint.iter().map(|c| &c.weights)).map(|path| &**path).collect();
     keep_inputs(&[&args.scores, &certificates], &[&args.model.train, &args.query], &files)?;
-    if args.method == MethodName::Tracin {
-        return tracin::run(args, &certificates, console);
+    if args.method != MethodName::Influence {
+        return trace::run(args, &certificates, console);
     }
-    if !args.checkpoint.is_empty() {
-        return Err(Failure::input("--checkpoint belongs to --method tracin"));
+    if !args.checkpoint.is_empty() || args.training_run.is_some() || args.projection.is_some() {
+        return Err(Failure::input(
+            "--checkpoint, --training-run and --projection belong to --method tracin, trak and tracin-ideal",
+        ));
     }
-    let (Some(weights), Some(l2)) = (&args.weights, args.l2) else {
-        return Err(Failure::input("--method influence: expected --weights and --l2"));
-    };
-    let objective = ObjectiveArgs { l2, conventions: args.conventions };
+    let (weights, objective) = given(args)?;
     let kind = Kind::new(&args.model)?;
     let precision = args.precision.unwrap_or(kind.default_precision());
     let settings = Settings::new(&objective, &args.solve, precision, SolverName::Cg)?;
@@ -44,6 +43,14 @@ pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
     match precision {
         Precision::F32 => job.run::<f32>(console),
         Precision::F64 => job.run::<f64>(console),
+    }
+}
+
+/// Weights and objective, which only some methods do without.
+pub fn given(args: &AttributeArgs) -> Result<(&PathBuf, ObjectiveArgs), Failure> {
+    match (&args.weights, args.l2) {
+        (Some(weights), Some(l2)) => Ok((weights, ObjectiveArgs { l2, conventions: args.conventions })),
+        _ => Err(Failure::input("this method takes --weights and --l2")),
     }
 }
 

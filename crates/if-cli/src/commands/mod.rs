@@ -12,7 +12,7 @@ mod group;
 mod multistage;
 mod perturb;
 mod select;
-mod tracin;
+mod trace;
 mod train;
 mod train_network;
 mod train_plan;

@@ -50,13 +50,13 @@ fn tracin_adds_up_checkpoints() {
         let text = folder
             .succeed(&format!("{base} --method tracin {layers} {first} {second} --scores S.npy"))
             .stdout;
-        assert!(text.contains("5 queries x 55 training examples, tracin over 2 checkpoints"), "{text}");
+        assert!(text.contains("5 queries x 55 training examples by tracin"), "{text}");
         let scores = matrix(&folder, "S.npy");
         let error: f64 = (&scores - &expected).mapv(|v| v * v).sum() / expected.mapv(|v| v * v).sum();
         assert!(error.sqrt() < 1e-9, "{error:e}");
         let report = json(&String::from_utf8(folder.bytes("S.json")).unwrap());
         assert_eq!(report["scores"]["unit"], "training-loss-reduction");
-        assert_eq!(report["checkpoints"][1]["learning_rate"], rates[1]);
+        assert_eq!(report["details"]["checkpoints"][1]["learning_rate"], rates[1]);
     }
     let bytes = folder.bytes("S.npy");
     let again = format!(
@@ -66,7 +66,102 @@ fn tracin_adds_up_checkpoints() {
     folder.succeed(&format!("{again} --threads 1 --scores S.npy"));
     assert_eq!(folder.bytes("S.npy"), bytes);
     let noted = folder.succeed(&format!("{again} --l2 0.1 --damping 2 --scores S.npy"));
-    assert!(noted.stderr.contains("--l2, --damping: of no use to tracin"), "{}", noted.stderr);
+    assert!(noted.stderr.contains("--l2, --damping: of no use to this method"), "{}", noted.stderr);
+}
+
+/// A run directory stands for its checkpoints, and can be replayed: ideal scores add up to what training did.
+#[test]
+fn a_training_run_is_traced_and_replayed() {
+    let folder = folder();
+    let base = format!("attribute {NET} --precision f64 --training-run R");
+    folder.succeed(&format!("{base} --method tracin --scores S.npy"));
+    let manifest = json(&String::from_utf8(folder.bytes("R/run.json")).unwrap());
+    let named: Vec<String> = manifest["checkpoints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| format!("--checkpoint R/{}:{}", c["weights"].as_str().unwrap(), c["learning_rate"]))
+        .collect();
+    assert_eq!(named.len(), 4);
+    let bytes = folder.bytes("S.npy");
+    folder.succeed(&format!(
+        "attribute {NET} --precision f64 --method tracin {} --scores S.npy",
+        named.join(" ")
+    ));
+    assert_eq!(folder.bytes("S.npy"), bytes);
+    let exact = matrix(&folder, "S.npy");
+    // A sketch of many numbers is near.
+    for kind in ["gaussian", "rademacher", "factored"] {
+        folder.succeed(&format!(
+            "{base} --method tracin --projection 4000 --projection-kind {kind} --scores P.npy"
+        ));
+        let error: f64 =
+            (&matrix(&folder, "P.npy") - &exact).mapv(|v| v * v).sum() / exact.mapv(|v| v * v).sum();
+        assert!(error.sqrt() < 0.2, "{kind}: {error}");
+    }
+    folder.succeed(&format!("{base} --method tracin-ideal --scores I.npy"));
+    let ideal = matrix(&folder, "I.npy");
+    let loss = |weights: &str| -> Vec<f64> {
+        let explain = format!(
+            "explain {NET} --weights {weights} --l2 0.01 --damping 9 --curvature gauss-newton --precision f64 --json"
+        );
+        let document = json(&folder.run(&explain).stdout);
+        document["queries"].as_array().unwrap().iter().map(|q| q["loss"].as_f64().unwrap()).collect()
+    };
+    folder.succeed("train --model mlp:6 --train T.npz --l2 0.01 --epochs 1 --batch 50 --optimizer sgd --learning-rate 1e-300 --precision f64 --out Z.safetensors");
+    let (start, end) = (loss("Z.safetensors"), loss("N.safetensors"));
+    for q in 0..5 {
+        let sum = ideal.row(q).sum();
+        assert!((sum - (start[q] - end[q])).abs() < 1e-9, "{sum} against {}", start[q] - end[q]);
+    }
+    // TRAK ranks like its neighbours, at least in sign; its scores are finite and its seed decides them.
+    folder.succeed(&format!("{base} --method trak --projection 20 --scores K.npy"));
+    assert!(matrix(&folder, "K.npy").iter().all(|score| score.is_finite()));
+    let bytes = folder.bytes("K.npy");
+    folder.succeed(&format!("{base} --method trak --projection 20 --threads 1 --scores K.npy"));
+    assert_eq!(folder.bytes("K.npy"), bytes);
+    let f32 = format!("attribute {NET} --training-run R --method tracin-ideal --scores E.npy");
+    refuse(&folder, &f32, &["--precision: expected f64, found f32"]);
+    let other = base.replace("T.npz", "Q.npz");
+    refuse(
+        &folder,
+        &format!("{other} --method tracin-ideal --scores E.npy"),
+        &["the training examples: expected those of T.npz"],
+    );
+    // Another set of parameters in place of the last checkpoint.
+    std::fs::copy(folder.path("R/step-00000005.safetensors"), folder.path("R/step-00000020.safetensors"))
+        .unwrap();
+    refuse(
+        &folder,
+        &format!("{base} --method tracin-ideal --scores E.npy"),
+        &["R: the replay: expected the parameters of"],
+    );
+    refuse(
+        &folder,
+        &format!("attribute {NET} --training-run nowhere --method tracin --scores E.npy"),
+        &["nowhere"],
+    );
+}
+
+/// At an optimum representer values add up to the output, and the gap says so.
+#[test]
+fn representer_points_add_up() {
+    let folder = Folder::new();
+    Problem::new(60, 3, true).write(&folder);
+    folder.succeed("train --model softmax --train T.npz --l2 0.05 --out W.safetensors");
+    let base =
+        "attribute --model softmax --train T.npz --query Q.npz --l2 0.05 --method representer --scores S.npy";
+    folder.succeed(&format!("{base} --weights W.safetensors"));
+    let report = json(&String::from_utf8(folder.bytes("S.json")).unwrap());
+    assert!(report["details"]["relative_gap_to_outputs"].as_f64().unwrap() < 1e-6);
+    assert_eq!(folder.scores("S.npy").shape(), [5, 55]);
+    refuse(&folder, &base.replace("S.npy", "R.npy"), &["--weights"]);
+    let free = base.replace("0.05", "0").replace("S.npy", "R.npy");
+    refuse(
+        &folder,
+        &format!("{free} --weights W.safetensors"),
+        &["--method representer: representer points need"],
+    );
 }
 
 #[test]
@@ -78,10 +173,7 @@ fn bad_checkpoints_are_refused() {
     let base = format!("attribute {NET} --scores S.npy");
     let good = "--checkpoint N.safetensors:0.1";
     for (more, part) in [
-        (
-            "--method tracin --weights N.safetensors --l2 0.1",
-            "--method tracin: expected at least one --checkpoint",
-        ),
+        ("--method tracin --weights N.safetensors --l2 0.1", "expected at least one --checkpoint"),
         ("--method tracin --checkpoint N.safetensors", "expected FILE:RATE"),
         ("--method tracin --checkpoint N.safetensors:0", "a learning rate above 0"),
         ("--method tracin --checkpoint N.safetensors:fast", "expected FILE:RATE"),
@@ -89,7 +181,7 @@ fn bad_checkpoints_are_refused() {
         ("--method tracin --checkpoint missing.safetensors:0.1", "missing.safetensors"),
         (&format!("--method tracin {good} --checkpoint O.safetensors:0.1"), "O.safetensors"),
         (&format!("--method tracin {good} --layers nowhere"), "nowhere"),
-        (&format!("{good} --l2 0.1"), "--checkpoint belongs to --method tracin"),
+        (&format!("{good} --l2 0.1"), "belong to --method tracin"),
         ("--l2 0.1", "--weights"),
         ("--weights N.safetensors", "--l2"),
     ] {

@@ -1,0 +1,279 @@
+//! `influence attribute` by methods that solve nothing: TracIn over checkpoints or ideal, TRAK, representer points.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use if_data::{AtomicFile, Element, NpyWriter, checksum};
+use if_linalg::{Cpu, Real};
+use if_methods::{Checkpoint, MethodError, ScoreUnit, TracIn, ideal_tracin, representers, trak};
+use if_models::{EmpiricalRisk, Inputs, Projection};
+use serde_json::{Value, json};
+
+use super::attribute::given;
+use super::model_name;
+use crate::args::{AttributeArgs, CheckpointArg, MeasureName, MethodName, Precision};
+use crate::console::Console;
+use crate::error::Failure;
+use crate::job::risk_settings;
+use crate::model::{Kind, Model, read_weights};
+use crate::output::{Report, document, finish_text, seconds};
+use crate::run_dir::Recorded;
+use crate::session::{inputs, select};
+use crate::source::Data;
+
+/// Projections of TRAK by default.
+const TRAK_DIM: usize = 512;
+
+/// Runs the command.
+pub fn run(args: &AttributeArgs, certificates: &Path, console: &Console) -> Result<Report, Failure> {
+    let kind = Kind::new(&args.model)?;
+    let label = args.model.label.as_deref();
+    let train = Data::load(&args.model.train, label)?;
+    let query = Data::load_like(&args.query, label, &train)?;
+    let job = Job { args, kind: &kind, train: &train, query: &query, certificates };
+    match args.precision.unwrap_or(kind.default_precision()) {
+        Precision::F32 => job.run::<f32>(console),
+        Precision::F64 => job.run::<f64>(console),
+    }
+}
+
+struct Job<'a> {
+    args: &'a AttributeArgs,
+    kind: &'a Kind,
+    train: &'a Data,
+    query: &'a Data,
+    certificates: &'a Path,
+}
+
+/// Where scores go, block by block.
+type Sink<'s, T> = &'s mut dyn FnMut(&[T]) -> Result<(), Failure>;
+
+impl Job<'_> {
+    fn run<T: Real + Element>(&self, console: &Console) -> Result<Report, Failure> {
+        let start = Instant::now();
+        let shape = [self.query.set.len(), self.train.set.len()];
+        let mut scores = NpyWriter::<T>::create(&self.args.scores, &shape)?;
+        let file = AtomicFile::create(self.certificates)?;
+        let mut sink = |rows: &[T]| scores.append(rows).map_err(Failure::output);
+        let details = match self.args.method {
+            MethodName::Influence => unreachable!("it solves, and has a command of its own"),
+            MethodName::Tracin | MethodName::Trak => self.over_checkpoints(&mut sink, console)?,
+            MethodName::TracinIdeal => self.ideal(&mut sink, console)?,
+            MethodName::Representer => self.representer(&mut sink)?,
+        };
+        self.note_unused(console);
+        let mut json = json!({
+            "method": self.args.method,
+            "model": model_name(&self.args.model.model),
+            "layers": self.args.solve.layers,
+            "train": self.args.model.train.to_string(),
+            "query": self.args.query.to_string(),
+            "first_train_row": self.train.set.ids()[0],
+            "queries": self.query.set.ids(),
+        });
+        json["scores"] = self.unit();
+        json["scores"]["file"] = json!(self.args.scores.file_name().map(|name| name.to_string_lossy()));
+        json["scores"]["dtype"] = json!(T::DESCR);
+        json["scores"]["shape"] = json!(shape);
+        json["details"] = details;
+        finish_text(file, self.certificates, &format!("{:#}\n", document("attribute", json.clone())))?;
+        scores.finish().map_err(Failure::output)?;
+        let name = clap::ValueEnum::to_possible_value(&self.args.method).expect("it can be asked for");
+        let text = format!(
+            "{}: {} queries x {} training examples by {}, {}\n",
+            self.args.scores.display(),
+            shape[0],
+            shape[1],
+            name.get_name(),
+            seconds(start.elapsed().as_secs_f64())
+        );
+        Ok(Report { text, json, flagged: false })
+    }
+
+    /// What the numbers mean.
+    fn unit(&self) -> Value {
+        let (sign, formula) = match self.args.method {
+            MethodName::Tracin | MethodName::Influence => (
+                "steps on the training example lowered the loss of the query",
+                "score = sum over checkpoints of rate * g_q^T g_i; loss gradients without l2, no 1/n",
+            ),
+            MethodName::TracinIdeal => (
+                "steps on the training example lowered the loss of the query",
+                "score = sum over the steps whose batch holds i of (loss of q before - after) / batch",
+            ),
+            MethodName::Trak => (
+                "the training example raises the log-odds of the query's label",
+                "score = mean over models of phi_q^T (Phi^T Phi)^-1 phi_i, times the mean of 1 - p_i",
+            ),
+            MethodName::Representer => (
+                "the training example argues for the query's label",
+                "score = -(1/(n l2)) dl_i/dz_y (f_i . f_q); at an optimum the scores of a query add up to its output z_y",
+            ),
+        };
+        let mut unit = match self.args.method {
+            MethodName::Tracin | MethodName::TracinIdeal => json!(ScoreUnit::TrainingLossReduction),
+            _ => json!({ "unit": "relative" }),
+        };
+        unit["sign"] = json!(format!("positive = proponent: {sign}"));
+        unit["formula"] = json!(formula);
+        unit
+    }
+
+    fn recorded(&self) -> Result<Option<Recorded>, Failure> {
+        self.args.training_run.as_deref().map(Recorded::read).transpose()
+    }
+
+    /// The checkpoints that were named, or those of a run.
+    fn checkpoints<T: Real>(&self) -> Result<(Vec<Checkpoint<Cpu<T>>>, Vec<CheckpointArg>), Failure> {
+        let named = match self.recorded()? {
+            None => self.args.checkpoint.clone(),
+            Some(recorded) => {
+                let each = recorded.checkpoints.into_iter();
+                each.map(|(_, learning_rate, weights)| CheckpointArg { weights, learning_rate }).collect()
+            }
+        };
+        if named.is_empty() {
+            return Err(Failure::input(
+                "expected at least one --checkpoint FILE:RATE, or the --training-run that kept them",
+            ));
+        }
+        let mut checkpoints: Vec<Checkpoint<_>> = Vec::new();
+        for CheckpointArg { weights, learning_rate } in &named {
+            let model = Model::read(self.kind, weights, self.train)?;
+            let (network, theta) = model.build::<T>()?;
+            let (network, theta) = select(&network, theta, &self.args.solve.layers)?;
+            if checkpoints.first().is_some_and(|first| first.theta.layout() != theta.layout()) {
+                return Err(Failure::input(format!(
+                    "{}: expected parameters of the shapes in {}, found others",
+                    weights.display(),
+                    named[0].weights.display()
+                )));
+            }
+            checkpoints.push(Checkpoint { network, theta, learning_rate: *learning_rate });
+        }
+        Ok((checkpoints, named))
+    }
+
+    fn both<T: Real>(&self, network: &if_models::Network<Cpu<T>>) -> Result<[Inputs<Cpu<T>>; 2], Failure> {
+        let budget = self.args.solve.memory_budget / 2;
+        Ok([inputs(self.kind, network, self.train, budget)?, inputs(self.kind, network, self.query, budget)?])
+    }
+
+    fn over_checkpoints<T: Real + Element>(
+        &self,
+        sink: Sink<T>,
+        console: &Console,
+    ) -> Result<Value, Failure> {
+        let (checkpoints, named) = self.checkpoints::<T>()?;
+        let [train, queries] = self.both(&checkpoints[0].network)?;
+        let projection =
+            |dim| Projection { kind: self.args.projection_kind.into(), dim, seed: self.args.projection_seed };
+        let used = match (self.args.method, self.args.projection) {
+            (MethodName::Trak, dim) => Some(projection(dim.unwrap_or(TRAK_DIM))),
+            (_, dim) => dim.map(projection),
+        };
+        match (self.args.method, used) {
+            (MethodName::Trak, Some(projection)) => {
+                let scores = trak(&checkpoints, (&train, &queries), projection)?;
+                sink(&scores.into_iter().map(T::from_f64).collect::<Vec<_>>())?;
+            }
+            (_, None) => {
+                let tracin = TracIn::new(&train, &checkpoints)?;
+                tracin.attribute(&queries, console, |rows| sink(rows.scores))?;
+            }
+            (_, Some(projection)) => {
+                let tracin = TracIn::new(&train, &checkpoints)?;
+                let [own, all] = [&queries, &train].map(|inputs| tracin.sketch(inputs, projection, console));
+                let width = projection.dim * checkpoints.len();
+                for own in own.chunks_exact(width) {
+                    let dot = |other: &[T]| own.iter().zip(other).fold(T::ZERO, |sum, (a, b)| sum + *a * *b);
+                    sink(&all.chunks_exact(width).map(dot).collect::<Vec<_>>())?;
+                }
+            }
+        }
+        Ok(json!({ "checkpoints": named, "projection": used }))
+    }
+
+    /// Replays the run and compares where it ends with its last checkpoint.
+    fn ideal<T: Real + Element>(&self, sink: Sink<T>, console: &Console) -> Result<Value, Failure> {
+        let Some(recorded) = self.recorded()? else {
+            return Err(Failure::input(
+                "--method tracin-ideal: expected the --training-run that is replayed",
+            ));
+        };
+        let folder = self.args.training_run.clone().unwrap_or_default();
+        let refuse = |what: &str, expected: &str, found: &str| {
+            Err(Failure::input(format!("{}: {what}: expected {expected}, found {found}", folder.display())))
+        };
+        let Kind::Network(spec) = self.kind else {
+            return refuse("the model", "a network", &model_name(&self.args.model.model));
+        };
+        let config = &recorded.config;
+        if config.model != *spec {
+            return refuse("the model", "the network that was trained", &model_name(&self.args.model.model));
+        }
+        if config.init_sha256.is_some() {
+            return refuse("the start", "a run from initial parameters", "one with --init");
+        }
+        if config.precision != <T as Real>::NAME {
+            return refuse("--precision", &config.precision, <T as Real>::NAME);
+        }
+        let here = checksum(self.train.set.features(), self.train.set.labels());
+        if config.data_sha256 != here {
+            return refuse(
+                "the training examples",
+                &format!("those of {}", config.train),
+                &self.train.source.to_string(),
+            );
+        }
+        let network = spec.build(&Cpu::<T>::new())?;
+        let [train, queries] = self.both(&network)?;
+        let risk = EmpiricalRisk::new(&network, &train, config.objective)?;
+        let mut state = config.training.start(&network);
+        let scores = ideal_tracin(&config.training, &risk, &mut state, &queries, console)?;
+        let (step, _, weights): &(usize, f64, PathBuf) =
+            &recorded.checkpoints[recorded.checkpoints.len() - 1];
+        let last = network.parameters(&read_weights(weights)?)?;
+        if *step == state.step && last.to_rows() != state.theta.to_rows() {
+            return refuse(
+                "the replay",
+                &format!("the parameters of {}", weights.display()),
+                "others: another version or processor",
+            );
+        }
+        sink(&scores.into_iter().map(T::from_f64).collect::<Vec<_>>())?;
+        Ok(json!({ "training_run": self.args.training_run, "steps": state.step }))
+    }
+
+    fn representer<T: Real + Element>(&self, sink: Sink<T>) -> Result<Value, Failure> {
+        let (weights, objective) = given(self.args)?;
+        let (network, theta) = Model::read(self.kind, weights, self.train)?.build::<T>()?;
+        let [train, queries] = self.both(&network)?;
+        let risk = EmpiricalRisk::new(&network, &train, risk_settings(&objective, self.args.solve.removal)?)?;
+        let found = representers(&risk, &theta, &queries).map_err(|error| match error {
+            MethodError::Stages(text) => Failure::input(format!("--method representer: {text}")),
+            other => other.into(),
+        })?;
+        sink(&found.scores.iter().map(|score| T::from_f64(*score)).collect::<Vec<_>>())?;
+        Ok(json!({ "weights": weights, "l2": objective.l2, "relative_gap_to_outputs": found.gap }))
+    }
+
+    /// What was given and says nothing to the method.
+    fn note_unused(&self, console: &Console) {
+        let (args, method) = (self.args, self.args.method);
+        let representer = method == MethodName::Representer;
+        let foreign = [
+            (args.weights.is_some() && !representer, "--weights"),
+            (args.l2.is_some() && !representer, "--l2"),
+            (args.solve.solver.is_some(), "--solver"),
+            (args.solve.damping.is_some(), "--damping"),
+            (args.solve.curvature.is_some(), "--curvature"),
+            (args.query_rank.is_some(), "--query-rank"),
+            (args.measure != MeasureName::Loss, "--measure"),
+        ];
+        let given: Vec<&str> = foreign.iter().filter(|(given, _)| *given).map(|(_, name)| *name).collect();
+        if !given.is_empty() {
+            console.note(&format!("{}: of no use to this method", given.join(", ")));
+        }
+    }
+}
