@@ -1,9 +1,15 @@
 //! What the experiments share: data and models, retraining without examples, and how both are shown.
 
+mod group_removal;
+mod over_seeds;
 mod problem;
 mod removal;
 mod show;
+mod synthetic;
 
+pub use group_removal::{group_effects, retrained};
+pub use over_seeds::{OverSeeds, agreement_cells};
 pub use problem::{F64, Problem, fit, influence, load, newton, predict, predicted};
 pub use removal::{FACTORED, Removals, strongest, union};
 pub use show::{Pictured, Targets, agreement_row, judged, pairs_plot};
+pub use synthetic::{dataset, two_normals};

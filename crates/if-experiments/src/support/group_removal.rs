@@ -1,0 +1,57 @@
+//! Retraining without groups, and what is predicted for them.
+
+use anyhow::ensure;
+use if_linalg::{Block, Prepared, SolveReport};
+use if_methods::{GroupInfluence, Order, leave_out_near};
+use if_models::{Chord, EmpiricalRisk, Fit, Inputs};
+
+use super::F64;
+use crate::Context;
+
+/// Retrains without each of `groups` from `theta`, the optimum of `risk`, to a gradient of norm `tolerance`, and
+/// measures the parameters that come out. `solver` solves with the Hessian at `theta`.
+///
+/// # Errors
+/// A retraining that did not reach its tolerance: it would be no ground truth.
+pub fn retrained<R: Send>(
+    context: &Context,
+    risk: &EmpiricalRisk<'_, F64>,
+    (theta, solver): (&Block<F64>, &dyn Prepared<F64>),
+    (groups, tolerance): (&[Vec<usize>], f64),
+    measure: impl Fn(&Block<F64>) -> R + Sync,
+) -> anyhow::Result<Vec<R>> {
+    let chord = Chord { gradient_tolerance: tolerance, ..Chord::default() };
+    let measure = |fit: &Fit<F64>| (fit.report.clone(), measure(&fit.theta));
+    let results = leave_out_near(risk, groups, (&chord, theta, solver), measure, context)?;
+    let checked = results.into_iter().enumerate().map(|(g, (report, result))| {
+        let (examples, reached) = (groups[g].len(), report.optimality);
+        ensure!(
+            report.converged(),
+            "retraining without group {g} ({examples} examples) stopped at {reached:.1e}"
+        );
+        Ok(result)
+    });
+    checked.collect()
+}
+
+/// Predicted changes of the measure of every query on removal of every group, `groups x queries`.
+///
+/// # Errors
+/// A solve that did not converge.
+pub fn group_effects(
+    context: &Context,
+    influence: &GroupInfluence<'_, F64>,
+    (groups, queries): (&[Vec<usize>], &Inputs<F64>),
+    (order, evaluated): (Order, bool),
+) -> anyhow::Result<Vec<Vec<f64>>> {
+    let found = influence.effects(groups, queries, (order, evaluated), context)?;
+    all_converged(&found.report)?;
+    Ok(found.effects)
+}
+
+/// # Errors
+/// A solve that did not converge.
+fn all_converged(report: &SolveReport) -> anyhow::Result<()> {
+    ensure!(report.all_converged(), "{}", report.summary());
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! Examples that are drawn, not loaded.
+
+use if_linalg::HostArray;
+use if_models::Dataset;
+use ndarray::ArrayD;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+/// Examples of `width` features each, row after row.
+pub fn dataset(width: usize, x: Vec<f64>, y: Vec<f64>) -> anyhow::Result<Dataset> {
+    Ok(Dataset::new(HostArray::F64(ArrayD::from_shape_vec(vec![y.len(), width], x)?), y)?)
+}
+
+/// Two classes, normal around half of an `axis` of random direction, and minus that: label 1 and 0, `each` of both.
+pub fn two_normals(
+    rng: &mut ChaCha8Rng,
+    (width, axis): (usize, f64),
+    each: usize,
+) -> anyhow::Result<Dataset> {
+    let direction: Vec<f64> = (0..width).map(|_| normal(rng)).collect();
+    let scale = axis / direction.iter().map(|a| a * a).sum::<f64>().sqrt();
+    let y: Vec<f64> = (0..2 * each).map(|i| f64::from(u8::from(i >= each))).collect();
+    let mut x = Vec::with_capacity(y.len() * width);
+    for label in &y {
+        x.extend(direction.iter().map(|a| (label - 0.5) * scale * a + normal(rng)));
+    }
+    dataset(width, x, y)
+}
+
+/// By Box and Muller.
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    let (radius, angle) = (rng.random::<f64>(), rng.random::<f64>());
+    (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
+}
