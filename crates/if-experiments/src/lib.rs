@@ -30,6 +30,8 @@ pub fn all() -> Vec<Box<dyn Experiment>> {
         Box::new(experiments::Hinge),
         Box::new(experiments::Mislabel),
         Box::new(experiments::Counterexamples),
+        Box::new(experiments::SecondOrder),
+        Box::new(experiments::GroupSelection),
         Box::new(experiments::DigitsLoo),
     ]
 }

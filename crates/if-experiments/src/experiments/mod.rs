@@ -4,10 +4,14 @@ mod counterexamples;
 mod digits_loo;
 mod hinge;
 mod mislabel;
+mod second_order;
+mod selection;
 mod softmax_loo;
 
 pub use counterexamples::Counterexamples;
 pub use digits_loo::DigitsLoo;
 pub use hinge::Hinge;
 pub use mislabel::Mislabel;
+pub use second_order::SecondOrder;
+pub use selection::GroupSelection;
 pub use softmax_loo::SoftmaxLoo;

@@ -51,7 +51,7 @@ pub fn group_effects(
 
 /// # Errors
 /// A solve that did not converge.
-fn all_converged(report: &SolveReport) -> anyhow::Result<()> {
+pub fn all_converged(report: &SolveReport) -> anyhow::Result<()> {
     ensure!(report.all_converged(), "{}", report.summary());
     Ok(())
 }

@@ -7,9 +7,9 @@ mod removal;
 mod show;
 mod synthetic;
 
-pub use group_removal::{group_effects, retrained};
+pub use group_removal::{all_converged, group_effects, retrained};
 pub use over_seeds::{OverSeeds, agreement_cells};
-pub use problem::{F64, Problem, fit, influence, load, newton, predict, predicted};
+pub use problem::{F64, Problem, binary, fit, influence, load, newton, predict, predicted, two_digits};
 pub use removal::{FACTORED, Removals, strongest, union};
 pub use show::{Pictured, Targets, agreement_row, judged, pairs_plot};
-pub use synthetic::{dataset, two_normals};
+pub use synthetic::{dataset, logistic_labels, two_normals};

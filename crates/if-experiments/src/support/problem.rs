@@ -18,6 +18,17 @@ pub fn load(context: &Context, source: &str) -> anyhow::Result<Dataset> {
     Ok(Dataset::new(examples.x, examples.y.to_f64())?.with_ids(examples.ids))
 }
 
+/// The examples of two digits, in their order.
+pub fn two_digits(data: &Dataset, [one, other]: [f64; 2]) -> Dataset {
+    let labels = data.labels();
+    data.select(&(0..data.len()).filter(|&i| labels[i] == one || labels[i] == other).collect::<Vec<_>>())
+}
+
+/// The same examples with label 1 where it was `one`, and 0 elsewhere.
+pub fn binary(data: &Dataset, one: f64) -> Dataset {
+    data.clone().with_labels(data.labels().iter().map(|&label| f64::from(u8::from(label == one))).collect())
+}
+
 /// A linear model with its training and test examples.
 pub struct Problem {
     /// One dense layer.
@@ -43,6 +54,14 @@ impl Problem {
         let train = Inputs::new(&network, &train_data, usize::MAX)?;
         let test = Inputs::new(&network, &test_data, usize::MAX)?;
         Ok(Self { network, train_data, test_data, train, test })
+    }
+
+    /// Logistic regression without bias of MNIST 4 (label 1) against 9: `n` training images drawn by `seed`, and all
+    /// test images.
+    pub fn four_or_nine(context: &Context, n: usize, seed: u64) -> anyhow::Result<Self> {
+        let of = |split| anyhow::Ok(binary(&two_digits(&load(context, split)?, [4.0, 9.0]), 4.0));
+        let train = of("mnist:train")?.shuffled(seed).slice(0, n);
+        Self::linear(train, of("mnist:test")?, (1, false, Loss::Logistic))
     }
 
     /// The objective over all training examples.

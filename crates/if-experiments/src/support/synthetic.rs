@@ -27,6 +27,18 @@ pub fn two_normals(
     dataset(width, x, y)
 }
 
+/// `n` normal examples of `width` features, with labels drawn from a logistic model of normal weights.
+pub fn logistic_labels(rng: &mut ChaCha8Rng, width: usize, n: usize) -> anyhow::Result<Dataset> {
+    let weights: Vec<f64> = (0..width).map(|_| normal(rng)).collect();
+    let x: Vec<f64> = (0..n * width).map(|_| normal(rng)).collect();
+    let label = |x: &[f64]| {
+        let z: f64 = x.iter().zip(&weights).map(|(x, w)| x * w).sum();
+        f64::from(u8::from(rng.random::<f64>() * (1.0 + (-z).exp()) < 1.0))
+    };
+    let y = x.chunks_exact(width).map(label).collect();
+    dataset(width, x, y)
+}
+
 /// By Box and Muller.
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
     let (radius, angle) = (rng.random::<f64>(), rng.random::<f64>());
