@@ -29,6 +29,7 @@ pub fn all() -> Vec<Box<dyn Experiment>> {
         Box::new(experiments::SoftmaxLoo),
         Box::new(experiments::Hinge),
         Box::new(experiments::Mislabel),
+        Box::new(experiments::GroupEffects),
         Box::new(experiments::Counterexamples),
         Box::new(experiments::SecondOrder),
         Box::new(experiments::GroupSelection),

@@ -2,6 +2,7 @@
 
 mod counterexamples;
 mod digits_loo;
+mod group_effects;
 mod hinge;
 mod mislabel;
 mod second_order;
@@ -10,6 +11,7 @@ mod softmax_loo;
 
 pub use counterexamples::Counterexamples;
 pub use digits_loo::DigitsLoo;
+pub use group_effects::GroupEffects;
 pub use hinge::Hinge;
 pub use mislabel::Mislabel;
 pub use second_order::SecondOrder;
