@@ -18,8 +18,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    F64, FACTORED, OverSeeds, Problem, agreement_cells, dataset, fit, group_effects, pairs_plot, retrained,
-    two_normals,
+    F64, FACTORED, OverSeeds, Problem, agreement_cells, dataset, fit, group_effects, pairs_plot,
+    ranking_cells, retrained, two_normals,
 };
 use crate::{Context, Experiment, Figure, Outcome};
 
@@ -35,7 +35,8 @@ const AXIS: f64 = 0.5;
 const PAIRS: [&str; 3] = ["both of class 0", "one of each class", "both of class 1"];
 /// Of 7,140 pairs every tenth is drawn.
 const DRAWN: usize = 10;
-/// The influences, and what costs no Hessian.
+/// The influences, so many of them, and what costs no Hessian.
+const INFLUENCES: usize = 3;
 const METHODS: [&str; 5] =
     ["first order", "Newton", "Newton, evaluated", "squared norm of the gradient", "loss before removal"];
 
@@ -68,7 +69,7 @@ impl Experiment for Counterexamples {
 
         let gauss4 =
             outcome.seeds.iter().map(|&seed| gauss4(context, seed)).collect::<anyhow::Result<Vec<_>>>()?;
-        for (m, name) in METHODS.iter().enumerate().take(3) {
+        for (m, name) in METHODS.iter().enumerate().take(INFLUENCES) {
             let r = OverSeeds::over(&gauss4, |found| found.agreement(m).pearson);
             outcome.metrics.push(Metric::new(format!("gauss4, {name}: mean R over seeds"), r.mean));
             let slope = OverSeeds::over(&gauss4, |found| found.agreement(m).slope);
@@ -204,7 +205,8 @@ fn judge(ortho2: &Study) -> Vec<Metric> {
 fn methods(title: &str, studies: &[Study]) -> Table {
     let row = |(m, name): (usize, &&str)| {
         let found: Vec<Agreement> = studies.iter().map(|study| study.agreement(m)).collect();
-        std::iter::once(name.to_string()).chain(agreement_cells(&found)).collect()
+        let cells = if m < INFLUENCES { agreement_cells(&found) } else { ranking_cells(&found) };
+        std::iter::once(name.to_string()).chain(cells).collect()
     };
     Table {
         title: title.into(),
@@ -217,11 +219,14 @@ fn slopes(title: &str, studies: &[Study]) -> Table {
     let row = |kind: &&str| {
         let slope = |m: usize| OverSeeds::over(studies, |study| study.slope(kind, m));
         let cell = |m: usize| if studies.len() == 1 { short(slope(m).mean) } else { slope(m).cell() };
-        std::iter::once(kind.to_string()).chain((0..3).map(cell)).collect()
+        std::iter::once(kind.to_string()).chain((0..INFLUENCES).map(cell)).collect()
     };
     Table {
         title: title.into(),
-        columns: std::iter::once("groups").chain(METHODS.into_iter().take(3)).map(String::from).collect(),
+        columns: std::iter::once("groups")
+            .chain(METHODS.into_iter().take(INFLUENCES))
+            .map(String::from)
+            .collect(),
         rows: studies[0].kinds().iter().map(row).collect(),
     }
 }

@@ -1,6 +1,7 @@
 //! What the experiments share: data and models, retraining without examples, and how both are shown.
 
 mod group_removal;
+mod hospital;
 mod over_seeds;
 mod problem;
 mod removal;
@@ -8,7 +9,8 @@ mod show;
 mod synthetic;
 
 pub use group_removal::{all_converged, group_effects, retrained};
-pub use over_seeds::{OverSeeds, agreement_cells};
+pub use hospital::Hospital;
+pub use over_seeds::{OverSeeds, agreement_cells, ranking_cells};
 pub use problem::{F64, Problem, binary, fit, influence, load, newton, predict, predicted, two_digits};
 pub use removal::{FACTORED, Removals, strongest, union};
 pub use show::{Pictured, Targets, agreement_row, judged, pairs_plot};

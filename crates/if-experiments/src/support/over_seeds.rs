@@ -45,6 +45,11 @@ pub fn agreement_cells(found: &[Agreement]) -> Vec<String> {
     values.map(|value| OverSeeds::over(found, value).cell()).to_vec()
 }
 
+/// The same of what has no unit of change, such as a loss: its size says nothing, and those cells are empty.
+pub fn ranking_cells(found: &[Agreement]) -> Vec<String> {
+    agreement_cells(found).into_iter().take(2).chain(["–", "–"].map(String::from)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! Data in, trained linear model out.
 
 use anyhow::{Context as _, ensure};
-use if_data::LoadOptions;
+use if_data::{Examples, LoadOptions};
 use if_linalg::{Block, Cpu, Loss, Solver};
 use if_methods::{Influence, Scores};
 use if_models::{Curvature, Dataset, EmpiricalRisk, Fit, Inputs, Network, NewtonCg, RiskSettings};
@@ -13,9 +13,14 @@ pub type F64 = Cpu<f64>;
 
 /// The examples of `source`, such as `mnist:train[0..5500]`, from the data folder of `context`.
 pub fn load(context: &Context, source: &str) -> anyhow::Result<Dataset> {
-    let options = LoadOptions { data_dir: context.data_dir().map(Into::into), ..LoadOptions::default() };
-    let examples = if_data::load(&source.parse()?, &options).with_context(|| format!("loading {source}"))?;
+    let examples = examples(context, source)?;
     Ok(Dataset::new(examples.x, examples.y.to_f64())?.with_ids(examples.ids))
+}
+
+/// The same with the names of features.
+pub fn examples(context: &Context, source: &str) -> anyhow::Result<Examples> {
+    let options = LoadOptions { data_dir: context.data_dir().map(Into::into), ..LoadOptions::default() };
+    if_data::load(&source.parse()?, &options).with_context(|| format!("loading {source}"))
 }
 
 /// The examples of two digits, in their order.
@@ -127,4 +132,18 @@ pub fn predict(network: &Network<F64>, inputs: &Inputs<F64>, theta: &Block<F64>)
         z => (0..z.len()).fold(0, |best, c| if z[c] > z[best] { c } else { best }) as f64,
     };
     outputs.chunks_exact(network.outputs()).map(label).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::dataset;
+
+    #[test]
+    fn two_digits_keep_their_order_and_become_binary() {
+        let digits = dataset(1, vec![0.0, 1.0, 2.0, 3.0], vec![9.0, 1.0, 4.0, 9.0]).unwrap();
+        let some = two_digits(&digits, [4.0, 9.0]);
+        assert_eq!((some.ids(), some.labels()), (&[0, 2, 3][..], &[9.0, 4.0, 9.0][..]));
+        assert_eq!(binary(&some, 4.0).labels(), [0.0, 1.0, 0.0]);
+    }
 }

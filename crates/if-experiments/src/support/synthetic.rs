@@ -44,3 +44,37 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
     let (radius, angle) = (rng.random::<f64>(), rng.random::<f64>());
     (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    /// The mean of the features over the examples of a label.
+    fn mean(data: &Dataset, label: f64) -> Vec<f64> {
+        let (mut sum, mut row, mut count) = (vec![0.0; data.width()], vec![0.0; data.width()], 0.0);
+        for i in (0..data.len()).filter(|&i| data.labels()[i] == label) {
+            data.features().read_row(i, &mut row);
+            sum.iter_mut().zip(&row).for_each(|(sum, x)| *sum += x);
+            count += 1.0;
+        }
+        sum.into_iter().map(|sum| sum / count).collect()
+    }
+
+    #[test]
+    fn two_normals_lie_an_axis_apart() {
+        let data = two_normals(&mut ChaCha8Rng::seed_from_u64(1), (3, 2.0), 4000).unwrap();
+        let [zero, one] = [0.0, 1.0].map(|label| mean(&data, label));
+        let distance: f64 = zero.iter().zip(&one).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt();
+        assert!((distance - 2.0).abs() < 0.1, "{distance}");
+    }
+
+    #[test]
+    fn labels_follow_the_features() {
+        let data = logistic_labels(&mut ChaCha8Rng::seed_from_u64(1), 2, 2000).unwrap();
+        let ones = data.labels().iter().sum::<f64>();
+        assert!((800.0..1200.0).contains(&ones), "{ones}");
+        let [zero, one] = [0.0, 1.0].map(|label| mean(&data, label));
+        assert!(zero.iter().zip(&one).any(|(a, b)| (a - b).abs() > 0.3), "{zero:?} {one:?}");
+    }
+}

@@ -19,7 +19,9 @@ use if_models::{Dataset, EmpiricalRisk, Family, Inputs, Removal, RiskSettings};
 
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
-use crate::support::{OverSeeds, Problem, agreement_cells, binary, dataset, fit, load, pairs_plot, predict};
+use crate::support::{
+    OverSeeds, Problem, agreement_cells, binary, dataset, fit, load, pairs_plot, predict, ranking_cells,
+};
 use crate::{Context, Experiment, Figure, Outcome};
 use trial::{Effects, Group, Trial};
 
@@ -56,6 +58,9 @@ const METHODS: [&str; 6] = [
     "first order, evaluated",
     "Newton, evaluated",
 ];
+
+/// Position of what is no influence.
+const DOTS: usize = 3;
 
 /// `2a`.
 pub struct GroupEffects;
@@ -113,7 +118,7 @@ fn study(
     outcome.setting(&format!("{name}: l2/n, by cross-validation"), l2);
     outcome.metrics.extend(judge(name, trials));
     outcome.tables.extend([
-        pooled(name, "margins", trials, 4, |group| &group.margins),
+        pooled(name, "margins", trials, DOTS + 1, |group| &group.margins),
         pooled(name, "losses", trials, METHODS.len(), |group| &group.losses),
         within(name, trials),
         strengths(name, &candidates, &sweep),
@@ -176,7 +181,7 @@ fn cross_validated(problem: &Problem, candidates: &[f64]) -> anyhow::Result<usiz
 fn judge(name: &str, trials: &[Trial]) -> Vec<Metric> {
     let over = |value: &dyn Fn(&Trial) -> f64| OverSeeds::over(trials, value);
     let pooled = |m: usize| over(&|trial| trial.spearman(m, None, None));
-    let [first, second, newton, dots] = [0, 1, 2, 3].map(pooled);
+    let [first, second, newton, dots] = [0, 1, 2, DOTS].map(pooled);
     let name = |what: &str| format!("{name}: {what}");
     let share = over(&|trial| trial.underestimated(None));
     vec![
@@ -212,7 +217,8 @@ fn pooled(name: &str, what: &str, trials: &[Trial], methods: usize, of: fn(&Grou
             Agreement::new(&predicted, &actual)
         };
         let found: Vec<Agreement> = trials.iter().map(found).collect();
-        std::iter::once(METHODS[m].to_owned()).chain(agreement_cells(&found)).collect()
+        let cells = if m == DOTS { ranking_cells(&found) } else { agreement_cells(&found) };
+        std::iter::once(METHODS[m].to_owned()).chain(cells).collect()
     };
     Table {
         title: format!("{name}: effects on {what}, all groups and queries, mean (least to most) over seeds"),
