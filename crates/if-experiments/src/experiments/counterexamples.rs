@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    F64, FACTORED, OverSeeds, Problem, agreement_cells, dataset, fit, group_effects, pairs_plot,
+    F64, FACTORED, OverSeeds, Problem, agreement_cells, dataset, fit, group_effects, loss_change, pairs_plot,
     ranking_cells, retrained, two_normals,
 };
 use crate::{Context, Experiment, Figure, Outcome};
@@ -139,10 +139,7 @@ impl Study {
             Ok(groups.iter().zip(&all).map(own).collect())
         };
         let before = problem.network.example_losses(&problem.train, &theta);
-        let change = |after: &Block<F64>| -> Vec<f64> {
-            let after = problem.network.example_losses(&problem.train, after);
-            after.iter().zip(&before).map(|(after, before)| after - before).collect()
-        };
+        let change = loss_change(&problem.network, &problem.train, &theta);
         let actual = retrained(context, &risk, (&theta, &*solver), (&groups, GRADIENT), change)?;
         let losses = groups.iter().map(|group| own((group, &before))).collect();
         let predicted = [

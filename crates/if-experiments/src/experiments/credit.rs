@@ -6,14 +6,14 @@
 //!    which is no feature of the model.
 //! 2. Test losses are those of 10,000 of the stays that are not trained on, by the seed.
 
-use if_linalg::{Block, Loss, Solver};
+use if_linalg::{Loss, Solver};
 use if_methods::{Agreement, GroupInfluence, Order};
 use if_models::{Curvature, Family, Removal, RiskSettings};
 
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    F64, FACTORED, Hospital, OverSeeds, Problem, agreement_cells, fit, group_effects, pairs_plot,
+    FACTORED, Hospital, OverSeeds, Problem, agreement_cells, fit, group_effects, loss_change, pairs_plot,
     ranking_cells, retrained,
 };
 use crate::{Context, Experiment, Figure, Outcome};
@@ -102,14 +102,10 @@ impl Trial {
         let members: Vec<&[usize]> = groups.iter().map(Vec::as_slice).collect();
         let gradients = risk.removal_gradients(&theta, &members);
         let dots = problem.network.scores(&problem.test, &theta, &gradients);
-        let before = problem.network.example_losses(&problem.test, &theta);
-        let change = |after: &Block<F64>| -> Vec<f64> {
-            let after = problem.network.example_losses(&problem.test, after);
-            after.iter().zip(&before).map(|(after, before)| after - before).collect()
-        };
+        let change = loss_change(&problem.network, &problem.test, &theta);
         let actual = retrained(context, &risk, (&theta, &*solver), (&groups, GRADIENT), change)?;
 
-        let everyone: Vec<usize> = (0..before.len()).collect();
+        let everyone: Vec<usize> = (0..problem.test.len()).collect();
         let source = |(g, (source, group, own)): (usize, &(usize, Vec<usize>, Vec<usize>))| {
             let measured = |changes: &[f64]| {
                 [&everyone, own].map(|rows| OverSeeds::over(rows, |&row| changes[row]).mean)

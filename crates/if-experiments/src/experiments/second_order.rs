@@ -18,7 +18,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    FACTORED, OverSeeds, Problem, all_converged, fit, logistic_labels, retrained, two_normals,
+    FACTORED, OverSeeds, Problem, all_converged, fit, line, logistic_labels, loss_change, retrained,
+    two_normals,
 };
 use crate::{Context, Experiment, Figure, Outcome};
 
@@ -134,12 +135,11 @@ impl Trial {
         let predicted = [unscaled, first, second.total, newton.total];
 
         let network = &problem.network;
-        let before = network.example_losses(&queries, &theta);
+        let loss_change = loss_change(network, &queries, &theta);
         let measure = |after: &Block<_>| {
-            let losses = network.example_losses(&queries, after);
             let mut change = after.clone();
             change.axpby(-1.0, &theta, 1.0);
-            (change, losses.iter().zip(&before).map(|(after, before)| after - before).collect::<Vec<f64>>())
+            (change, loss_change(after))
         };
         let actual = retrained(context, &risk, (&theta, &*solver), (&groups, GRADIENT), measure)?;
         let effects = predicted.each_ref().map(|changes| network.scores(&queries, &theta, changes));
@@ -256,14 +256,11 @@ fn effect_table(name: &str, trials: &[Trial], kind: usize) -> Table {
 /// One chart for each kind of group, one line for each method.
 fn errors(name: &str, trials: &[Trial]) -> Figure {
     let of_kind = |kind: usize| {
-        let line = |m: usize| -> (Vec<(f64, f64)>, Vec<(f64, f64)>) {
-            let at = |(s, share): (usize, f64)| {
-                let error = OverSeeds::over(trials, |trial| trial.error(kind, s, m));
-                ((share, error.mean), (error.least, error.most))
-            };
-            SHARES.into_iter().enumerate().map(at).unzip()
+        let of_method = |m: usize| {
+            let error = |s: usize| OverSeeds::over(trials, |trial| trial.error(kind, s, m));
+            line(SHARES.into_iter().enumerate().map(|(s, share)| (share, error(s))))
         };
-        [0, 1, 2, 3].map(line)
+        [0, 1, 2, 3].map(of_method)
     };
     let lines = [0, 1].map(of_kind);
     let series = lines.each_ref().map(|lines| {

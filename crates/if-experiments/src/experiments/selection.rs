@@ -4,14 +4,14 @@
 //! 1. MNIST 4 against 9, 1,000 training images; the test images of highest loss.
 //! 2. The size is a constraint of the relaxed programme, not a penalty.
 
-use if_linalg::{Block, Solver};
+use if_linalg::Solver;
 use if_methods::{Agreement, GroupDraw, GroupInfluence, Selected, Selection, descending};
 use if_models::{Curvature, Removal, RiskSettings};
 use if_plot::{LineChart, Series};
 
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
-use crate::support::{FACTORED, OverSeeds, Problem, fit, retrained};
+use crate::support::{FACTORED, OverSeeds, Problem, fit, line, loss_change, retrained};
 use crate::{Context, Experiment, Figure, Outcome};
 
 const N: usize = 1000;
@@ -79,10 +79,7 @@ impl Trial {
         let losses = problem.network.example_losses(&problem.test, &theta);
         let points = &descending(&losses)[..QUERIES];
         let queries = problem.queries(points)?;
-        let change = |after: &Block<_>| -> Vec<f64> {
-            let after = problem.network.example_losses(&queries, after);
-            after.iter().zip(points).map(|(after, &point)| after - losses[point]).collect()
-        };
+        let change = loss_change(&problem.network, &queries, &theta);
         let mut draw = GroupDraw::new(seed);
         let mut choices = Vec::new();
         for percent in SIZES {
@@ -95,7 +92,7 @@ impl Trial {
             let selected: Vec<Selected> = points.iter().map(select).collect::<anyhow::Result<_>>()?;
             let mut groups: Vec<Vec<usize>> = (0..RANDOM).map(|_| draw.random(N, size)).collect();
             groups.extend(selected.iter().flat_map(|found| [found.group.clone(), found.greedy.clone()]));
-            let changes = retrained(context, &risk, (&theta, &*solver), (&groups, GRADIENT), change)?;
+            let changes = retrained(context, &risk, (&theta, &*solver), (&groups, GRADIENT), &change)?;
             for (q, selected) in selected.into_iter().enumerate() {
                 let random = OverSeeds::over(&changes[..RANDOM], |change| change[q]).mean;
                 let own = RANDOM + 2 * q;
@@ -186,14 +183,8 @@ fn choices(trials: &[Trial]) -> Table {
 }
 
 fn chart(trials: &[Trial]) -> Figure {
-    let line = |m: usize| -> (Vec<(f64, f64)>, Vec<(f64, f64)>) {
-        let at = |size: usize| {
-            let found = actual(trials, size, m);
-            ((size as f64, found.mean), (found.least, found.most))
-        };
-        SIZES.into_iter().map(at).unzip()
-    };
-    let lines = [0, 1, 2].map(line);
+    let of_method = |m: usize| line(SIZES.into_iter().map(|size| (size as f64, actual(trials, size, m))));
+    let lines = [0, 1, 2].map(of_method);
     let series: Vec<_> =
         METHODS.iter().zip(&lines).map(|(name, (points, band))| Series { name, points, band }).collect();
     let svg = LineChart {

@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use if_linalg::{Block, Prepared, SolveReport};
 use if_methods::{GroupInfluence, Order, leave_out_near};
-use if_models::{Chord, EmpiricalRisk, Fit, Inputs};
+use if_models::{Chord, EmpiricalRisk, Fit, Inputs, Network};
 
 use super::F64;
 use crate::Context;
@@ -32,6 +32,19 @@ pub fn retrained<R: Send>(
         Ok(result)
     });
     checked.collect()
+}
+
+/// The difference that other parameters than `theta` make to the loss of every query.
+pub fn loss_change<'a>(
+    network: &'a Network<F64>,
+    queries: &'a Inputs<F64>,
+    theta: &Block<F64>,
+) -> impl Fn(&Block<F64>) -> Vec<f64> + Sync + 'a {
+    let before = network.example_losses(queries, theta);
+    move |after| {
+        let after = network.example_losses(queries, after);
+        after.iter().zip(&before).map(|(after, before)| after - before).collect()
+    }
 }
 
 /// Predicted changes of the measure of every query on removal of every group, `groups x queries`.

@@ -8,9 +8,9 @@ mod removal;
 mod show;
 mod synthetic;
 
-pub use group_removal::{all_converged, group_effects, retrained};
+pub use group_removal::{all_converged, group_effects, loss_change, retrained};
 pub use hospital::Hospital;
-pub use over_seeds::{OverSeeds, agreement_cells, ranking_cells};
+pub use over_seeds::{OverSeeds, agreement_cells, line, ranking_cells};
 pub use problem::{F64, Problem, binary, fit, influence, load, newton, predict, predicted, two_digits};
 pub use removal::{FACTORED, Removals, strongest, union};
 pub use show::{Pictured, Targets, agreement_row, judged, pairs_plot};

@@ -35,6 +35,11 @@ impl OverSeeds {
     }
 }
 
+/// Means by x, and the least and the most at each: a line of a chart with its band.
+pub fn line(at: impl Iterator<Item = (f64, OverSeeds)>) -> (Vec<(f64, f64)>, Vec<(f64, f64)>) {
+    at.map(|(x, found)| ((x, found.mean), (found.least, found.most))).unzip()
+}
+
 /// The cells `R`, `Spearman`, `slope` and `relative error` of a table, with their spread where there are several seeds.
 pub fn agreement_cells(found: &[Agreement]) -> Vec<String> {
     if let [one] = found {

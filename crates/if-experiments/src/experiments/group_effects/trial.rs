@@ -6,7 +6,9 @@ use if_models::{Curvature, EmpiricalRisk, Inputs, Network};
 
 use super::{EACH, GRADIENT, LARGEST, QUERIES, SIZES, SMALLEST, settings};
 use crate::Context;
-use crate::support::{F64, FACTORED, OverSeeds, Problem, all_converged, fit, influence, retrained};
+use crate::support::{
+    F64, FACTORED, OverSeeds, Problem, all_converged, fit, influence, loss_change, retrained,
+};
 
 /// One group, its effects on every query by each of [`METHODS`](super::METHODS), and those by retraining.
 pub struct Group {
@@ -55,9 +57,10 @@ impl Trial {
                 measure.evaluated(&first),
                 measure.evaluated(&newton),
             ];
+            let change = measure.change();
             let of_group = |(g, after): (usize, &Block<F64>)| Effects {
                 predicted: predicted.iter().map(|all| all[g].clone()).collect(),
-                actual: measure.change(after),
+                actual: change(after),
             };
             retrained.iter().enumerate().map(of_group).collect()
         };
@@ -120,17 +123,18 @@ impl Measure<'_> {
 
     /// Difference that each of `changes` makes.
     fn evaluated(&self, changes: &Block<F64>) -> Vec<Vec<f64>> {
+        let change = self.change();
         let one = |g: usize| {
             let mut after = changes.select(&[g]);
             after.axpby(1.0, self.theta, 1.0);
-            self.change(&after)
+            change(&after)
         };
         (0..changes.k()).map(one).collect()
     }
 
-    fn change(&self, after: &Block<F64>) -> Vec<f64> {
-        let [before, after] = [self.theta, after].map(|at| self.network.example_losses(self.queries, at));
-        after.iter().zip(&before).map(|(after, before)| after - before).collect()
+    /// Difference that other parameters make.
+    fn change(&self) -> impl Fn(&Block<F64>) -> Vec<f64> {
+        loss_change(self.network, self.queries, self.theta)
     }
 }
 
