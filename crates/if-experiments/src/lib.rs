@@ -28,7 +28,13 @@ pub fn all() -> Vec<Box<dyn Experiment>> {
     vec![
         Box::new(experiments::SoftmaxLoo),
         Box::new(experiments::Hinge),
+        Box::new(experiments::Children),
         Box::new(experiments::Mislabel),
+        Box::new(experiments::GroupEffects),
+        Box::new(experiments::Counterexamples),
+        Box::new(experiments::Credit),
+        Box::new(experiments::SecondOrder),
+        Box::new(experiments::GroupSelection),
         Box::new(experiments::TracInMislabel),
         Box::new(experiments::FastIf),
         Box::new(experiments::Fragility),

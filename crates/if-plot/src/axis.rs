@@ -8,7 +8,7 @@ const TINY: f64 = 1e-300;
 /// About as many steps from end to end of an axis.
 const STEPS: f64 = 5.0;
 /// Room for tick labels, and for half a label at the right end.
-const LEFT: f64 = 56.0;
+const LEFT: f64 = 62.0;
 const RIGHT: f64 = 20.0;
 
 /// Whether a value has a place on an axis.

@@ -43,6 +43,7 @@ pub fn fetch(name: &str, options: &FetchOptions) -> Result<Vec<PathBuf>, DataErr
         if !target.is_file() || sha256_of(&target)? != file.sha256 {
             let url = match &options.base_url {
                 Some(base) => format!("{}/{}", base.trim_end_matches('/'), file.name),
+                None if file.url.is_empty() => return Err(unpublished(file)),
                 None => file.url.to_owned(),
             };
             download(&agent, &url, file, &target)?;
@@ -50,6 +51,11 @@ pub fn fetch(name: &str, options: &FetchOptions) -> Result<Vec<PathBuf>, DataErr
         Ok(target)
     };
     info.files.iter().map(fetch_one).collect()
+}
+
+fn unpublished(file: &RemoteFile) -> DataError {
+    let reason = "no server publishes this file by itself; give a mirror that has it".to_owned();
+    DataError::Download { url: file.name.to_owned(), reason }
 }
 
 fn agent(proxy: Option<&str>) -> Result<Agent, DataError> {

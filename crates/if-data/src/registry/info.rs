@@ -39,7 +39,7 @@ pub struct SplitInfo {
 pub struct RemoteFile {
     /// Name in the dataset's folder.
     pub name: &'static str,
-    /// Where it is downloaded from.
+    /// Where it is downloaded from; empty where only a mirror has it.
     pub url: &'static str,
     /// Length.
     pub bytes: u64,
@@ -55,6 +55,7 @@ pub(super) enum Kind {
     Mnist,
     Cifar10,
     Enron1,
+    Hospital,
 }
 
 /// All datasets of the registry.
@@ -168,6 +169,17 @@ static DATASETS: &[DatasetInfo] = &[
         files: ENRON1,
         kind: Kind::Enron1,
     },
+    DatasetInfo {
+        name: "diabetes130-hospital",
+        summary: "stays of diabetic patients in hospital, readmitted within 30 days or not; 127 features, 73 specialties",
+        splits: &[split("all", 101_766)],
+        shape: &[super::hospital::COLUMNS],
+        classes: &["not readmitted", "readmitted"],
+        licence: "CC BY 4.0 (UCI)",
+        folder: "diabetes130_hospital",
+        files: HOSPITAL,
+        kind: Kind::Hospital,
+    },
 ];
 
 /// In the order that the reader of idx datasets relies on: images and labels of train, then of test.
@@ -238,4 +250,12 @@ const ENRON1: &[RemoteFile] = &[RemoteFile {
     url: "https://raw.githubusercontent.com/ankancode/RNN-LSTM/462e6a8149f057ba7ebf17d4cb2f58db290dc3ea/enron1.tar.gz",
     bytes: 2_200_532,
     sha256: "fc85a8d3fa5e9845a7ee572de3e92ae057f7c2be06171818539ef0983da89ad8",
+}];
+
+/// The table of an archive, compressed by itself; no server has it so.
+const HOSPITAL: &[RemoteFile] = &[RemoteFile {
+    name: "diabetic_data.csv.gz",
+    url: "",
+    bytes: 3_031_652,
+    sha256: "356486d63457b04802fd827134ba7234a8d58d96b2bf0c1448f2b52221b4d0a1",
 }];

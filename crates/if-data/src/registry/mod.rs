@@ -3,6 +3,7 @@
 mod embedded;
 mod enron;
 mod files;
+mod hospital;
 mod images;
 mod info;
 
@@ -30,6 +31,7 @@ pub(crate) fn load(name: &str, split: Option<&str>, options: &LoadOptions) -> Re
         Kind::Mnist => images::mnist(info, split, options)?,
         Kind::Cifar10 => images::cifar10(info, split, options)?,
         Kind::Enron1 => enron::load(info, split, options)?,
+        Kind::Hospital => hospital::load(info, options)?,
     };
     debug_assert_eq!(examples.len(), split.examples, "{name}:{}", split.name);
     examples.class_names = Some(info.classes.iter().map(|&class| class.to_owned()).collect());

@@ -111,3 +111,13 @@ fn embedded_and_unknown_datasets_need_no_server() {
     assert!(fetch("digits", &options).unwrap().is_empty());
     assert_error(fetch("minst", &options), &["unknown dataset \"minst\""]);
 }
+
+#[test]
+fn a_file_that_only_a_mirror_has_asks_for_one() {
+    let folder = folder();
+    let options = FetchOptions { cache_dir: folder.path().to_owned(), ..FetchOptions::default() };
+    assert_error(
+        fetch("diabetes130-hospital", &options),
+        &["diabetic_data.csv.gz: no server publishes this file"],
+    );
+}

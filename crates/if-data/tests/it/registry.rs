@@ -64,7 +64,10 @@ fn iris_is_split_evenly() {
 fn unknown_names_and_missing_files_say_what_to_do() {
     assert_error(
         load_spec("minst"),
-        &["unknown dataset \"minst\"", "digits, iris, mnist, fashion-mnist, cifar10, enron1-spam"],
+        &[
+            "unknown dataset \"minst\"",
+            "digits, iris, mnist, fashion-mnist, cifar10, enron1-spam, diabetes130-hospital",
+        ],
     );
     assert_error(load_spec("digits:valid"), &["digits has no split \"valid\": it has all, train, test"]);
     assert_error(
@@ -133,4 +136,20 @@ fn enron_words_are_those_of_the_token_pattern() {
     // Counted with another program: Python's re with (?u)\b\w\w+\b on the lowercased texts.
     let HostArray::F32(x) = &test.x else { panic!("f32") };
     assert_eq!(x.iter().map(|&v| f64::from(v)).sum::<f64>(), 138_363.0);
+}
+
+#[test]
+fn hospital_has_the_features_of_the_authors() {
+    let Some(options) = real_data() else { return };
+    let all = load(&source("diabetes130-hospital"), &options).unwrap();
+    assert_eq!(all.x.shape(), [101_766, info("diabetes130-hospital").shape[0]]);
+    assert_eq!(count(&all.y, 1), 11_357);
+    let names = all.feature_names.unwrap();
+    let named = [0, 8, 17, 126, 127].map(|column: usize| names[column].as_str());
+    let expected =
+        ["time_in_hospital", "gender=Female", "age=[0-10)", "diabetesMed=Yes", "medical_specialty=?"];
+    assert_eq!(named, expected);
+    // Counted with another program; every stay has one specialty.
+    let HostArray::F32(x) = &all.x else { panic!("f32") };
+    assert_eq!(x.iter().map(|&v| f64::from(v)).sum::<f64>(), 9_849_634.0 + 101_766.0);
 }

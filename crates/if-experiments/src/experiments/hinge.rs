@@ -15,16 +15,17 @@
 use anyhow::ensure;
 use if_linalg::{Block, Loss};
 use if_methods::{Agreement, Scores, descending};
-use if_models::{Dataset, EmpiricalRisk, Family, Fit, HingeSvm, Removal, RiskSettings};
+use if_models::{EmpiricalRisk, Family, Fit, HingeSvm, Removal, RiskSettings};
 
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    F64, FACTORED, Pictured, Problem, Removals, agreement_row, influence, load, pairs_plot, predict,
-    predicted, strongest, union,
+    F64, FACTORED, Pictured, Problem, Removals, agreement_row, binary, influence, load, pairs_plot, predict,
+    predicted, strongest, two_digits, union,
 };
 use crate::{Context, Experiment, Figure, Outcome};
 
+const DIGITS: [f64; 2] = [1.0, 7.0];
 const L2: f64 = 0.01;
 const SETTINGS: RiskSettings =
     RiskSettings { family: Family::Mean, removal: Removal::Renormalised, l2: L2, regularise_bias: true };
@@ -62,9 +63,11 @@ impl Experiment for Hinge {
 
     fn run(&self, context: &Context) -> anyhow::Result<Outcome> {
         let rows = if context.full { usize::MAX } else { ROWS };
-        let train = ones_and_sevens(&load(context, "mnist:train")?, rows);
-        let test = ones_and_sevens(&load(context, "mnist:test")?, usize::MAX);
-        let problem = Problem::linear(binary(&train), binary(&test), (1, false, Loss::Hinge))?;
+        let train = two_digits(&load(context, "mnist:train")?, DIGITS);
+        let train = train.slice(0, rows.min(train.len()));
+        let test = two_digits(&load(context, "mnist:test")?, DIGITS);
+        let problem =
+            Problem::linear(binary(&train, DIGITS[0]), binary(&test, DIGITS[0]), (1, false, Loss::Hinge))?;
         let mut duals = Vec::new();
         let theta = optimum(&problem.risk(SETTINGS)?, &mut duals)?.theta;
         let losses = problem.network.example_losses(&problem.test, &theta);
@@ -91,19 +94,6 @@ impl Experiment for Hinge {
         describe(&mut outcome, &problem, &theta);
         Ok(outcome)
     }
-}
-
-/// The first `count` examples of a 1 or a 7.
-fn ones_and_sevens(digits: &Dataset, count: usize) -> Dataset {
-    let labels = digits.labels();
-    let rows = (0..digits.len()).filter(|&i| labels[i] == 1.0 || labels[i] == 7.0).take(count);
-    digits.select(&rows.collect::<Vec<_>>())
-}
-
-/// The same with label 1 for a 1 and 0 for a 7.
-fn binary(digits: &Dataset) -> Dataset {
-    let labels = digits.labels().iter().map(|&label| f64::from(u8::from(label == 1.0))).collect();
-    digits.clone().with_labels(labels)
 }
 
 /// The optimum of the hinge, from `duals`, which it replaces.

@@ -1,17 +1,29 @@
 //! One file per experiment.
 
+mod children;
+mod counterexamples;
+mod credit;
 mod digits_loo;
 mod fast_if;
 mod fragility;
+mod group_effects;
 mod hinge;
 mod mislabel;
+mod second_order;
+mod selection;
 mod softmax_loo;
 mod tracin;
 
+pub use children::Children;
+pub use counterexamples::Counterexamples;
+pub use credit::Credit;
 pub use digits_loo::DigitsLoo;
 pub use fast_if::FastIf;
 pub use fragility::Fragility;
+pub use group_effects::GroupEffects;
 pub use hinge::Hinge;
 pub use mislabel::Mislabel;
+pub use second_order::SecondOrder;
+pub use selection::GroupSelection;
 pub use softmax_loo::SoftmaxLoo;
 pub use tracin::TracInMislabel;

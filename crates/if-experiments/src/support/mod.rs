@@ -1,11 +1,19 @@
 //! What the experiments share: data and models, retraining without examples, and how both are shown.
 
+mod group_removal;
+mod hospital;
+mod over_seeds;
 mod problem;
 mod recall;
 mod removal;
 mod show;
+mod synthetic;
 
-pub use problem::{F64, Problem, fit, influence, load, newton, predict, predicted};
+pub use group_removal::{all_converged, group_effects, loss_change, retrained};
+pub use hospital::Hospital;
+pub use over_seeds::{OverSeeds, agreement_cells, line, ranking_cells};
+pub use problem::{F64, Problem, binary, fit, influence, load, newton, predict, predicted, two_digits};
 pub use recall::Recalls;
 pub use removal::{FACTORED, Removals, strongest, union};
 pub use show::{Pictured, Targets, agreement_row, judged, pairs_plot};
+pub use synthetic::{dataset, logistic_labels, two_normals};

@@ -1,7 +1,7 @@
 //! Data in, trained linear model out.
 
 use anyhow::{Context as _, ensure};
-use if_data::LoadOptions;
+use if_data::{Examples, LoadOptions};
 use if_linalg::{Block, Cpu, Loss, Solver};
 use if_methods::{Influence, Scores};
 use if_models::{Curvature, Dataset, EmpiricalRisk, Fit, Inputs, Network, NewtonCg, RiskSettings};
@@ -13,9 +13,25 @@ pub type F64 = Cpu<f64>;
 
 /// The examples of `source`, such as `mnist:train[0..5500]`, from the data folder of `context`.
 pub fn load(context: &Context, source: &str) -> anyhow::Result<Dataset> {
-    let options = LoadOptions { data_dir: context.data_dir().map(Into::into), ..LoadOptions::default() };
-    let examples = if_data::load(&source.parse()?, &options).with_context(|| format!("loading {source}"))?;
+    let examples = examples(context, source)?;
     Ok(Dataset::new(examples.x, examples.y.to_f64())?.with_ids(examples.ids))
+}
+
+/// The same with the names of features.
+pub fn examples(context: &Context, source: &str) -> anyhow::Result<Examples> {
+    let options = LoadOptions { data_dir: context.data_dir().map(Into::into), ..LoadOptions::default() };
+    if_data::load(&source.parse()?, &options).with_context(|| format!("loading {source}"))
+}
+
+/// The examples of two digits, in their order.
+pub fn two_digits(data: &Dataset, [one, other]: [f64; 2]) -> Dataset {
+    let labels = data.labels();
+    data.select(&(0..data.len()).filter(|&i| labels[i] == one || labels[i] == other).collect::<Vec<_>>())
+}
+
+/// The same examples with label 1 where it was `one`, and 0 elsewhere.
+pub fn binary(data: &Dataset, one: f64) -> Dataset {
+    data.clone().with_labels(data.labels().iter().map(|&label| f64::from(u8::from(label == one))).collect())
 }
 
 /// A linear model with its training and test examples.
@@ -43,6 +59,14 @@ impl Problem {
         let train = Inputs::new(&network, &train_data, usize::MAX)?;
         let test = Inputs::new(&network, &test_data, usize::MAX)?;
         Ok(Self { network, train_data, test_data, train, test })
+    }
+
+    /// Logistic regression without bias of MNIST 4 (label 1) against 9: `n` training images drawn by `seed`, and all
+    /// test images.
+    pub fn four_or_nine(context: &Context, n: usize, seed: u64) -> anyhow::Result<Self> {
+        let of = |split| anyhow::Ok(binary(&two_digits(&load(context, split)?, [4.0, 9.0]), 4.0));
+        let train = of("mnist:train")?.shuffled(seed).slice(0, n);
+        Self::linear(train, of("mnist:test")?, (1, false, Loss::Logistic))
     }
 
     /// The objective over all training examples.
@@ -108,4 +132,18 @@ pub fn predict(network: &Network<F64>, inputs: &Inputs<F64>, theta: &Block<F64>)
         z => (0..z.len()).fold(0, |best, c| if z[c] > z[best] { c } else { best }) as f64,
     };
     outputs.chunks_exact(network.outputs()).map(label).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::dataset;
+
+    #[test]
+    fn two_digits_keep_their_order_and_become_binary() {
+        let digits = dataset(1, vec![0.0, 1.0, 2.0, 3.0], vec![9.0, 1.0, 4.0, 9.0]).unwrap();
+        let some = two_digits(&digits, [4.0, 9.0]);
+        assert_eq!((some.ids(), some.labels()), (&[0, 2, 3][..], &[9.0, 4.0, 9.0][..]));
+        assert_eq!(binary(&some, 4.0).labels(), [0.0, 1.0, 0.0]);
+    }
 }
