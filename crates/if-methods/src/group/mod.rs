@@ -24,7 +24,9 @@
 //! 1. One formula for both removals; the published constants follow from `A_S` (a test says so).
 //! 2. Newton steps of many groups share their solves with `A` ([`NearbyCg`]): a low-rank update where groups are small,
 //!    conjugate gradients where they are large.
-//! 3. The published self-influence measures the group's own loss; here any query may be measured.
+//! 3. First order of more groups than queries is summed up from the influences of single examples, after one solve for
+//!    each query instead of each group.
+//! 4. The published self-influence measures the group's own loss; here any query may be measured.
 
 mod draw;
 mod rescaled;
@@ -166,6 +168,9 @@ impl<'a, B: Backend> GroupInfluence<'a, B> {
         (order, evaluated): (Order, bool),
         observer: &dyn Observer,
     ) -> Result<GroupEffects, MethodError> {
+        if order == Order::First && !evaluated && queries.len() < groups.len() {
+            return self.added_up(groups, queries, observer);
+        }
         let network = self.risk().network().with_loss(self.measure);
         let theta = self.operator.theta();
         let before = network.example_losses(queries, theta);
@@ -191,6 +196,30 @@ impl<'a, B: Backend> GroupInfluence<'a, B> {
             }
         })?;
         Ok(GroupEffects { effects, first_order, report })
+    }
+
+    /// First order as sums of the influences of single examples: one solve for each query, which are fewer than groups.
+    fn added_up(
+        &self,
+        groups: &[Vec<usize>],
+        queries: &Inputs<B>,
+        observer: &dyn Observer,
+    ) -> Result<GroupEffects, MethodError> {
+        check_groups(groups, self.risk().n())?;
+        let mut effects = vec![Vec::with_capacity(queries.len()); groups.len()];
+        let mut report = self.single().attribute(queries, observer, |rows| {
+            for row in rows.scores.chunks_exact(self.risk().n()) {
+                for (group, effects) in groups.iter().zip(&mut effects) {
+                    let sum: f64 = group.iter().map(|&i| row[i].to_f64()).sum();
+                    effects.push(self.risk().removal_factor_of(group.len()) * sum);
+                }
+            }
+            Ok::<(), MethodError>(())
+        })?;
+        // Every group rests on all queries' solves.
+        let worst = report.columns[1..].iter().fold(report.columns[0].clone(), |all, one| merged(&all, one));
+        report.columns = vec![worst; groups.len()];
+        Ok(GroupEffects { effects, first_order: None, report })
     }
 
     /// How the parameters are predicted to change on removal of every group: upweighted by `epsilon` in the objective

@@ -173,6 +173,13 @@ fn every_order_is_its_formula_under_every_convention() {
                 let explicit = Explicit::new(&risk, &theta, damping);
                 let a = explicit.matrix(|_| 1.0 / N as f64);
                 let what = format!("{loss:?}, {settings:?}, damping {damping}");
+                // More groups than queries are summed up from single scores, fewer are solved for: the same.
+                let few = Inputs::new(&network, &data(5, classes, 2).slice(0, 2), usize::MAX).unwrap();
+                let [added, solved] = [&few, &queries]
+                    .map(|queries| influence.effects(&groups, queries, (Order::First, false), &()).unwrap());
+                for (added, solved) in added.effects.iter().zip(&solved.effects) {
+                    assert_close(added, &solved[..2], &format!("{what}, sums of scores"));
+                }
                 let g = network.example_gradients(&queries, &theta, Rows::Range(0, 5)).to_f64();
                 let p = theta.to_f64().len();
                 for (order, name) in

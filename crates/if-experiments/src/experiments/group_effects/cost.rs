@@ -1,23 +1,25 @@
-//! What many groups cost by one factorisation of the Hessian, beside a few retrainings.
+//! What many groups cost, beside a few retrainings: first order by one solve for each query, the others by one
+//! factorisation of the Hessian.
 
 use std::time::Instant;
 
-use if_linalg::{Loss, Solver};
+use if_linalg::{BlockCg, Loss, Prepared, Solver};
 use if_methods::{GroupDraw, GroupInfluence, Order};
 use if_models::{Curvature, Dataset, RiskSettings};
 
 use super::{LARGEST, QUERIES, SMALLEST};
 use crate::Context;
 use crate::result::{Gate, Metric};
-use crate::support::{FACTORED, Problem, fit, group_effects};
+use crate::support::{F64, FACTORED, Problem, fit, group_effects};
 
 const L2: f64 = 0.01;
 const GROUPS: usize = 500;
 const RETRAININGS: usize = 5;
 const GRADIENT: f64 = 1e-8;
+const ITERATIVE: BlockCg = BlockCg { tolerance: 1e-8, max_iterations: 1000 };
 
-/// Seconds of effects of random groups by second order and Newton, factorisation included, over those of retrainings
-/// by Newton-CG from the whole model: softmax regression on the ten digits.
+/// Seconds of effects of random groups by every order, solver included, over those of retrainings by Newton-CG from the
+/// whole model: softmax regression on the ten digits.
 pub fn measure(
     context: &Context,
     (train, test): &(Dataset, Dataset),
@@ -36,6 +38,12 @@ pub fn measure(
     let groups: Vec<Vec<usize>> = (0..GROUPS).map(|g| draw.random(n, size(g))).collect();
 
     let operator = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX);
+    let start = Instant::now();
+    let solver: Box<dyn Prepared<F64>> = ITERATIVE.prepare(&operator)?;
+    let influence = GroupInfluence::new(&operator, &*solver);
+    group_effects(context, &influence, (&groups, &problem.test), (Order::First, false))?;
+    let first = start.elapsed().as_secs_f64();
+
     let start = Instant::now();
     let solver = FACTORED.prepare(&operator)?;
     let factorisation = start.elapsed().as_secs_f64();
@@ -59,6 +67,7 @@ pub fn measure(
         Metric::new(name, seconds / retraining)
     };
     Ok(vec![
+        ratio("first order", first).gate(Gate::Below(1.0)),
         ratio("second order", second).gate(Gate::Below(1.0)),
         ratio("Newton", newton),
         Metric::new(
