@@ -65,13 +65,6 @@ fn failed(path: &Path, error: csv::Error) -> Failure {
     Failure::output(DataError::Io { path: path.to_owned(), action: "write", source })
 }
 
-/// Writes `text` to `file` and gives it its name.
-pub fn finish_text(mut file: AtomicFile, path: &Path, text: &str) -> Result<(), Failure> {
-    let full = |source| Failure::output(DataError::Io { path: path.to_owned(), action: "write", source });
-    file.write_all(text.as_bytes()).map_err(full)?;
-    file.finish().map_err(Failure::output)
-}
-
 /// How a column is set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Align {

@@ -15,7 +15,7 @@ use crate::console::Console;
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
-use crate::output::{Report, finish_text, short};
+use crate::output::{Report, short};
 use crate::session::Session;
 use crate::source::{Data, keep_inputs};
 
@@ -69,9 +69,7 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(&self, console: &Console) -> Result<Report, Failure> {
         let train = &self.problem.train;
-        let picture =
-            self.args.picture.as_deref().map(|path| Ok::<_, Failure>((AtomicFile::create(path)?, path)));
-        let picture = picture.transpose()?;
+        let picture = self.args.picture.as_deref().map(AtomicFile::create).transpose()?;
         let session = Session::<f64>::open(self.problem, &self.settings, 1)?;
         let target = session.inputs(self.target)?;
         if session.network.vocabulary().is_some() {
@@ -91,8 +89,9 @@ impl Job<'_> {
         if let Some(path) = &self.args.out {
             self.write(path, &examples, &attacked.features)?;
         }
-        if let Some((file, path)) = picture {
-            finish_text(file, path, &self.picture(&examples, &attacked)?)?;
+        if let Some(file) = picture {
+            let svg = self.picture(&examples, &attacked)?;
+            file.finish_with(svg.as_bytes()).map_err(Failure::output)?;
         }
         let (steps, flipped) = (attacked.margins.len() - 1, attacked.flipped());
         let last = attacked.margins[steps];

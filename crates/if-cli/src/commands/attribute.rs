@@ -14,7 +14,7 @@ use crate::console::Console;
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
-use crate::output::{Report, document, finish_text, seconds};
+use crate::output::{Report, document, seconds};
 use crate::session::{Session, report_flags};
 use crate::source::{Data, keep_inputs};
 
@@ -92,7 +92,7 @@ impl Job<'_> {
         json["parameters"] = json!(session.coverage);
         let text = format!("{:#}\n", document("attribute", json.clone()));
         // Scores never stand without their certificates.
-        finish_text(certificates, self.certificates, &text)?;
+        certificates.finish_with(text.as_bytes()).map_err(Failure::output)?;
         scores.finish().map_err(Failure::output)?;
         let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
         let elapsed = start.elapsed().as_secs_f64();

@@ -14,7 +14,7 @@ use crate::console::Console;
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
-use crate::output::{Report, document, finish_text, seconds, short};
+use crate::output::{Report, document, seconds, short};
 use crate::session::{Session, report_flags};
 use crate::source::{Data, keep_inputs};
 
@@ -95,7 +95,8 @@ impl Job<'_> {
             "recall_of_top_10_opponents": check.recall[1],
         })));
         json["optimality"] = json!(optimality);
-        finish_text(file, path, &format!("{:#}\n", document("fastif", json.clone())))?;
+        let text = format!("{:#}\n", document("fastif", json.clone()));
+        file.finish_with(text.as_bytes()).map_err(Failure::output)?;
         let funnel = (searched + scored) / queries.len() as f64;
         json["seconds"] = json!({
             "search": searched,

@@ -15,7 +15,7 @@ use crate::error::Failure;
 use crate::groups::Groups;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
-use crate::output::{Csv, Report, Table, document, finish_text, seconds, short};
+use crate::output::{Csv, Report, Table, document, seconds, short};
 use crate::retrain::Truth;
 use crate::session::{Optimality, Session, report_flags};
 use crate::source::{Columns, Data, keep_inputs};
@@ -98,7 +98,7 @@ impl Job<'_> {
             actual.as_ref().map(|(actual, _)| Agreement::new(&found.effects.concat(), &actual.concat()));
         let json = self.record(&predicted, agreement);
         let text = format!("{:#}\n", document("group", json.clone()));
-        finish_text(certificates, self.certificates, &text)?;
+        certificates.finish_with(text.as_bytes()).map_err(Failure::output)?;
         self.write(table, groups, found, actual.as_ref().map(|(actual, _)| actual))?;
         let names: Vec<usize> = (0..groups.names.len()).collect();
         let flagged = report_flags(&found.report, &names, "groups", console);

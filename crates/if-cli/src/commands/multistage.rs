@@ -17,7 +17,7 @@ use crate::console::Console;
 use crate::error::Failure;
 use crate::job::Settings;
 use crate::model::{Kind, Model};
-use crate::output::{Report, document, finish_text, seconds};
+use crate::output::{Report, document, seconds};
 use crate::session::{inputs, report_flags};
 use crate::source::{Data, keep_inputs};
 
@@ -137,7 +137,7 @@ impl Job<'_> {
             .attribute(&queries, console, |rows| scores.append(rows.scores).map_err(Failure::output))?;
         let mut json = self.record::<T>(&report, method.unit(), shape);
         let text = format!("{:#}\n", document("multistage", json.clone()));
-        finish_text(file, certificates, &text)?;
+        file.finish_with(text.as_bytes()).map_err(Failure::output)?;
         scores.finish().map_err(Failure::output)?;
         let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
         let elapsed = start.elapsed().as_secs_f64();

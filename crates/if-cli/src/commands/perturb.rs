@@ -12,7 +12,7 @@ use crate::console::Console;
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
-use crate::output::{Report, Table, finish_text, signed};
+use crate::output::{Report, Table, signed};
 use crate::session::{Session, report_flags};
 use crate::source::{Data, keep_inputs};
 
@@ -49,9 +49,7 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(&self, console: &Console) -> Result<Report, Failure> {
         let train = &self.problem.train;
-        let picture =
-            self.args.picture.as_deref().map(|path| Ok::<_, Failure>((AtomicFile::create(path)?, path)));
-        let picture = picture.transpose()?;
+        let picture = self.args.picture.as_deref().map(AtomicFile::create).transpose()?;
         let session = Session::<f64>::open(self.problem, &self.settings, self.query.set.len())?;
         let queries = session.inputs(self.query)?;
         let measured = session.measured(self.args.measure)?;
@@ -83,8 +81,9 @@ impl Job<'_> {
             out.append(&slopes).map_err(Failure::output)?;
             out.finish().map_err(Failure::output)?;
         }
-        if let Some((file, path)) = picture {
-            finish_text(file, path, &self.picture(&examples, &slopes)?)?;
+        if let Some(file) = picture {
+            let svg = self.picture(&examples, &slopes)?;
+            file.finish_with(svg.as_bytes()).map_err(Failure::output)?;
         }
         let rows: Vec<usize> = examples.iter().map(|&i| train.set.ids()[i]).collect();
         let each = |q: usize, e: usize| &slopes[(q * examples.len() + e) * width..][..width];

@@ -16,7 +16,7 @@ use crate::console::Console;
 use crate::error::Failure;
 use crate::job::risk_settings;
 use crate::model::{Kind, Model, read_weights};
-use crate::output::{Report, document, finish_text, seconds};
+use crate::output::{Report, document, seconds};
 use crate::run_dir::Recorded;
 use crate::session::{inputs, select};
 use crate::source::Data;
@@ -76,7 +76,8 @@ impl Job<'_> {
         json["scores"]["dtype"] = json!(T::DESCR);
         json["scores"]["shape"] = json!(shape);
         json["details"] = details;
-        finish_text(file, self.certificates, &format!("{:#}\n", document("attribute", json.clone())))?;
+        let text = format!("{:#}\n", document("attribute", json.clone()));
+        file.finish_with(text.as_bytes()).map_err(Failure::output)?;
         scores.finish().map_err(Failure::output)?;
         let name = clap::ValueEnum::to_possible_value(&self.args.method).expect("it can be asked for");
         let text = format!(

@@ -9,17 +9,6 @@ use crate::support::{Folder, Outcome, Problem, json, numbers};
 
 const DIGITS: &str = "--model softmax --train digits:train[0..300] --l2 0.01";
 
-fn refuse(folder: &Folder, arguments: &str, parts: &[&str]) {
-    let before = folder.names();
-    let Outcome { code, stdout, stderr } = folder.run(arguments);
-    assert_eq!((code, stdout.as_str()), (2, ""), "{arguments}\n{stderr}");
-    assert!(stderr.starts_with("error: ") && stderr.lines().count() <= 2, "{stderr}");
-    for part in parts {
-        assert!(stderr.lines().next().unwrap().contains(part), "{stderr:?} should contain {part:?}");
-    }
-    assert_eq!(folder.names(), before, "nothing may be left behind");
-}
-
 #[test]
 fn slopes_are_written_drawn_and_named() {
     let folder = Folder::new();
@@ -35,14 +24,13 @@ fn slopes_are_written_drawn_and_named() {
     assert!((strongest["slope"].as_f64().unwrap() - slope).abs() <= 1e-9 * slope.abs());
     let svg = String::from_utf8(folder.bytes("P.svg")).unwrap();
     assert!(svg.contains("What digits:test[3] hangs on") && svg.contains("train 12"));
-    refuse(
-        &folder,
+    folder.refuse(
         &format!("{base} --examples 300"),
         &["--examples: expected rows of digits:train[0..300] from 0 to 299, found 300"],
     );
     Problem::new(30, 3, true).write(&folder);
     let flat = "perturb --model softmax --train T.npz --query Q.npz --l2 0.1 --picture P2.svg";
-    refuse(&folder, flat, &["--picture: expected square images", "[4]"]);
+    folder.refuse(flat, &["--picture: expected square images", "[4]"]);
 }
 
 #[test]
@@ -67,14 +55,12 @@ fn attacks_keep_to_their_box_and_write_the_training_set() {
     let query = &json(&explained.stdout)["queries"][0];
     assert!(query["probability"].as_f64().unwrap() < 0.6 || query["predicted"] != query["label"], "{query}");
     assert_eq!(rows.len(), 30);
-    refuse(
-        &folder,
+    folder.refuse(
         &format!("attack {DIGITS} --target digits:test[0..2] --radius 0.1"),
         &["--target", "one example", "found 2"],
     );
-    refuse(&folder, &format!("{base} --radius 0"), &["--radius"]);
-    refuse(
-        &folder,
+    folder.refuse(&format!("{base} --radius 0"), &["--radius"]);
+    folder.refuse(
         &format!("attack {DIGITS} --target digits:test[7] --count 300 --radius 0.1"),
         &["--count 300"],
     );
@@ -130,7 +116,7 @@ fn multistage_scores_pretraining_examples() {
     // Moved far from where it was: only as an updated embedding, and l2 on it or not is another system.
     let moved =
         format!("{MULTISTAGE} --model M2.toml --weights W3.safetensors --embedding-layers emb --damping 2");
-    refuse(&folder, &moved, &["layer emb was moved by the second stage"]);
+    folder.refuse(&moved, &["layer emb was moved by the second stage"]);
     let mut found = Vec::new();
     for more in ["--updated --alpha 0.5", "--updated --alpha 0.5 --l2-head-only"] {
         folder.succeed(&format!("{moved} {more}"));
@@ -156,19 +142,17 @@ fn stages_that_do_not_fit_are_refused() {
         ("--embedding-layers emb --layers top", "expected no --layers"),
         ("", "--embedding-layers"),
     ] {
-        refuse(&folder, &format!("{base} {more}"), &[part]);
+        folder.refuse(&format!("{base} {more}"), &[part]);
     }
     folder.succeed("train --model M3.toml --train T.npz --l2 0.05 --optimizer lbfgs --out W4.safetensors");
-    refuse(
-        &folder,
+    folder.refuse(
         &format!("{MULTISTAGE} --model M3.toml --weights W4.safetensors --embedding-layers emb"),
         &["layer emb differs: 3 x 5 with bias in the first stage, 2 x 5 in the second"],
     );
     // A query of a class that the second stage does not know.
     Problem::new(30, 3, true).write_examples(&folder, "Q.npz", 0, 30);
-    refuse(&folder, &format!("{base} --embedding-layers emb"), &["Q.npz", "label"]);
-    refuse(
-        &folder,
+    folder.refuse(&format!("{base} --embedding-layers emb"), &["Q.npz", "label"]);
+    folder.refuse(
         &base.replace("M1.toml", "softmax").replace("--weights", "--embedding-layers emb --weights"),
         &["--pretrain-model: expected a network in FILE.toml"],
     );

@@ -1,6 +1,6 @@
 //! Groups: `group`, `what-if` and `select`, against `attribute` and against each other.
 
-use crate::support::{Folder, Outcome, Problem, json};
+use crate::support::{Folder, Problem, json};
 
 const BASE: &str = "--model softmax --train T.npz --query Q.npz --l2 0.05";
 const N: usize = 55;
@@ -132,11 +132,11 @@ fn a_column_makes_groups_and_is_no_feature() {
     let names: Vec<&str> = rows[1..].iter().step_by(4).map(|row| row[0].as_str()).collect();
     assert_eq!(names, ["east coast", "north", "south"]);
     assert_eq!(rows[1][1], "13");
-    refuse(&folder, &format!("{base} --group-by b"), &["T.csv: line 2, column \"from\"", "a finite number"]);
-    refuse(&folder, &format!("{base} --group-by nowhere"), &["column \"from\""]);
+    folder.refuse(&format!("{base} --group-by b"), &["T.csv: line 2, column \"from\"", "a finite number"]);
+    folder.refuse(&format!("{base} --group-by nowhere"), &["column \"from\""]);
     let digits =
         "group --model softmax --train digits:train[0..50] --query digits:test[0] --l2 0.1 --effects E.csv";
-    refuse(&folder, &format!("{digits} --group-by y"), &["--group-by y", "csv table", "digits"]);
+    folder.refuse(&format!("{digits} --group-by y"), &["--group-by y", "csv table", "digits"]);
 }
 
 #[test]
@@ -186,17 +186,6 @@ fn selection_beats_chance_and_saves_its_groups() {
     assert!(folder.succeed(&base).stdout.contains("strongest one by one"));
 }
 
-fn refuse(folder: &Folder, arguments: &str, parts: &[&str]) {
-    let before = folder.names();
-    let Outcome { code, stdout, stderr } = folder.run(arguments);
-    assert_eq!((code, stdout.as_str()), (2, ""), "{arguments}\n{stderr}");
-    assert!(stderr.starts_with("error: ") && stderr.lines().count() <= 2, "{stderr}");
-    for part in parts {
-        assert!(stderr.lines().next().unwrap().contains(part), "{stderr:?} should contain {part:?}");
-    }
-    assert_eq!(folder.names(), before, "nothing may be left behind");
-}
-
 #[test]
 fn bad_groups_are_refused_in_one_line() {
     let folder = folder();
@@ -218,8 +207,8 @@ fn bad_groups_are_refused_in_one_line() {
         ("group,index\na\n".into(), vec!["G.csv"]),
     ] {
         folder.write("G.csv", text.as_bytes());
-        refuse(&folder, &format!("group {BASE} --groups G.csv --effects E.csv"), &parts);
-        refuse(&folder, &format!("what-if {BASE} --group G.csv"), &parts);
+        folder.refuse(&format!("group {BASE} --groups G.csv --effects E.csv"), &parts);
+        folder.refuse(&format!("what-if {BASE} --group G.csv"), &parts);
     }
     folder.write("G.csv", b"group,index\na,1\n");
     let base = format!("group {BASE} --effects E.csv");
@@ -237,11 +226,11 @@ fn bad_groups_are_refused_in_one_line() {
         ("--draw random --draw-size 0", "--draw-size"),
         ("--groups G.csv --save-groups G.csv", "G.csv: expected an output apart from the inputs"),
     ] {
-        refuse(&folder, &format!("{base} {more}"), &[part]);
+        folder.refuse(&format!("{base} {more}"), &[part]);
     }
-    refuse(&folder, &format!("group {BASE} --groups G.csv --effects E.npy"), &["--effects E.npy", ".csv"]);
-    refuse(&folder, &format!("select {BASE} --size 55"), &["--size 55: expected less than the 55"]);
-    refuse(&folder, &format!("select {BASE} --size 0"), &["--size"]);
+    folder.refuse(&format!("group {BASE} --groups G.csv --effects E.npy"), &["--effects E.npy", ".csv"]);
+    folder.refuse(&format!("select {BASE} --size 55"), &["--size 55: expected less than the 55"]);
+    folder.refuse(&format!("select {BASE} --size 0"), &["--size"]);
 }
 
 /// At weights that are no optimum damped Gauss-Newton influence predicts the proximal response.
@@ -255,14 +244,13 @@ fn the_proximal_response_is_what_damped_influence_predicts() {
     let rows = table(&folder, "E.csv");
     assert!(close(&column(&rows, "effect"), &column(&rows, "actual"), 0.05), "{rows:?}");
     assert_eq!(folder.scores("C.npy").shape(), [2, 15]);
-    refuse(&folder, &format!("{base} --proximal --retrain"), &["cannot be used with"]);
-    refuse(
-        &folder,
+    folder.refuse(&format!("{base} --proximal --retrain"), &["cannot be used with"]);
+    folder.refuse(
         &format!("{base} --proximal --removal renormalised"),
         &["--proximal: expected --removal fixed"],
     );
     let fisher = format!("{base} --proximal --curvature fisher");
-    refuse(&folder, &fisher, &["--proximal: expected --curvature gauss-newton, found fisher"]);
+    folder.refuse(&fisher, &["--proximal: expected --curvature gauss-newton, found fisher"]);
 }
 
 /// A tanh network: predicted and really retrained by L-BFGS.

@@ -123,6 +123,19 @@ impl Folder {
         outcome
     }
 
+    /// Runs a command that must refuse its input: exit 2, one line that holds every one of `parts` and perhaps a hint,
+    /// nothing on stdout, and nothing left behind.
+    pub fn refuse(&self, arguments: &str, parts: &[&str]) {
+        let before = self.names();
+        let Outcome { code, stdout, stderr } = self.run(arguments);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{arguments}\n{stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.lines().count() <= 2, "{stderr}");
+        for part in parts {
+            assert!(stderr.lines().next().unwrap().contains(part), "{stderr:?} should contain {part:?}");
+        }
+        assert_eq!(self.names(), before, "nothing may be left behind");
+    }
+
     /// The `attribute` of the contract on T.npz, Q.npz and W.safetensors, with more arguments.
     pub fn attribute(&self, more: &str) -> Outcome {
         self.run(&format!(

@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use crate::support::{Folder, Outcome, Problem, json};
+use crate::support::{Folder, Problem, json};
 
 const NET: &str = "--model N.toml --train T.npz --query Q.npz";
 
@@ -19,17 +19,6 @@ fn folder() -> Folder {
 
 fn matrix(folder: &Folder, name: &str) -> Array2<f64> {
     folder.scores(name).to_f64().into_dimensionality().unwrap()
-}
-
-fn refuse(folder: &Folder, arguments: &str, parts: &[&str]) {
-    let before = folder.names();
-    let Outcome { code, stdout, stderr } = folder.run(arguments);
-    assert_eq!((code, stdout.as_str()), (2, ""), "{arguments}\n{stderr}");
-    assert!(stderr.starts_with("error: ") && stderr.lines().count() <= 2, "{stderr}");
-    for part in parts {
-        assert!(stderr.lines().next().unwrap().contains(part), "{stderr:?} should contain {part:?}");
-    }
-    assert_eq!(folder.names(), before, "nothing may be left behind");
 }
 
 /// The contract: rate times inner products of gradients, added up; no l2, no 1/n.
@@ -121,23 +110,20 @@ fn a_training_run_is_traced_and_replayed() {
     folder.succeed(&format!("{base} --method trak --projection 20 --threads 1 --scores K.npy"));
     assert_eq!(folder.bytes("K.npy"), bytes);
     let f32 = format!("attribute {NET} --training-run R --method tracin-ideal --scores E.npy");
-    refuse(&folder, &f32, &["--precision: expected f64, found f32"]);
+    folder.refuse(&f32, &["--precision: expected f64, found f32"]);
     let other = base.replace("T.npz", "Q.npz");
-    refuse(
-        &folder,
+    folder.refuse(
         &format!("{other} --method tracin-ideal --scores E.npy"),
         &["the training examples: expected those of T.npz"],
     );
     // Another set of parameters in place of the last checkpoint.
     std::fs::copy(folder.path("R/step-00000005.safetensors"), folder.path("R/step-00000020.safetensors"))
         .unwrap();
-    refuse(
-        &folder,
+    folder.refuse(
         &format!("{base} --method tracin-ideal --scores E.npy"),
         &["R: the replay: expected the parameters of"],
     );
-    refuse(
-        &folder,
+    folder.refuse(
         &format!("attribute {NET} --training-run nowhere --method tracin --scores E.npy"),
         &["nowhere"],
     );
@@ -155,10 +141,9 @@ fn representer_points_add_up() {
     let report = json(&String::from_utf8(folder.bytes("S.json")).unwrap());
     assert!(report["details"]["relative_gap_to_outputs"].as_f64().unwrap() < 1e-6);
     assert_eq!(folder.scores("S.npy").shape(), [5, 55]);
-    refuse(&folder, &base.replace("S.npy", "R.npy"), &["--weights"]);
+    folder.refuse(&base.replace("S.npy", "R.npy"), &["--weights"]);
     let free = base.replace("0.05", "0").replace("S.npy", "R.npy");
-    refuse(
-        &folder,
+    folder.refuse(
         &format!("{free} --weights W.safetensors"),
         &["--method representer: representer points need"],
     );
@@ -185,7 +170,7 @@ fn bad_checkpoints_are_refused() {
         ("--l2 0.1", "--weights"),
         ("--weights N.safetensors", "--l2"),
     ] {
-        refuse(&folder, &format!("{base} {more}"), &[part]);
+        folder.refuse(&format!("{base} {more}"), &[part]);
     }
 }
 
@@ -215,20 +200,17 @@ fn fastif_scores_the_nearest_and_measures_its_recall() {
     assert!(
         json(&folder.succeed(&format!("{base} --candidates 12 --check 0 --json")).stdout)["check"].is_null()
     );
-    refuse(
-        &folder,
+    folder.refuse(
         &format!("{base} --candidates 56"),
         &["--candidates: expected from 1 to the 55 training examples, found 56"],
     );
-    refuse(&folder, &format!("{base} --candidates 0"), &["--candidates"]);
+    folder.refuse(&format!("{base} --candidates 0"), &["--candidates"]);
     let nowhere = base.replace("--features 3", "--features relu");
-    refuse(
-        &folder,
+    folder.refuse(
         &format!("{nowhere} --candidates 5"),
         &["--features: no layer with parameters is called \"relu\""],
     );
-    refuse(
-        &folder,
+    folder.refuse(
         &base.replace("F.json", "F.npy").replace("--scores", "--candidates 5 --scores"),
         &["F.npy", ".json"],
     );

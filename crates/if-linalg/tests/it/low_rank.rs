@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::rows::Rows;
 use if_linalg::testing::random;
 use if_linalg::{
-    Approximate, Approximation, Arnoldi, Backend, Block, Cg, Complement, Cpu, CurvatureRoot, DenseOperator,
-    Dual, Eigen, LayerBlocks, Layout, LinalgError, LinearOperator, LowRank, LowRankFactors, LowRankInverse,
-    Nystroem, PreconditionedCg, Real, Segment, Shifted, Solution, Solver, SymmetricMatrix, Termination,
+    Approximate, Approximation, Arnoldi, Backend, Block, Cg, Complement, Cpu, DenseOperator, Dual, Eigen,
+    LayerBlocks, Layout, LinalgError, LinearOperator, LowRank, LowRankFactors, LowRankInverse, Nystroem,
+    PreconditionedCg, Real, Segment, Shifted, Solution, Solver, SymmetricMatrix, Termination,
 };
 
 const TOLERANCE: f64 = 1e-9;
@@ -465,27 +466,6 @@ fn layer_blocks_solve_every_layer_alone() {
     let error = approximate(small).prepare(&a).err().unwrap();
     assert_eq!(error, LinalgError::BlocksTooLarge { largest: 8, needed: 1000, budget: 999 });
     assert_eq!(a.taken(), 3, "only the residuals: the budget is known before any product");
-}
-
-/// The rows of a block.
-struct Rows<B: Backend>(Block<B>);
-
-impl<B: Backend> CurvatureRoot<B> for Rows<B> {
-    fn rank(&self) -> usize {
-        self.0.k()
-    }
-
-    fn gram(&self) -> SymmetricMatrix {
-        SymmetricMatrix::from_rows(self.0.k(), self.0.gram(&self.0))
-    }
-
-    fn project(&self, x: &Block<B>) -> Vec<f64> {
-        x.gram(&self.0)
-    }
-
-    fn expand(&self, c: &[f64], y: &mut Block<B>) {
-        y.combine(c, &self.0, 0.0);
-    }
 }
 
 fn dual<B: Backend>(vectors: &Block<B>, tolerance: f64) -> Dual<'static, B> {

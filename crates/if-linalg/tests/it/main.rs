@@ -2,5 +2,6 @@
 
 mod lissa;
 mod low_rank;
+mod rows;
 mod safety;
 mod solvers;

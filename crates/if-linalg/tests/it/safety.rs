@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::rows::Rows;
 use if_linalg::testing::{Expectation, Problem, random, zoo};
 use if_linalg::{
     Approximate, Approximation, Arnoldi, Backend, Block, BlockCg, Cg, Cholesky, ColumnReport, Complement,
-    Cpu, CurvatureRoot, DenseOperator, Dual, Eigen, Kronecker, KroneckerFactors, LayerBlocks, Layout,
-    LinearOperator, Lissa, Neumann, Nystroem, PreconditionedCg, Real, Segment, Shifted, Solver,
-    SymmetricMatrix, Termination,
+    Cpu, DenseOperator, Dual, Eigen, Kronecker, KroneckerFactors, LayerBlocks, Layout, LinearOperator, Lissa,
+    Neumann, Nystroem, PreconditionedCg, Real, Segment, Shifted, Solver, SymmetricMatrix, Termination,
 };
 
 /// Every problem is solved as it is, and with this many changes of its numbers in the last digit. A word that a change
@@ -44,27 +44,6 @@ impl<B: Backend> LinearOperator<B> for Layered<B> {
         let mut product = flat.clone();
         self.matrix.apply(&flat, &mut product);
         y.copy_from(&Block::from_f64(self.backend(), &self.layout, &product.to_f64()));
-    }
-}
-
-/// The rows of a block, as the root that [`Dual`] needs.
-struct Rows<B: Backend>(Block<B>);
-
-impl<B: Backend> CurvatureRoot<B> for Rows<B> {
-    fn rank(&self) -> usize {
-        self.0.k()
-    }
-
-    fn gram(&self) -> SymmetricMatrix {
-        SymmetricMatrix::from_rows(self.0.k(), self.0.gram(&self.0))
-    }
-
-    fn project(&self, x: &Block<B>) -> Vec<f64> {
-        x.gram(&self.0)
-    }
-
-    fn expand(&self, c: &[f64], y: &mut Block<B>) {
-        y.combine(c, &self.0, 0.0);
     }
 }
 
