@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::Parser;
 use if_experiments::{Context, Plan, Request, all, committed_results, list};
@@ -25,6 +26,9 @@ struct Arguments {
     /// Where the datasets are; by default $INFLUENCE_DATA
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Go on after an interrupt: keep results that this build has written for the same command
+    #[arg(long)]
+    resume: bool,
     /// Run the long variants
     #[arg(long)]
     full: bool,
@@ -41,7 +45,9 @@ fn main() -> ExitCode {
         print!("{}", list(&all(), &context));
         return ExitCode::SUCCESS;
     }
-    let request = Request { only: arguments.only, out: arguments.out, committed: committed_results() };
+    let keep_since = arguments.resume.then(built).flatten();
+    let request =
+        Request { only: arguments.only, out: arguments.out, committed: committed_results(), keep_since };
     let plan = match Plan::new(all(), context, request) {
         Ok(plan) => plan,
         Err(error) => {
@@ -57,4 +63,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// When this program was built, as far as the file system knows.
+fn built() -> Option<SystemTime> {
+    std::env::current_exe().and_then(std::fs::metadata).and_then(|file| file.modified()).ok()
 }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{anyhow, bail, ensure};
 
@@ -18,6 +18,8 @@ pub struct Request {
     pub out: PathBuf,
     /// The folder of committed results, `ID.json`, whose gates must not be lost.
     pub committed: PathBuf,
+    /// Keep results of the same command that were written after this moment, that of the program's own build.
+    pub keep_since: Option<SystemTime>,
 }
 
 /// A request found to be possible: the experiments exist and their results can be written.
@@ -75,6 +77,11 @@ impl Plan {
                 summary.skipped.push(experiment.id().into());
                 continue;
             }
+            if let Some(record) = self.kept(experiment) {
+                println!("{}\n{}: kept from the run before\n", terminal::table(&record), record.id);
+                self.compare(&record, &mut summary)?;
+                continue;
+            }
             eprintln!("{}  {} ...", experiment.id(), experiment.title());
             if let Err(error) = self.run_one(experiment, &mut summary) {
                 eprintln!("{} failed: {error:#}", experiment.id());
@@ -84,6 +91,12 @@ impl Plan {
         self.write_report()?;
         self.print_summary(&summary);
         Ok(summary)
+    }
+
+    /// The result of an interrupted run that this one goes on with.
+    fn kept(&self, experiment: &dyn Experiment) -> Option<Record> {
+        let record = store::written_since(&self.request.out, experiment.id(), self.request.keep_since?)?;
+        (record.command == self.context.command(experiment.id())).then_some(record)
     }
 
     fn run_one(&self, experiment: &dyn Experiment, summary: &mut Summary) -> anyhow::Result<()> {
@@ -190,6 +203,28 @@ mod tests {
     fn known_misses_and_missing_data_are_no_failure() {
         let out = tempfile::tempdir().unwrap();
         assert!(sample::run(out.path(), &["sample", "needy"]).unwrap().success());
+    }
+
+    /// What was finished is not run again, unless the program is newer or was asked for something else.
+    #[test]
+    fn an_interrupted_run_goes_on() {
+        let out = tempfile::tempdir().unwrap();
+        let run = |keep_since| {
+            let mut plan = sample::plan(out.path(), &["sample"]).unwrap();
+            plan.request.keep_since = keep_since;
+            assert!(plan.run().unwrap().success());
+            fs::read_to_string(out.path().join("sample/result.json")).unwrap()
+        };
+        let first = run(None);
+        let marked = first.replacen("\"seconds\"", "\"kept\": true, \"seconds\"", 1);
+        fs::write(out.path().join("sample/result.json"), &marked).unwrap();
+        assert_eq!(run(Some(SystemTime::UNIX_EPOCH)), marked);
+        assert_ne!(run(Some(SystemTime::now() + std::time::Duration::from_secs(60))), marked);
+        let other = marked.replace("--only sample", "--only sample --full");
+        fs::write(out.path().join("sample/result.json"), &other).unwrap();
+        assert_ne!(run(Some(SystemTime::UNIX_EPOCH)), other);
+        fs::write(out.path().join("sample/result.json"), "{").unwrap();
+        assert_ne!(run(Some(SystemTime::UNIX_EPOCH)), "{");
     }
 
     #[test]

@@ -36,7 +36,8 @@ pub fn run(out: &Path, only: &[&str]) -> anyhow::Result<Summary> {
 pub fn plan(out: &Path, only: &[&str]) -> anyhow::Result<Plan> {
     let all: Vec<Box<dyn Experiment>> = vec![Box::new(Broken), Box::new(Sample), Box::new(Needy)];
     let only = only.iter().map(|id| id.to_string()).collect();
-    let request = Request { only, out: out.to_path_buf(), committed: out.join("committed") };
+    let request =
+        Request { only, out: out.to_path_buf(), committed: out.join("committed"), keep_since: None };
     Plan::new(all, Context::new(None, false, 0), request)
 }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 
@@ -87,6 +88,13 @@ pub fn load_all(out: &Path) -> anyhow::Result<(Vec<Stored>, Vec<String>)> {
 pub fn committed(folder: &Path, id: &str) -> anyhow::Result<Option<Record>> {
     let path = folder.join(format!("{id}.json"));
     path.is_file().then(|| load(&path)).transpose()
+}
+
+/// The result of the experiment `id` in `out`, if it is one and was written after `moment`.
+pub fn written_since(out: &Path, id: &str, moment: SystemTime) -> Option<Record> {
+    let path = out.join(id).join(RESULT);
+    let written = fs::metadata(&path).and_then(|found| found.modified()).ok()?;
+    if written > moment { load(&path).ok() } else { None }
 }
 
 fn load(path: &Path) -> anyhow::Result<Record> {
