@@ -221,6 +221,19 @@ impl Problem {
         Ok(network.is_linear() && network.layout().dim() <= CHOLESKY_UP_TO)
     }
 
+    /// Refuses another matrix than the Gauss-Newton matrix, which the Hessian of a linear model is, for `what`.
+    pub fn need_gauss_newton(&self, settings: &Settings, what: &str) -> Result<(), Failure> {
+        let linear = self.model.network::<f64>()?.is_linear();
+        match settings.curvature {
+            Curvature::GaussNewton => Ok(()),
+            Curvature::Hessian if linear => Ok(()),
+            other => Err(Failure::input(format!(
+                "{what}: expected --curvature gauss-newton, found {}",
+                other.name()
+            ))),
+        }
+    }
+
     /// The solver for so many right-hand sides that they had better share.
     pub fn solver_of_many(&self) -> Result<SolverName, Failure> {
         Ok(if self.is_small()? { SolverName::Cholesky } else { SolverName::BlockCg })

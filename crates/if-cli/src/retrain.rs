@@ -2,7 +2,7 @@
 
 use if_linalg::{Block, Cpu};
 use if_methods::{LossChanges, loss_changes};
-use if_models::{Curvature, EmpiricalRisk, FitReport, Inputs, Lbfgs, Removal};
+use if_models::{EmpiricalRisk, FitReport, Inputs, Lbfgs, Removal};
 
 use crate::console::Console;
 use crate::error::Failure;
@@ -46,15 +46,7 @@ impl Truth {
         if settings.risk.removal != Removal::Fixed {
             return Err(Failure::input("--proximal: expected --removal fixed, found renormalised"));
         }
-        let linear = problem.model.network::<f64>()?.is_linear();
-        if settings.curvature != Curvature::GaussNewton
-            && !(linear && settings.curvature == Curvature::Hessian)
-        {
-            return Err(Failure::input(format!(
-                "--proximal: expected --curvature gauss-newton, found {}",
-                settings.curvature.name()
-            )));
-        }
+        problem.need_gauss_newton(settings, "--proximal")?;
         Ok(Some(Self::Proximal))
     }
 

@@ -53,6 +53,9 @@ pub fn run(args: &GroupArgs, console: &Console) -> Result<Report, Failure> {
     if args.order == OrderName::Newton {
         need_exact(&settings, "--order newton")?;
     }
+    if args.order == OrderName::Rescaled {
+        problem.need_gauss_newton(&settings, "--order rescaled")?;
+    }
     let truth = Truth::prepare((args.retrain, args.proximal), &mut problem, &settings, console)?;
     let job = Job { args, settings, problem: &problem, query: &query, certificates: &certificates };
     job.run(precision, groups, truth.as_ref(), console)

@@ -41,6 +41,7 @@ pub fn run(args: &SelectArgs, console: &Console) -> Result<Report, Failure> {
     let settings = Settings::new(&args.objective, &args.solve, Precision::F64, problem.solver_of_many()?)?;
     settings.need_changes()?;
     need_exact(&settings, "select")?;
+    problem.need_gauss_newton(&settings, "select")?;
     let truth = Truth::prepare((args.retrain, false), &mut problem, &settings, console)?;
     Job { args, settings, problem: &problem, query: &query }.run(truth.as_ref(), console)
 }

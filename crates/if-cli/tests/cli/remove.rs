@@ -274,4 +274,15 @@ fn groups_of_a_network_are_retrained_too() {
     );
     let rows = table(&folder, "E.csv");
     assert!(close(&column(&rows, "effect"), &column(&rows, "actual"), 0.25), "{rows:?}");
+    let base = "--model M.toml --weights N.safetensors --train T.npz --query Q.npz --l2 0.02";
+    folder.refuse(
+        &format!("select {base} --size 4"),
+        &["select: expected --curvature gauss-newton, found hessian"],
+    );
+    folder.refuse(
+        &format!("group {base} --groups G.csv --order rescaled --effects F.csv"),
+        &["--order rescaled: expected --curvature gauss-newton, found hessian"],
+    );
+    folder.succeed(&format!("select {base} --size 4 --curvature gauss-newton --retrain"));
+    folder.succeed(&format!("verify {base} --top 3 --curvature gauss-newton"));
 }
