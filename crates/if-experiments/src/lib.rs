@@ -28,7 +28,9 @@ pub fn all() -> Vec<Box<dyn Experiment>> {
     vec![
         Box::new(experiments::SoftmaxLoo),
         Box::new(experiments::Hinge),
+        Box::new(experiments::TrainingSetAttack),
         Box::new(experiments::Mislabel),
+        Box::new(experiments::TwoStageInfluence),
         Box::new(experiments::DigitsLoo),
     ]
 }

@@ -1,11 +1,15 @@
 //! One file per experiment.
 
+mod attack;
 mod digits_loo;
 mod hinge;
 mod mislabel;
 mod softmax_loo;
+mod two_stages;
 
+pub use attack::TrainingSetAttack;
 pub use digits_loo::DigitsLoo;
 pub use hinge::Hinge;
 pub use mislabel::Mislabel;
 pub use softmax_loo::SoftmaxLoo;
+pub use two_stages::TwoStageInfluence;
