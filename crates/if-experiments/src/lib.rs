@@ -30,6 +30,7 @@ pub fn all() -> Vec<Box<dyn Experiment>> {
         Box::new(experiments::Hinge),
         Box::new(experiments::TrainingSetAttack),
         Box::new(experiments::Mislabel),
+        Box::new(experiments::Distance),
         Box::new(experiments::TwoStageInfluence),
         Box::new(experiments::DigitsLoo),
     ]

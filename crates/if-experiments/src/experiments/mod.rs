@@ -2,6 +2,7 @@
 
 mod attack;
 mod digits_loo;
+mod distance;
 mod hinge;
 mod mislabel;
 mod softmax_loo;
@@ -9,6 +10,7 @@ mod two_stages;
 
 pub use attack::TrainingSetAttack;
 pub use digits_loo::DigitsLoo;
+pub use distance::Distance;
 pub use hinge::Hinge;
 pub use mislabel::Mislabel;
 pub use softmax_loo::SoftmaxLoo;

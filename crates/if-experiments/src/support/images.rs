@@ -14,6 +14,11 @@ pub fn draw(data: &Dataset, label: impl Fn(f64) -> Option<f64>, count: usize, se
     drawn.with_labels(labels)
 }
 
+/// Label 1 for a 9, 0 for a 4, none for the others.
+pub fn nine(digit: f64) -> Option<f64> {
+    [4.0, 9.0].contains(&digit).then(|| f64::from(u8::from(digit == 9.0)))
+}
+
 /// The features of example `row`, such as pixels from 0 to 1.
 pub fn pixels_of(data: &Dataset, row: usize) -> Vec<f64> {
     let mut pixels = vec![0.0; data.width()];
@@ -82,13 +87,12 @@ mod tests {
     fn examples_are_drawn_by_label() {
         let images = ArrayD::zeros(vec![6, 1]);
         let data = Dataset::new(HostArray::F64(images), vec![4.0, 9.0, 1.0, 4.0, 9.0, 4.0]).unwrap();
-        let nines = |digit| [4.0, 9.0].contains(&digit).then(|| f64::from(u8::from(digit == 9.0)));
-        let drawn = draw(&data, nines, 4, 0);
+        let drawn = draw(&data, nine, 4, 0);
         assert_eq!(drawn.len(), 4);
         for (id, label) in drawn.ids().iter().zip(drawn.labels()) {
-            assert_eq!(*label, nines(data.labels()[*id]).unwrap());
+            assert_eq!(*label, nine(data.labels()[*id]).unwrap());
         }
-        assert_eq!(draw(&data, nines, 4, 0), drawn);
-        assert_ne!(draw(&data, nines, 4, 1).ids(), drawn.ids());
+        assert_eq!(draw(&data, nine, 4, 0), drawn);
+        assert_ne!(draw(&data, nine, 4, 1).ids(), drawn.ids());
     }
 }

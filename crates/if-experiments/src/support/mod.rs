@@ -7,7 +7,7 @@ mod removal;
 mod show;
 mod two_stages;
 
-pub use images::{conv, dense, draw, pixels_of, resampled};
+pub use images::{conv, dense, draw, nine, pixels_of, resampled};
 pub use over_seeds::{OverSeeds, agreement_cells};
 pub use problem::{F64, Problem, fit, influence, load, newton, predict, predicted};
 pub use removal::{FACTORED, Removals, strongest, union};

@@ -56,7 +56,8 @@ pub fn pairs_plot(
         short(found.relative_error)
     );
     let (x_label, y_label) = ("actual change, by retraining", "predicted change");
-    let svg = Scatter { title, x_label, y_label, points: &points, annotation: &annotation }.svg();
+    let svg =
+        Scatter { title, x_label, y_label, points: &points, annotation: &annotation, diagonal: true }.svg();
     Figure { name: name.into(), caption, svg }
 }
 
