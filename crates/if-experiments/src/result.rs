@@ -41,7 +41,7 @@ impl std::fmt::Display for Gate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Gate::AtLeast(target) => write!(f, "≥ {target}"),
-            Gate::AtMost(target) if target.abs() < 1e-4 => write!(f, "≤ {target:e}"),
+            Gate::AtMost(target) if *target != 0.0 && target.abs() < 1e-4 => write!(f, "≤ {target:e}"),
             Gate::AtMost(target) => write!(f, "≤ {target}"),
             Gate::Above(target) => write!(f, "> {target}"),
             Gate::Below(target) => write!(f, "< {target}"),

@@ -146,6 +146,7 @@ fn scatter() -> Figure {
         y_label: "predicted",
         points: &points,
         annotation: "R = 0.9993\nslope = 1.073",
+        diagonal: true,
     }
     .svg();
     Figure { name: "scatter".into(), caption: "Each point is a left-out example.".into(), svg }

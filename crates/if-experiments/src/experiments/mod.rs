@@ -1,9 +1,11 @@
 //! One file per experiment.
 
+mod attack;
 mod children;
 mod counterexamples;
 mod credit;
 mod digits_loo;
+mod distance;
 mod fast_if;
 mod fragility;
 mod group_effects;
@@ -13,11 +15,14 @@ mod second_order;
 mod selection;
 mod softmax_loo;
 mod tracin;
+mod two_stages;
 
+pub use attack::TrainingSetAttack;
 pub use children::Children;
 pub use counterexamples::Counterexamples;
 pub use credit::Credit;
 pub use digits_loo::DigitsLoo;
+pub use distance::Distance;
 pub use fast_if::FastIf;
 pub use fragility::Fragility;
 pub use group_effects::GroupEffects;
@@ -27,3 +32,4 @@ pub use second_order::SecondOrder;
 pub use selection::GroupSelection;
 pub use softmax_loo::SoftmaxLoo;
 pub use tracin::TracInMislabel;
+pub use two_stages::TwoStageInfluence;

@@ -3,6 +3,7 @@
 use if_methods::{Agreement, Extremes, Ranked};
 use if_models::Dataset;
 
+use super::pixels_of;
 use crate::Figure;
 use crate::number::short;
 use crate::result::{Gate, Metric};
@@ -55,7 +56,8 @@ pub fn pairs_plot(
         short(found.relative_error)
     );
     let (x_label, y_label) = ("actual change, by retraining", "predicted change");
-    let svg = Scatter { title, x_label, y_label, points: &points, annotation: &annotation }.svg();
+    let svg =
+        Scatter { title, x_label, y_label, points: &points, annotation: &annotation, diagonal: true }.svg();
     Figure { name: name.into(), caption, svg }
 }
 
@@ -103,7 +105,7 @@ impl Pictured<'_> {
             }))
             .collect();
         let shown = std::iter::once((data, row)).chain(examples.iter().map(|&i| (self.train, i)));
-        let pixels: Vec<Vec<u8>> = shown.map(|(data, i)| ink(data, i)).collect();
+        let pixels: Vec<Vec<u8>> = shown.map(|(data, i)| ink(&pixels_of(data, i))).collect();
         let width = data.width().isqrt();
         let pictures: Vec<_> = pixels
             .iter()
@@ -114,11 +116,9 @@ impl Pictured<'_> {
     }
 }
 
-/// Grey levels of example `i`, dark ink on white as on paper.
-fn ink(data: &Dataset, i: usize) -> Vec<u8> {
-    let mut values = vec![0.0f64; data.width()];
-    data.features().read_row(i, &mut values);
-    values.into_iter().map(|value| (255.0 * (1.0 - value)).round() as u8).collect()
+/// Grey levels of pixels from 0 to 1, dark ink on white as on paper.
+pub fn ink(pixels: &[f64]) -> Vec<u8> {
+    pixels.iter().map(|value| (255.0 * (1.0 - value)).round() as u8).collect()
 }
 
 #[cfg(test)]
@@ -145,7 +145,7 @@ mod tests {
     fn a_query_is_shown_with_its_proponents_and_opponents() {
         let pixels = HostArray::U8(ndarray::ArrayD::from_elem(vec![3, 2, 2], 255));
         let data = Dataset::new(pixels, vec![4.0, 5.0, 6.0]).unwrap().with_ids(vec![10, 20, 30]);
-        assert_eq!(ink(&data, 0), [0; 4]);
+        assert_eq!(ink(&pixels_of(&data, 0)), [0; 4]);
         let changes = [0.5, -0.25, 0.0];
         let pictured =
             Pictured { name: "q", query: (&data, 1), predicted: 4.0, train: &data, changes: &changes };
