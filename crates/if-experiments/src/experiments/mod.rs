@@ -1,6 +1,7 @@
 //! One file per experiment.
 
 mod attack;
+mod convnet;
 mod digits_loo;
 mod distance;
 mod hinge;
@@ -9,6 +10,7 @@ mod softmax_loo;
 mod two_stages;
 
 pub use attack::TrainingSetAttack;
+pub use convnet::ConvNet;
 pub use digits_loo::DigitsLoo;
 pub use distance::Distance;
 pub use hinge::Hinge;
