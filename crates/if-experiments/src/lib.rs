@@ -27,6 +27,7 @@ pub use run::{Plan, Request, Summary, committed_results, list};
 pub fn all() -> Vec<Box<dyn Experiment>> {
     vec![
         Box::new(experiments::SoftmaxLoo),
+        Box::new(experiments::ConvNet),
         Box::new(experiments::Hinge),
         Box::new(experiments::TrainingSetAttack),
         Box::new(experiments::Children),

@@ -376,6 +376,6 @@ fn describe(outcome: &mut Outcome) {
         "Seeds draw the training images, the queries, and what the network starts from.".into(),
         "At t = 0.001 the gradient of an example beyond the margin underflows: such examples have no influence on the SVM whatever their distance, and share a rank.".into(),
         "“Does not fall” is judged as a mean Spearman of at least 0.".into(),
-        "Tried beside what is judged, which was fixed before: a narrower and a wider kernel, and only the training images that have influence (see the table; not judged, and “not finite” where a query lies so far beyond the margin that nothing has). Many images have none on the SVM for another reason than distance, which hides how steeply that of the rest falls. That on the convolutional features falls a little too, which it was not to: digits are centred, so that their distance in pixels is one of shape.".into(),
+        "Tried beside what is judged, which was fixed before: a narrower and a wider kernel, and only the training images that have influence (see the table; not judged, and “not finite” where a query lies so far beyond the margin that nothing has). Many images have none on the SVM for another reason than distance, which hides how steeply that of the rest falls. That on the convolutional features falls too, over all images as much as the SVM’s, which it was not to; perhaps because digits are centred, so that their distance in pixels is one of shape.".into(),
     ];
 }

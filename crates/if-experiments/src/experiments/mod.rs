@@ -2,6 +2,7 @@
 
 mod attack;
 mod children;
+mod convnet;
 mod counterexamples;
 mod credit;
 mod digits_loo;
@@ -19,6 +20,7 @@ mod two_stages;
 
 pub use attack::TrainingSetAttack;
 pub use children::Children;
+pub use convnet::ConvNet;
 pub use counterexamples::Counterexamples;
 pub use credit::Credit;
 pub use digits_loo::DigitsLoo;
