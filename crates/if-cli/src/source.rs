@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use if_data::{LoadOptions, Origin, Source};
 use if_models::{Dataset, ModelError};
 
+use crate::args::QueryArgs;
 use crate::error::Failure;
 
 /// The examples of a source.
@@ -144,6 +145,14 @@ impl Data {
         }
         Ok(self.classes.as_ref().map_or(largest, |names| names.len().max(largest)))
     }
+}
+
+/// Training examples and queries; `group` is a column of groups.
+pub fn load(args: &QueryArgs, group: Option<&str>) -> Result<(Data, Data), Failure> {
+    let columns = Columns { label: args.model.label.as_deref(), group };
+    let train = Data::load(&args.model.train, columns)?;
+    let query = Data::load_like(&args.query, columns, &train)?;
+    Ok((train, query))
 }
 
 /// Refuses outputs that would overwrite an input: a file of `sources`, or one of `files`.

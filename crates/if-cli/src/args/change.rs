@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use if_data::Source;
 
-use super::{MeasureName, ModelArgs, ModelName, ObjectiveArgs, Precision, SolveArgs, WeightsArgs};
+use super::{MeasureName, ModelArgs, ModelName, ObjectiveArgs, Precision, QueryArgs, SolveArgs, WeightsArgs};
 use crate::parse::{count, non_negative, positive};
 
 /// `influence perturb`.
@@ -17,15 +17,9 @@ Example: which pixels of which training images does this prediction hang on?
 OUT.npy holds queries x examples x features: the change of the query's loss when that feature of that
 training example grows by 1 (pixels are divided by 255), to first order.")]
 pub struct PerturbArgs {
-    /// The model.
+    /// The model and the queries.
     #[command(flatten)]
-    pub model: ModelArgs,
-    /// The parameters.
-    #[command(flatten)]
-    pub weights: WeightsArgs,
-    /// Examples that are explained
-    #[arg(long, value_name = "SOURCE")]
-    pub query: Source,
+    pub base: QueryArgs,
     /// Training examples to look at, by their rows [default: those of the strongest slopes]
     #[arg(long, value_name = "ROW,...", value_delimiter = ',')]
     pub examples: Vec<usize>,
@@ -41,12 +35,6 @@ pub struct PerturbArgs {
     /// Draw the examples of the first query with their slopes, for square images
     #[arg(long, value_name = "OUT.svg")]
     pub picture: Option<PathBuf>,
-    /// The objective.
-    #[command(flatten)]
-    pub objective: ObjectiveArgs,
-    /// The solves.
-    #[command(flatten)]
-    pub solve: SolveArgs,
 }
 
 /// `influence attack`.

@@ -218,6 +218,26 @@ pub struct WeightsArgs {
     pub no_bias: bool,
 }
 
+/// A model with its training examples, and queries: what most questions start from.
+#[derive(Args, Debug)]
+pub struct QueryArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The parameters.
+    #[command(flatten)]
+    pub weights: WeightsArgs,
+    /// Examples of which something is asked, such as digits:test[7]
+    #[arg(long, value_name = "SOURCE")]
+    pub query: Source,
+    /// The objective.
+    #[command(flatten)]
+    pub objective: ObjectiveArgs,
+    /// The solves.
+    #[command(flatten)]
+    pub solve: SolveArgs,
+}
+
 /// `influence train`.
 #[derive(Args, Debug)]
 pub struct TrainArgs {
@@ -365,15 +385,9 @@ pub enum ScheduleName {
 /// `influence explain`.
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
-    /// The model.
+    /// The model and the queries.
     #[command(flatten)]
-    pub model: ModelArgs,
-    /// The parameters.
-    #[command(flatten)]
-    pub weights: WeightsArgs,
-    /// Examples that are explained, such as digits:test[7]
-    #[arg(long, value_name = "SOURCE")]
-    pub query: Source,
+    pub base: QueryArgs,
     /// What is explained of a query
     #[arg(long, value_enum, value_name = "MEASURE", default_value = "loss")]
     pub measure: MeasureName,
@@ -386,12 +400,6 @@ pub struct ExplainArgs {
     /// Arithmetic [default: f64; networks: f32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
-    /// The objective.
-    #[command(flatten)]
-    pub objective: ObjectiveArgs,
-    /// The solves.
-    #[command(flatten)]
-    pub solve: SolveArgs,
 }
 
 /// `influence audit`.
@@ -429,24 +437,12 @@ pub struct AuditArgs {
 /// `influence verify`.
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// The model.
+    /// The model and the queries.
     #[command(flatten)]
-    pub model: ModelArgs,
-    /// The parameters.
-    #[command(flatten)]
-    pub weights: WeightsArgs,
-    /// Examples whose loss is predicted and measured
-    #[arg(long, value_name = "SOURCE")]
-    pub query: Source,
+    pub base: QueryArgs,
     /// Training examples to leave out for each query: those with the largest scores, whatever their sign
     #[arg(long, value_name = "K", default_value = "20", value_parser = count)]
     pub top: usize,
-    /// The objective.
-    #[command(flatten)]
-    pub objective: ObjectiveArgs,
-    /// The solves.
-    #[command(flatten)]
-    pub solve: SolveArgs,
 }
 
 /// `influence damping`.

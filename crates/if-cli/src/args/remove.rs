@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use if_data::Source;
 use if_methods::Order;
 
-use super::{ModelArgs, ObjectiveArgs, Precision, SolveArgs, WeightsArgs};
+use super::{Precision, QueryArgs};
 use crate::parse::{count, group_sizes};
 
 /// `--order`.
@@ -95,15 +94,9 @@ OUT.csv has the columns group, size, query, effect: the predicted change of the 
 group (positive: the loss rises); with --retrain or --proximal actual, with --order second first_order and interaction.
 Certificates go to OUT.json beside it.")]
 pub struct GroupArgs {
-    /// The model.
+    /// The model and the queries.
     #[command(flatten)]
-    pub model: ModelArgs,
-    /// The parameters.
-    #[command(flatten)]
-    pub weights: WeightsArgs,
-    /// Examples whose loss is predicted
-    #[arg(long, value_name = "SOURCE")]
-    pub query: Source,
+    pub base: QueryArgs,
     /// Which groups.
     #[command(flatten)]
     pub source: GroupSource,
@@ -132,12 +125,6 @@ pub struct GroupArgs {
     /// Arithmetic [default: f64; networks: f32 without --retrain]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
-    /// The objective.
-    #[command(flatten)]
-    pub objective: ObjectiveArgs,
-    /// The solves.
-    #[command(flatten)]
-    pub solve: SolveArgs,
 }
 
 /// `influence what-if`.
@@ -148,15 +135,9 @@ Example: what if the second hundred were not there?
   influence what-if --model softmax --train digits:train --query digits:test[0..5] --l2 0.01 \\
     --group g.csv --retrain")]
 pub struct WhatIfArgs {
-    /// The model.
+    /// The model and the queries.
     #[command(flatten)]
-    pub model: ModelArgs,
-    /// The parameters.
-    #[command(flatten)]
-    pub weights: WeightsArgs,
-    /// Examples whose loss is predicted
-    #[arg(long, value_name = "SOURCE")]
-    pub query: Source,
+    pub base: QueryArgs,
     /// The group: a table with the header index, 0-based rows of the training examples, or group,index for several
     #[arg(long, value_name = "FILE")]
     pub group: PathBuf,
@@ -167,12 +148,6 @@ pub struct WhatIfArgs {
     /// Gauss-Newton influence predicts, also of a network that is not at an optimum
     #[arg(long, conflicts_with = "retrain")]
     pub proximal: bool,
-    /// The objective.
-    #[command(flatten)]
-    pub objective: ObjectiveArgs,
-    /// The solves.
-    #[command(flatten)]
-    pub solve: SolveArgs,
 }
 
 /// `influence select`.
@@ -181,15 +156,9 @@ pub struct WhatIfArgs {
 Example: the 20 training examples that together carry a prediction
   influence select --model softmax --train digits:train --query digits:test[7] --l2 0.01 --size 20 --retrain")]
 pub struct SelectArgs {
-    /// The model.
+    /// The model and the queries.
     #[command(flatten)]
-    pub model: ModelArgs,
-    /// The parameters.
-    #[command(flatten)]
-    pub weights: WeightsArgs,
-    /// Examples for each of which a group is looked for
-    #[arg(long, value_name = "SOURCE")]
-    pub query: Source,
+    pub base: QueryArgs,
     /// Training examples of a group
     #[arg(long, value_name = "K", value_parser = count)]
     pub size: usize,
@@ -205,10 +174,4 @@ pub struct SelectArgs {
     /// Write the groups as a table that influence group --groups reads
     #[arg(long, value_name = "G.csv")]
     pub save_groups: Option<PathBuf>,
-    /// The objective.
-    #[command(flatten)]
-    pub objective: ObjectiveArgs,
-    /// The solves.
-    #[command(flatten)]
-    pub solve: SolveArgs,
 }

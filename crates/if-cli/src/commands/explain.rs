@@ -16,18 +16,16 @@ use crate::model::{Kind, Prediction};
 use crate::output::{Report, Table, short, signed};
 use crate::picture::{Picture, gallery};
 use crate::session::{Optimality, Session, report_flags};
-use crate::source::Data;
+use crate::source::{Data, load};
 
 /// Runs the command.
 pub fn run(args: &ExplainArgs, console: &Console) -> Result<Report, Failure> {
-    let kind = Kind::new(&args.model)?;
+    let kind = Kind::new(&args.base.model)?;
     let precision = args.precision.unwrap_or(kind.default_precision());
-    let settings = Settings::new(&args.objective, &args.solve, precision, SolverName::Cg)?;
+    let settings = Settings::new(&args.base.objective, &args.base.solve, precision, SolverName::Cg)?;
     settings.need_changes()?;
-    let label = args.model.label.as_deref();
-    let train = Data::load(&args.model.train, label)?;
-    let query = Data::load_like(&args.query, label, &train)?;
-    let problem = Problem::from_data(kind, train, &args.weights, settings.risk, console)?;
+    let (train, query) = load(&args.base, None)?;
+    let problem = Problem::from_data(kind, train, &args.base.weights, settings.risk, console)?;
     let job = Job { args, settings, problem: &problem, query: &query };
     match precision {
         Precision::F32 => job.run::<f32>(console),
@@ -62,7 +60,7 @@ impl Job<'_> {
         let each = explained.iter().zip(&report.columns);
         let json = json!({
             "measure": self.args.measure,
-            "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
+            "settings": self.problem.record(&model_name(&self.args.base.model.model), &self.settings, Some(&self.args.base.query)),
             "optimality": optimality,
             "parameters": session.coverage,
             "converged": report.all_converged(),

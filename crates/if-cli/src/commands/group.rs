@@ -18,7 +18,7 @@ use crate::model::Kind;
 use crate::output::{Csv, Report, Table, document, seconds, short};
 use crate::retrain::Truth;
 use crate::session::{Optimality, Session, report_flags};
-use crate::source::{Columns, Data, keep_inputs};
+use crate::source::{Data, keep_inputs, load};
 
 /// Runs the command.
 pub fn run(args: &GroupArgs, console: &Console) -> Result<Report, Failure> {
@@ -26,9 +26,9 @@ pub fn run(args: &GroupArgs, console: &Console) -> Result<Report, Failure> {
     let mut outputs: Vec<&Path> = vec![&args.effects, &certificates];
     outputs.extend(args.draw.save_groups.as_deref().into_iter().chain(args.parameter_changes.as_deref()));
     let files: Vec<&Path> =
-        args.weights.weights.as_deref().into_iter().chain(args.source.groups.as_deref()).collect();
-    keep_inputs(&outputs, &[&args.model.train, &args.query], &files)?;
-    let kind = Kind::new(&args.model)?;
+        args.base.weights.weights.as_deref().into_iter().chain(args.source.groups.as_deref()).collect();
+    keep_inputs(&outputs, &[&args.base.model.train, &args.base.query], &files)?;
+    let kind = Kind::new(&args.base.model)?;
     let precision = match args.precision {
         Some(Precision::F32) if args.retrain || args.proximal => {
             let option = if args.retrain { "--retrain" } else { "--proximal" };
@@ -38,17 +38,16 @@ pub fn run(args: &GroupArgs, console: &Console) -> Result<Report, Failure> {
         None if args.retrain || args.proximal => Precision::F64,
         None => kind.default_precision(),
     };
-    let columns = Columns { label: args.model.label.as_deref(), group: args.source.group_by.as_deref() };
-    let train = Data::load(&args.model.train, columns)?;
-    let query = Data::load_like(&args.query, columns, &train)?;
+    let (train, query) = load(&args.base, args.source.group_by.as_deref())?;
     let groups = match (&args.source.groups, &args.source.group_by) {
         (Some(path), _) => Some(Groups::read(path, &train)?),
         (_, Some(column)) => Some(Groups::by_column(column, &train)?),
         _ => None,
     };
-    let risk = crate::job::risk_settings(&args.objective, args.solve.removal)?;
-    let mut problem = Problem::from_data(kind, train, &args.weights, risk, console)?;
-    let settings = Settings::new(&args.objective, &args.solve, precision, problem.solver_of_many()?)?;
+    let risk = crate::job::risk_settings(&args.base.objective, args.base.solve.removal)?;
+    let mut problem = Problem::from_data(kind, train, &args.base.weights, risk, console)?;
+    let settings =
+        Settings::new(&args.base.objective, &args.base.solve, precision, problem.solver_of_many()?)?;
     settings.need_changes()?;
     if args.order == OrderName::Newton {
         need_exact(&settings, "--order newton")?;
@@ -196,7 +195,7 @@ impl Job<'_> {
             "sign": "positive: without the group the loss of the query rises",
             "order": if_methods::Order::from(self.args.order),
             "evaluated": self.args.evaluated,
-            "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
+            "settings": self.problem.record(&model_name(&self.args.base.model.model), &self.settings, Some(&self.args.base.query)),
             "optimality": optimality,
             "solver": found.report.solver,
             "effective_damping": found.report.damping,

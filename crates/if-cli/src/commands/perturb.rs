@@ -14,7 +14,7 @@ use crate::job::{Problem, Settings};
 use crate::model::Kind;
 use crate::output::{Report, Table, signed};
 use crate::session::{Session, report_flags};
-use crate::source::{Data, keep_inputs};
+use crate::source::{Data, keep_inputs, load};
 
 /// Features of an example that are named.
 const SHOWN: usize = 5;
@@ -24,18 +24,16 @@ const PICTURED: usize = 10;
 /// Runs the command.
 pub fn run(args: &PerturbArgs, console: &Console) -> Result<Report, Failure> {
     let outputs: Vec<&Path> = args.slopes.as_deref().into_iter().chain(args.picture.as_deref()).collect();
-    let sources = [&args.model.train, &args.query];
-    keep_inputs(&outputs, &sources, args.weights.weights.as_deref().as_slice())?;
-    let kind = Kind::new(&args.model)?;
-    let settings = Settings::new(&args.objective, &args.solve, Precision::F64, SolverName::Cg)?;
+    let sources = [&args.base.model.train, &args.base.query];
+    keep_inputs(&outputs, &sources, args.base.weights.weights.as_deref().as_slice())?;
+    let kind = Kind::new(&args.base.model)?;
+    let settings = Settings::new(&args.base.objective, &args.base.solve, Precision::F64, SolverName::Cg)?;
     settings.need_changes()?;
-    let label = args.model.label.as_deref();
-    let train = Data::load(&args.model.train, label)?;
-    let query = Data::load_like(&args.query, label, &train)?;
+    let (train, query) = load(&args.base, None)?;
     if args.picture.is_some() {
         square_width(&train)?;
     }
-    let problem = Problem::from_data(kind, train, &args.weights, settings.risk, console)?;
+    let problem = Problem::from_data(kind, train, &args.base.weights, settings.risk, console)?;
     Job { args, settings, problem: &problem, query: &query }.run(console)
 }
 
@@ -102,7 +100,7 @@ impl Job<'_> {
         let json = json!({
             "measure": self.args.measure,
             "unit": "change of what is measured of the query when the feature of the training example grows by 1, to first order",
-            "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
+            "settings": self.problem.record(&model_name(&self.args.base.model.model), &self.settings, Some(&self.args.base.query)),
             "optimality": optimality,
             "summary": report.summary(),
             "queries": (0..queries_count).map(entry).collect::<Vec<_>>(),

@@ -15,7 +15,7 @@ use crate::model::Kind;
 use crate::output::{Report, Table, signed};
 use crate::retrain::Truth;
 use crate::session::Session;
-use crate::source::{Data, keep_inputs};
+use crate::source::{Data, keep_inputs, load};
 
 /// Members of a group that are named.
 const SHOWN: usize = 15;
@@ -23,11 +23,10 @@ const SHOWN: usize = 15;
 /// Runs the command.
 pub fn run(args: &SelectArgs, console: &Console) -> Result<Report, Failure> {
     let outputs: Vec<&Path> = args.save_groups.as_deref().into_iter().collect();
-    let sources = [&args.model.train, &args.query];
-    keep_inputs(&outputs, &sources, args.weights.weights.as_deref().as_slice())?;
-    let kind = Kind::new(&args.model)?;
-    let label = args.model.label.as_deref();
-    let train = Data::load(&args.model.train, label)?;
+    let sources = [&args.base.model.train, &args.base.query];
+    keep_inputs(&outputs, &sources, args.base.weights.weights.as_deref().as_slice())?;
+    let kind = Kind::new(&args.base.model)?;
+    let (train, query) = load(&args.base, None)?;
     let n = train.set.len();
     if args.size >= n {
         return Err(Failure::input(format!(
@@ -35,10 +34,10 @@ pub fn run(args: &SelectArgs, console: &Console) -> Result<Report, Failure> {
             args.size
         )));
     }
-    let query = Data::load_like(&args.query, label, &train)?;
-    let risk = risk_settings(&args.objective, args.solve.removal)?;
-    let mut problem = Problem::from_data(kind, train, &args.weights, risk, console)?;
-    let settings = Settings::new(&args.objective, &args.solve, Precision::F64, problem.solver_of_many()?)?;
+    let risk = risk_settings(&args.base.objective, args.base.solve.removal)?;
+    let mut problem = Problem::from_data(kind, train, &args.base.weights, risk, console)?;
+    let settings =
+        Settings::new(&args.base.objective, &args.base.solve, Precision::F64, problem.solver_of_many()?)?;
     settings.need_changes()?;
     need_exact(&settings, "select")?;
     problem.need_gauss_newton(&settings, "select")?;
@@ -96,7 +95,7 @@ impl Job<'_> {
             })
         });
         let json = json!({
-            "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
+            "settings": self.problem.record(&model_name(&self.args.base.model.model), &self.settings, Some(&self.args.base.query)),
             "optimality": optimality,
             "size": self.args.size,
             "queries": entries.collect::<Vec<_>>(),

@@ -16,26 +16,24 @@ use crate::model::Kind;
 use crate::output::{Report, Table, short, signed};
 use crate::retrain::Retraining;
 use crate::session::{Optimality, Session, report_flags};
-use crate::source::Data;
+use crate::source::{Data, load};
 
 /// Pairs in the table; the JSON document has all.
 const SHOWN: usize = 40;
 
 /// Runs the command.
 pub fn run(args: &VerifyArgs, console: &Console) -> Result<Report, Failure> {
-    let kind = Kind::new(&args.model)?;
-    let settings = Settings::new(&args.objective, &args.solve, Precision::F64, SolverName::Cg)?;
+    let kind = Kind::new(&args.base.model)?;
+    let settings = Settings::new(&args.base.objective, &args.base.solve, Precision::F64, SolverName::Cg)?;
     settings.need_changes()?;
-    let label = args.model.label.as_deref();
-    let train = Data::load(&args.model.train, label)?;
+    let (train, query) = load(&args.base, None)?;
     if train.set.len() < 2 {
         return Err(Failure::input(format!(
             "{}: expected at least 2 examples to leave one out",
             train.source
         )));
     }
-    let query = Data::load_like(&args.query, label, &train)?;
-    let mut problem = Problem::from_data(kind, train, &args.weights, settings.risk, console)?;
+    let mut problem = Problem::from_data(kind, train, &args.base.weights, settings.risk, console)?;
     let retraining = Retraining::prepare(&mut problem, &settings, console)?;
     Job { args, settings, problem: &problem, query: &query, retraining }.run(console)
 }
@@ -74,7 +72,7 @@ impl Job<'_> {
         let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
         let (first, corrected) = agreements(&pairs);
         let json = json!({
-            "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
+            "settings": self.problem.record(&model_name(&self.args.base.model.model), &self.settings, Some(&self.args.base.query)),
             "optimality": optimality,
             "converged": report.all_converged(),
             "summary": report.summary(),

@@ -15,7 +15,7 @@ use crate::model::Kind;
 use crate::output::{Report, Table, short, signed};
 use crate::retrain::Truth;
 use crate::session::{Session, report_flags};
-use crate::source::Data;
+use crate::source::{Data, load};
 
 /// Queries in the table; the JSON document has all.
 const SHOWN: usize = 20;
@@ -25,14 +25,13 @@ const MODERATE: f64 = 0.25;
 
 /// Runs the command.
 pub fn run(args: &WhatIfArgs, console: &Console) -> Result<Report, Failure> {
-    let kind = Kind::new(&args.model)?;
-    let label = args.model.label.as_deref();
-    let train = Data::load(&args.model.train, label)?;
-    let query = Data::load_like(&args.query, label, &train)?;
+    let kind = Kind::new(&args.base.model)?;
+    let (train, query) = load(&args.base, None)?;
     let groups = Groups::read(&args.group, &train)?;
-    let risk = risk_settings(&args.objective, args.solve.removal)?;
-    let mut problem = Problem::from_data(kind, train, &args.weights, risk, console)?;
-    let settings = Settings::new(&args.objective, &args.solve, Precision::F64, problem.solver_of_many()?)?;
+    let risk = risk_settings(&args.base.objective, args.base.solve.removal)?;
+    let mut problem = Problem::from_data(kind, train, &args.base.weights, risk, console)?;
+    let settings =
+        Settings::new(&args.base.objective, &args.base.solve, Precision::F64, problem.solver_of_many()?)?;
     settings.need_changes()?;
     need_exact(&settings, "what-if")?;
     let truth = Truth::prepare((args.retrain, args.proximal), &mut problem, &settings, console)?;
@@ -86,7 +85,7 @@ impl Job<'_> {
             entry
         };
         let json = json!({
-            "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
+            "settings": self.problem.record(&model_name(&self.args.base.model.model), &self.settings, Some(&self.args.base.query)),
             "optimality": optimality,
             "queries": self.query.set.ids(),
             "losses": losses,
