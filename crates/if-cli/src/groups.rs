@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use if_data::AtomicFile;
 use if_linalg::{Cpu, Real};
 use if_methods::{GroupDraw, Influence, MethodError, Tail};
 use if_models::Inputs;
@@ -31,7 +30,8 @@ impl Groups {
             Failure::input(format!("{}: line {line}: expected {expected}, found {found}", path.display()))
         };
         let open = |error: csv::Error| Failure::input(format!("{}: {error}", path.display()));
-        let mut table = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path).map_err(open)?;
+        let mut table =
+            csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_path(path).map_err(open)?;
         let header: Vec<String> = table.headers().map_err(open)?.iter().map(str::to_owned).collect();
         let column = |name: &str| header.iter().position(|column| column == name);
         let (Some(index), group) = (column("index"), column("group")) else {
@@ -47,6 +47,9 @@ impl Groups {
         for record in table.records() {
             let record = record.map_err(open)?;
             let line = record.position().map_or(0, csv::Position::line);
+            if record.len() != header.len() {
+                return Err(refuse(line, &format!("{} columns", header.len()), record.len().to_string()));
+            }
             let name = group.map_or(alone.as_str(), |column| &record[column]).to_owned();
             let found = &record[index];
             let position = found.parse().ok().and_then(|row: usize| rows.get(&row).copied());
@@ -82,9 +85,12 @@ impl Groups {
     /// One group for each value of the group column of `train`, in the order of the values.
     pub fn by_column(column: &str, train: &Data) -> Result<Self, Failure> {
         let Some(values) = &train.groups else {
+            let found = match &train.features {
+                Some(features) => format!("{} with the features {}", train.source, features.join(", ")),
+                None => train.source.to_string(),
+            };
             return Err(Failure::input(format!(
-                "--group-by {column}: expected a csv table with that column, found {}",
-                train.source
+                "--group-by {column}: expected a csv table with that column, found {found}"
             )));
         };
         let mut groups: BTreeMap<&String, Vec<usize>> = BTreeMap::new();
@@ -104,7 +110,7 @@ impl Groups {
         let train = &session.problem.train;
         let n = train.set.len();
         let name = clap::ValueEnum::to_possible_value(&kind).expect("it can be asked for");
-        let mut draw = GroupDraw::new(args.draw_seed);
+        let mut draw = GroupDraw::new(args.draw_seed.unwrap_or(0));
         let mut groups = Self::default();
         let tail = match kind {
             DrawName::PositiveTail => Some(Tail::Positive),
@@ -124,12 +130,17 @@ impl Groups {
                 first
             }
         };
-        for &size in &args.draw_size {
-            let size = if size < 1.0 { ((size * n as f64).round() as usize).max(1) } else { size as usize };
+        let size = |size: &f64| match *size {
+            share if share < 1.0 => ((share * n as f64).round() as usize).max(1),
+            size => size as usize,
+        };
+        let sizes: Vec<usize> = args.sizes().iter().map(size).collect();
+        // Each once: names are made of them.
+        for (_, &size) in sizes.iter().enumerate().filter(|(at, size)| !sizes[..*at].contains(size)) {
             if size >= n {
                 return Err(Failure::input(format!("--draw-size {size}: expected less than {n} examples")));
             }
-            for i in 0..args.draw_count {
+            for i in 0..args.count() {
                 let members = match (kind, tail) {
                     (_, Some(tail)) => draw.influence_tail(&scores, tail, size),
                     (DrawName::SameClass, _) => {
@@ -155,8 +166,7 @@ impl Groups {
     }
 
     /// Writes the table that [`read`](Self::read) reads.
-    pub fn write(&self, path: &Path, train: &Data) -> Result<(), Failure> {
-        let mut table = Csv::new(AtomicFile::create(path)?, path);
+    pub fn write(&self, mut table: Csv, train: &Data) -> Result<(), Failure> {
         table.row(&["group", "index"])?;
         for (name, members) in self.names.iter().zip(&self.members) {
             for &member in members {

@@ -42,6 +42,11 @@ pub struct Csv {
 }
 
 impl Csv {
+    /// A table in a new file.
+    pub fn create(path: &Path) -> Result<Self, Failure> {
+        Ok(Self::new(AtomicFile::create(path)?, path))
+    }
+
     /// A table in `file`, which errors call `path`.
     pub fn new(file: AtomicFile, path: &Path) -> Self {
         Self { table: csv::Writer::from_writer(file), path: path.to_owned() }
@@ -114,6 +119,11 @@ impl Table {
         }
         text
     }
+}
+
+/// All digits, with an exponent where zeros would follow the point.
+pub fn exact(value: f64) -> String {
+    if value != 0.0 && value.abs() < 1e-4 { format!("{value:e}") } else { value.to_string() }
 }
 
 /// Four significant digits, with an exponent where it is shorter.

@@ -304,7 +304,7 @@ pub fn predictions(loss: Loss, outputs: &[f64], width: usize, labels: &[f64]) ->
 }
 
 /// Names queries that carry a flag on stderr; whether there are any. Approximations carry none, but are named as such.
-pub fn report_flags(report: &SolveReport, ids: &[usize], what: &str, console: &Console) -> bool {
+pub fn report_flags<I: ToString>(report: &SolveReport, ids: &[I], what: &str, console: &Console) -> bool {
     if report.none_failed() && !report.all_converged() {
         console.note(&report.summary());
     }

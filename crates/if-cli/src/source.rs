@@ -18,6 +18,8 @@ pub struct Data {
     pub classes: Option<Vec<String>>,
     /// What every example has in the group column, where one was asked for and is there.
     pub groups: Option<Vec<String>>,
+    /// Name of every feature, where the source has names.
+    pub features: Option<Vec<String>>,
 }
 
 /// Columns of csv tables that are no features.
@@ -47,6 +49,7 @@ impl Data {
             set: set.with_ids(ids),
             classes: examples.class_names,
             groups: examples.groups,
+            features: examples.feature_names,
         })
     }
 
@@ -58,6 +61,15 @@ impl Data {
         train: &Self,
     ) -> Result<Self, Failure> {
         let mut data = Self::load(source, columns)?;
+        if let (Some(own), Some(wanted)) = (&data.features, &train.features)
+            && own.len() == wanted.len()
+            && let Some(at) = (0..own.len()).find(|&at| own[at] != wanted[at])
+        {
+            return Err(Failure::input(format!(
+                "{}: expected the features of {} in their order, found {:?} in place of {:?}",
+                data.source.origin, train.source.origin, own[at], wanted[at]
+            )));
+        }
         let (Some(own), Some(wanted)) = (&data.classes, &train.classes) else { return Ok(data) };
         if own != wanted {
             let labels: Result<Vec<f64>, Failure> = data
@@ -94,6 +106,7 @@ impl Data {
             set: self.set.select(positions),
             classes: self.classes.clone(),
             groups: None,
+            features: self.features.clone(),
         }
     }
 
@@ -109,7 +122,11 @@ impl Data {
                 ))
             })
         };
-        rows.iter().map(find).collect()
+        let positions: Vec<usize> = rows.iter().map(find).collect::<Result<_, Failure>>()?;
+        match (0..rows.len()).find(|&i| rows[..i].contains(&rows[i])) {
+            Some(twice) => Err(Failure::input(format!("{option}: row {} stands there twice", rows[twice]))),
+            None => Ok(positions),
+        }
     }
 
     /// An error about these examples: names the source, and examples by their row in it.
@@ -150,6 +167,9 @@ impl Data {
 /// Training examples and queries; `group` is a column of groups.
 pub fn load(args: &QueryArgs, group: Option<&str>) -> Result<(Data, Data), Failure> {
     let columns = Columns { label: args.model.label.as_deref(), group };
+    if group.is_some() && group == columns.label {
+        return Err(Failure::input("--group-by: expected another column than --label"));
+    }
     let train = Data::load(&args.model.train, columns)?;
     let query = Data::load_like(&args.query, columns, &train)?;
     Ok((train, query))
@@ -163,6 +183,12 @@ pub fn keep_inputs(outputs: &[&Path], sources: &[&Source], files: &[&Path]) -> R
         Origin::Dataset { .. } => Vec::new(),
     });
     let inputs: Vec<&Path> = of_sources.chain(files.iter().copied()).collect();
+    for (i, output) in outputs.iter().enumerate() {
+        if outputs[..i].iter().any(|other| place(other) == place(output)) {
+            let name = output.display();
+            return Err(Failure::input(format!("{name}: expected a file for each output, found it twice")));
+        }
+    }
     for output in outputs {
         let Ok(target) = output.canonicalize() else { continue };
         if inputs.iter().any(|input| input.canonicalize().is_ok_and(|input| input == target)) {
@@ -173,6 +199,15 @@ pub fn keep_inputs(outputs: &[&Path], sources: &[&Source], files: &[&Path]) -> R
         }
     }
     Ok(())
+}
+
+/// Where a file that may not be there yet will be.
+fn place(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (folder.canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
+    }
 }
 
 fn located(origin: &Origin, ids: &[usize], mut error: ModelError) -> Failure {

@@ -59,7 +59,7 @@ pub struct Attack {
     pub radius: f64,
     /// What a feature may be at all.
     pub bounds: [f64; 2],
-    /// Steps at most; fewer where the target is misclassified before.
+    /// Steps at most; fewer where the target is misclassified before, or no feature can move any further.
     pub iterations: usize,
     /// Norm of the gradient that retraining goes to.
     pub gradient_tolerance: f64,
@@ -136,14 +136,20 @@ impl Attack {
                 chosen.set_features(row, features);
             }
             let features = &mut attacked.features;
+            let mut moved = false;
             let report = influence.perturbation(target, &chosen, &(), |_, slopes| {
                 for ((x, slope), start) in features.iter_mut().zip(slopes).zip(&original) {
-                    *x = self.project(*x + self.step * sign(*slope), *start);
+                    let to = self.project(*x + self.step * sign(*slope), *start);
+                    moved |= to != *x;
+                    *x = to;
                 }
                 Ok::<(), MethodError>(())
             })?;
             if !report.none_failed() {
                 return Err(MethodError::Unsolved(report.summary()));
+            }
+            if !moved {
+                break;
             }
         }
         Ok(attacked)
@@ -197,7 +203,11 @@ impl Attack {
         }
     }
 
-    fn retrain<B: Backend>(
+    /// The optimum near `theta` that an attack starts from.
+    ///
+    /// # Errors
+    /// Retraining that stops short of the gradient's norm.
+    pub fn retrain<B: Backend>(
         &self,
         risk: &EmpiricalRisk<B>,
         theta: &Block<B>,

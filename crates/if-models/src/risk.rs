@@ -140,7 +140,7 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
         Ok(risk.without(&[]))
     }
 
-    /// The objective after `examples` are removed as the settings say.
+    /// The objective after `examples` are removed as the settings say; other weights that it had are forgotten.
     ///
     /// # Panics
     /// Where no example is left.
@@ -173,7 +173,7 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
     /// A name that no layer with parameters has.
     pub fn with_l2_on(&self, names: &[&str]) -> Result<Self, ModelError> {
         let covered = self.network.segments_named(names)?;
-        Ok(Self { extra: Extra { covered: Some(covered.into()), ..self.extra.clone() }, ..self.without(&[]) })
+        Ok(Self { extra: Extra { covered: Some(covered.into()), ..self.extra.clone() }, ..self.same() })
     }
 
     /// The objective plus `(strength/2) |theta_s - at_s|^2` over the layers `names`, instead of such a term that it
@@ -189,7 +189,11 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
         let pulled = self.network.segments_named(names)?;
         let strengths = pulled.into_iter().map(|pulled| if pulled { strength } else { 0.0 }).collect();
         let anchor = Some(Arc::new(Anchor { at: at.clone(), strengths }));
-        Ok(Self { extra: Extra { anchor, ..self.extra.clone() }, ..self.without(&[]) })
+        Ok(Self { extra: Extra { anchor, ..self.extra.clone() }, ..self.same() })
+    }
+
+    fn same(&self) -> Self {
+        self.reweighted(&self.example_weights())
     }
 
     /// The proximal Bregman objective at `at` (Bae et al. 2022): what stays near the outputs `z_i(at)` and near `at`,
@@ -237,11 +241,7 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
             self.network.release(&mut scratch, tape);
         }
         let settings = RiskSettings { l2: 0.0, removal: Removal::Fixed, ..self.settings };
-        Ok(Self {
-            settings,
-            extra: Extra { tilt: Some(Arc::new(tilt)), ..pulled.extra },
-            ..self.without(&[])
-        })
+        Ok(Self { settings, extra: Extra { tilt: Some(Arc::new(tilt)), ..pulled.extra }, ..self.same() })
     }
 
     /// Whether it is nothing but losses and an l2 that covers every layer.

@@ -62,7 +62,8 @@ pub struct AttackArgs {
     /// How many, where --examples does not say which
     #[arg(long, value_name = "K", default_value = "1", value_parser = count, conflicts_with = "examples")]
     pub count: usize,
-    /// How far a feature may move (pixels are divided by 255)
+    /// How far a feature may move (pixels are divided by 255); none goes beyond the least and the largest number in the
+    /// training set
     #[arg(long, value_name = "R", value_parser = positive, allow_negative_numbers = true)]
     pub radius: f64,
     /// Length of a step in every feature [default: a tenth of the radius]
@@ -88,7 +89,13 @@ pub struct AttackArgs {
 /// `influence multistage`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Both stages are networks from files (influence train, or PyTorch). Scores are queries x pretraining
+Example:
+  influence multistage --pretrain-model m1.toml --pretrain-weights w1.safetensors --pretrain P.npz \\
+    --model m2.toml --weights w2.safetensors --train T.npz --query Q.npz --embedding-layers 0,2 \\
+    --l2-pretrain 1e-4 --l2 1e-3 --damping 0.01 --curvature gauss-newton --scores OUT.npy
+
+Both stages are networks from files. The first may come from influence train; the second, which keeps layers
+or pulls them back, from wherever it was trained (PyTorch: save its state_dict). Scores are queries x pretraining
 examples, positive = proponent: removal of a pretraining example changes the loss by about score / m, with
 m the number of pretraining examples. Without --updated the second stage kept the shared layers as they were.")]
 pub struct MultiStageArgs {

@@ -69,18 +69,35 @@ pub enum DrawName {
 /// How groups are drawn.
 #[derive(Args, Debug)]
 pub struct DrawArgs {
-    /// Sizes of drawn groups: numbers of examples, or fractions of all
-    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', default_value = "0.01,0.02,0.05", value_parser = group_sizes, requires = "draw")]
+    /// Sizes of drawn groups: numbers of examples, or fractions of all [default: 0.01,0.02,0.05]
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = group_sizes)]
     pub draw_size: Vec<f64>,
-    /// Groups of each size
-    #[arg(long, value_name = "N", default_value = "5", value_parser = count, requires = "draw")]
-    pub draw_count: usize,
-    /// Seed of --draw
-    #[arg(long, value_name = "S", default_value_t = 0, requires = "draw")]
-    pub draw_seed: u64,
+    /// Groups of each size [default: 5]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub draw_count: Option<usize>,
+    /// Seed of --draw [default: 0]
+    #[arg(long, value_name = "S")]
+    pub draw_seed: Option<u64>,
     /// Write the groups as a table that --groups reads
     #[arg(long, value_name = "G.csv")]
     pub save_groups: Option<PathBuf>,
+}
+
+impl DrawArgs {
+    /// Whether something is said of how groups are drawn.
+    pub fn is_given(&self) -> bool {
+        !self.draw_size.is_empty() || self.draw_count.is_some() || self.draw_seed.is_some()
+    }
+
+    /// Sizes of groups.
+    pub fn sizes(&self) -> &[f64] {
+        if self.draw_size.is_empty() { &[0.01, 0.02, 0.05] } else { &self.draw_size }
+    }
+
+    /// Groups of each size.
+    pub fn count(&self) -> usize {
+        self.draw_count.unwrap_or(5)
+    }
 }
 
 /// `influence group`.
@@ -91,7 +108,7 @@ Example, nothing else is needed:
     --draw same-class --order newton --retrain --effects effects.csv
 
 OUT.csv has the columns group, size, query, effect: the predicted change of the query's loss without the
-group (positive: the loss rises); with --retrain or --proximal actual, with --order second first_order and interaction.
+group (positive: the loss rises); with --retrain also actual, with --proximal proximal, with --order second first_order and interaction.
 Certificates go to OUT.json beside it.")]
 pub struct GroupArgs {
     /// The model and the queries.

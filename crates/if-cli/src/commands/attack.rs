@@ -5,11 +5,11 @@ use std::path::Path;
 use if_data::{Array, AtomicFile, write_npz};
 use if_linalg::Cpu;
 use if_methods::{Attack, Attacked};
-use if_models::{Dataset, HostArray, Inputs};
+use if_models::{Dataset, EmpiricalRisk, HostArray, Inputs};
 use ndarray::{Array1, ArrayD};
 use serde_json::json;
 
-use super::{ink, model_name, on_paper, square_width};
+use super::{ink, model_name, need_extension, need_no_removal, on_paper, square_width};
 use crate::args::{AttackArgs, Precision, SolverName};
 use crate::console::Console;
 use crate::error::Failure;
@@ -35,6 +35,9 @@ pub fn run(args: &AttackArgs, console: &Console) -> Result<Report, Failure> {
     }
     let settings = Settings::new(&args.objective, &args.solve, Precision::F64, SolverName::Cg)?;
     settings.need_changes()?;
+    need_no_removal(&settings, "attack")?;
+    need_extension(args.out.as_deref(), "--out", "npz")?;
+    need_extension(args.picture.as_deref(), "--picture", "svg")?;
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     let target = Data::load_like(&args.target, label, &train)?;
@@ -70,8 +73,14 @@ impl Job<'_> {
     fn run(&self, console: &Console) -> Result<Report, Failure> {
         let train = &self.problem.train;
         let picture = self.args.picture.as_deref().map(AtomicFile::create).transpose()?;
-        let session = Session::<f64>::open(self.problem, &self.settings, 1)?;
+        let mut session = Session::<f64>::open(self.problem, &self.settings, 1)?;
         let target = session.inputs(self.target)?;
+        if session.network.layout().segments().len() != 1 {
+            return Err(Failure::input(
+                "attack retrains one layer: expected a linear model, or --layers last for a network",
+            ));
+        }
+        let attack = self.prepare(&mut session, console)?;
         if session.network.vocabulary().is_some() {
             return Err(Failure::input("attack changes features: expected numbers, found token ids"));
         }
@@ -79,12 +88,12 @@ impl Job<'_> {
             -session.measured(crate::args::MeasureName::Margin)?.example_losses(&target, &session.theta)[0];
         if margin < 0.0 {
             return Err(Failure::input(format!(
-                "--target {}: expected an example that the model gets right, found one with log-odds {} of its label",
+                "--target {}: expected an example that the retrained model gets right, found one with log-odds {} of its label",
                 self.target.source,
                 short(margin)
             )));
         }
-        let (examples, attacked) = self.attack(&session, &target, console)?;
+        let (examples, attacked) = self.attack(&session, &target, attack, console)?;
         let rows: Vec<usize> = examples.iter().map(|&i| train.set.ids()[i]).collect();
         if let Some(path) = &self.args.out {
             self.write(path, &examples, &attacked.features)?;
@@ -121,35 +130,43 @@ impl Job<'_> {
         self.args.step.unwrap_or(0.1 * self.args.radius)
     }
 
+    /// The attack, from the optimum near the given weights: what retraining alone does is not its doing.
+    fn prepare(&self, session: &mut Session<f64>, console: &Console) -> Result<Attack, Failure> {
+        let risk = EmpiricalRisk::new(&session.network, &session.train, self.settings.risk)?;
+        let mut attack = Attack {
+            step: self.step(),
+            radius: self.args.radius,
+            bounds: bounds(&self.problem.train.set),
+            iterations: self.args.iterations,
+            gradient_tolerance: GRADIENT_NORM,
+            curvature: self.settings.curvature,
+            damping: 0.0,
+        };
+        let theta = attack.retrain(&risk, &session.theta)?;
+        attack.damping = self.settings.damping_of(&risk, &theta, console);
+        drop(risk);
+        session.theta = theta;
+        Ok(attack)
+    }
+
     /// The examples that may change, and what became of them.
     fn attack(
         &self,
         session: &Session<f64>,
         target: &Inputs<Cpu<f64>>,
+        attack: Attack,
         console: &Console,
     ) -> Result<(Vec<usize>, Attacked<Cpu<f64>>), Failure> {
         let train = &self.problem.train;
-        let named = train.positions(&self.args.examples, "--examples")?;
         let solver = self.settings.plain_solver("attack")?;
-        let ((examples, damping), _) = session.influence(console, |risk, influence| {
-            let examples = if named.is_empty() {
-                let mut strongest = Attack::victims(&influence, target, console)?;
-                strongest.truncate(self.args.count);
-                strongest
-            } else {
-                named
-            };
-            Ok((examples, self.settings.damping_of(risk, &session.theta, console)))
+        let (examples, _) = session.influence(console, |_, influence| {
+            if !self.args.examples.is_empty() {
+                return train.positions(&self.args.examples, "--examples");
+            }
+            let mut strongest = Attack::victims(&influence, target, console)?;
+            strongest.truncate(self.args.count);
+            Ok(strongest)
         })?;
-        let attack = Attack {
-            step: self.step(),
-            radius: self.args.radius,
-            bounds: bounds(&train.set),
-            iterations: self.args.iterations,
-            gradient_tolerance: GRADIENT_NORM,
-            curvature: self.settings.curvature,
-            damping,
-        };
         let attacked = attack.run(
             &session.network,
             &session.theta,
@@ -203,7 +220,7 @@ impl Job<'_> {
     }
 }
 
-/// What features may be: from 0 to 1 for pixels, else from the least to the largest there is.
+/// What features may be: from 0 to 1 for pixels, else from the least to the largest in the training set.
 fn bounds(set: &Dataset) -> [f64; 2] {
     if let HostArray::U8(_) = set.features() {
         return [0.0, 1.0];

@@ -8,14 +8,14 @@ use if_linalg::Real;
 use if_methods::{Agreement, GroupEffects};
 use serde_json::{Value, json};
 
-use super::{certificates_beside, model_name, need_exact};
+use super::{certificates_beside, model_name, need_exact, need_extension};
 use crate::args::{GroupArgs, OrderName, Precision};
 use crate::console::Console;
 use crate::error::Failure;
 use crate::groups::Groups;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
-use crate::output::{Csv, Report, Table, document, seconds, short};
+use crate::output::{Csv, Report, Table, document, exact, seconds, short};
 use crate::retrain::Truth;
 use crate::session::{Optimality, Session, report_flags};
 use crate::source::{Data, keep_inputs, load};
@@ -29,6 +29,11 @@ pub fn run(args: &GroupArgs, console: &Console) -> Result<Report, Failure> {
         args.base.weights.weights.as_deref().into_iter().chain(args.source.groups.as_deref()).collect();
     keep_inputs(&outputs, &[&args.base.model.train, &args.base.query], &files)?;
     let kind = Kind::new(&args.base.model)?;
+    need_extension(args.parameter_changes.as_deref(), "--parameter-changes", "npy")?;
+    need_extension(args.draw.save_groups.as_deref(), "--save-groups", "csv")?;
+    if args.source.draw.is_none() && args.draw.is_given() {
+        return Err(Failure::input("--draw-size, --draw-count and --draw-seed belong to --draw"));
+    }
     let precision = match args.precision {
         Some(Precision::F32) if args.retrain || args.proximal => {
             let option = if args.retrain { "--retrain" } else { "--proximal" };
@@ -85,16 +90,17 @@ impl Job<'_> {
     ) -> Result<Report, Failure> {
         let start = Instant::now();
         // Both outputs are open before the long run: what cannot be written fails now.
-        let table = Csv::new(AtomicFile::create(&self.args.effects)?, &self.args.effects);
+        let table = Csv::create(&self.args.effects)?;
         let certificates = AtomicFile::create(self.certificates)?;
+        let saved = self.args.draw.save_groups.as_deref().map(Csv::create).transpose()?;
         let predicted = match precision {
             Precision::F32 => self.predict::<f32>(groups, console)?,
             Precision::F64 => self.predict::<f64>(groups, console)?,
         };
         let Predicted { groups, found, .. } = &predicted;
         let actual = truth.map(|truth| self.actual(truth, &groups.members, console)).transpose()?;
-        if let Some(path) = &self.args.draw.save_groups {
-            groups.write(path, &self.problem.train)?;
+        if let Some(table) = saved {
+            groups.write(table, &self.problem.train)?;
         }
         let agreement =
             actual.as_ref().map(|(actual, _)| Agreement::new(&found.effects.concat(), &actual.concat()));
@@ -102,8 +108,7 @@ impl Job<'_> {
         let text = format!("{:#}\n", document("group", json.clone()));
         certificates.finish_with(text.as_bytes()).map_err(Failure::output)?;
         self.write(table, groups, found, actual.as_ref().map(|(actual, _)| actual))?;
-        let names: Vec<usize> = (0..groups.names.len()).collect();
-        let flagged = report_flags(&found.report, &names, "groups", console);
+        let flagged = report_flags(&found.report, &groups.names, "groups", console);
         let short_of = actual.is_some_and(|(_, short_of)| short_of);
         let text = self.text(groups, found, agreement, start.elapsed().as_secs_f64());
         Ok(Report { text, json, flagged: flagged || short_of || self.problem.unfinished })
@@ -159,7 +164,7 @@ impl Job<'_> {
         actual: Option<&Vec<Vec<f64>>>,
     ) -> Result<(), Failure> {
         let mut heading = vec!["group", "size", "query", "effect"];
-        heading.extend(actual.map(|_| "actual"));
+        heading.extend(actual.map(|_| if self.args.proximal { "proximal" } else { "actual" }));
         if found.first_order.is_some() {
             heading.extend(["first_order", "interaction"]);
         }
@@ -170,11 +175,11 @@ impl Job<'_> {
                     groups.names[g].clone(),
                     groups.members[g].len().to_string(),
                     self.query.set.ids()[q].to_string(),
-                    effect.to_string(),
+                    exact(*effect),
                 ];
-                row.extend(actual.map(|actual| actual[g][q].to_string()));
+                row.extend(actual.map(|actual| exact(actual[g][q])));
                 if let Some(first) = &found.first_order {
-                    row.extend([first[g][q], effect - first[g][q]].map(|part| part.to_string()));
+                    row.extend([first[g][q], effect - first[g][q]].map(exact));
                 }
                 table.row(&row)?;
             }
@@ -201,7 +206,11 @@ impl Job<'_> {
             "effective_damping": found.report.damping,
             "converged": found.report.all_converged(),
             "summary": found.report.summary(),
-            "actual": if self.args.proximal { "proximal" } else { "retraining" },
+            "truth": match (self.args.retrain, self.args.proximal) {
+                (true, _) => Some("retraining"),
+                (_, true) => Some("proximal"),
+                _ => None,
+            },
             "agreement": agreement,
             "groups": groups.collect::<Vec<_>>(),
         })

@@ -21,6 +21,8 @@ mod what_if;
 
 use std::path::{Path, PathBuf};
 
+use if_models::Removal;
+
 use crate::args::{Command, ModelName};
 use crate::console::Console;
 use crate::error::Failure;
@@ -65,6 +67,21 @@ fn certificates_beside(output: &Path, option: &str, extension: &str) -> Result<P
         return Err(Failure::input(format!("{option} {name}: expected a name that ends in .{extension}")));
     }
     Ok(output.with_extension("json"))
+}
+
+/// Refuses an output of another kind than its name says.
+fn need_extension(output: Option<&Path>, option: &str, extension: &str) -> Result<(), Failure> {
+    output.map_or(Ok(()), |output| certificates_beside(output, option, extension).map(|_| ()))
+}
+
+/// Refuses a meaning of removal where nothing is removed.
+fn need_no_removal(settings: &Settings, method: &str) -> Result<(), Failure> {
+    match settings.risk.removal {
+        Removal::Fixed => Ok(()),
+        Removal::Renormalised => {
+            Err(Failure::input(format!("{method} removes no example: expected no --removal renormalised")))
+        }
+    }
 }
 
 /// The side of square images.

@@ -86,7 +86,9 @@ impl Job<'_> {
 
         let settings = |l2| RiskSettings { l2, ..self.settings.risk };
         let pretraining = EmpiricalRisk::new(&first, &pretrain, settings(self.args.l2_pretrain))?;
-        let names: Vec<&str> = self.args.embedding_layers.iter().map(|name| name.trim()).collect();
+        let mut names: Vec<&str> = self.args.embedding_layers.iter().map(|name| name.trim()).collect();
+        names.sort_unstable();
+        names.dedup();
         let is_head = |name: &&str| !names.contains(name);
         let head: Vec<&str> =
             second.layout().segments().iter().map(|s| s.name.as_str()).filter(is_head).collect();
@@ -94,11 +96,15 @@ impl Job<'_> {
         if self.args.l2_head_only {
             tuning_risk = tuning_risk.with_l2_on(&head)?;
         }
+        if head.is_empty() {
+            return Err(Failure::input(
+                "--embedding-layers: expected at least one layer of the second stage to be left out, found all",
+            ));
+        }
         if let Some(alpha) = self.args.alpha {
-            // Where W is pulled to does not matter to its curvature.
-            let known = names.iter().all(|name| second.layout().segments().iter().any(|s| s.name == *name));
-            if known {
-                tuning_risk = tuning_risk.anchored(&second_theta, 2.0 * alpha, &names)?;
+            // Layers that do not fit are named below.
+            if let Some(at) = pulled_to(&first_theta, &second_theta, &names) {
+                tuning_risk = tuning_risk.anchored(&at, 2.0 * alpha, &names)?;
             }
         }
         let (head_network, head_theta) = second.select(&second_theta, &head)?;
@@ -132,7 +138,12 @@ impl Job<'_> {
         ];
         let method = MultiStage::new(stages[0], &*prepared, stages[1], &names, tuning)
             .map_err(|error| Failure::input(format!("--embedding-layers {}: {error}", names.join(","))))?;
-        self.check_optima([(&pretraining, &first_theta), (&tuning_risk, &second_theta)], console);
+        check_optimum("first", &pretraining, &first_theta, console);
+        if self.args.updated {
+            check_optimum("second", &tuning_risk, &second_theta, console);
+        } else {
+            check_optimum("second", &head_risk, &head_theta, console);
+        }
         let report = method
             .attribute(&queries, console, |rows| scores.append(rows.scores).map_err(Failure::output))?;
         let mut json = self.record::<T>(&report, method.unit(), shape);
@@ -153,39 +164,6 @@ impl Job<'_> {
             seconds(elapsed)
         );
         Ok(Report { text, json, flagged })
-    }
-
-    /// Says where a stage is not at an optimum of its objective. What the second was pulled towards is known only
-    /// without a pull.
-    fn check_optima<T: Real>(
-        &self,
-        [first, second]: [(&EmpiricalRisk<Cpu<T>>, &Block<Cpu<T>>); 2],
-        console: &Console,
-    ) {
-        let check = |name: &str, (risk, theta): (&EmpiricalRisk<Cpu<T>>, &Block<Cpu<T>>)| {
-            let norm = risk.gradient(theta).1.norms()[0];
-            let norms = risk.network().gradient_norms(risk.inputs(), theta);
-            let scale = norms.iter().sum::<f64>() / norms.len() as f64;
-            if norm > NOT_AN_OPTIMUM * scale {
-                console.warn(&format!(
-                    "the {name} stage is not at an optimum of its objective: gradient norm {norm:.1e}, examples have {scale:.1e}; scores assume an optimum: check its l2, or train longer"
-                ));
-            }
-        };
-        check("first", first);
-        if !self.args.updated {
-            // Of the head alone.
-            let (risk, theta) = second;
-            let names: Vec<&str> = self.args.embedding_layers.iter().map(String::as_str).collect();
-            let segments = theta.layout().segments();
-            let head: Vec<&str> =
-                segments.iter().map(|s| s.name.as_str()).filter(|name| !names.contains(name)).collect();
-            if let Ok((network, theta)) = risk.network().select(theta, &head)
-                && let Ok(risk) = EmpiricalRisk::new(&network, risk.inputs(), risk.settings())
-            {
-                check("second", (&risk, &theta));
-            }
-        }
     }
 
     fn record<T: Element>(&self, report: &SolveReport, unit: ScoreUnit, shape: [usize; 2]) -> Value {
@@ -223,3 +201,41 @@ impl Job<'_> {
 
 /// Above this part of an example's gradient norm a stage is said not to be at an optimum.
 const NOT_AN_OPTIMUM: f64 = 1e-3;
+
+/// Says where a stage is not at an optimum of its objective: of the second its head alone, where it kept the rest.
+fn check_optimum<T: Real>(
+    name: &str,
+    risk: &EmpiricalRisk<Cpu<T>>,
+    theta: &Block<Cpu<T>>,
+    console: &Console,
+) {
+    let norm = risk.gradient(theta).1.norms()[0];
+    let norms = risk.network().gradient_norms(risk.inputs(), theta);
+    let scale = norms.iter().sum::<f64>() / norms.len() as f64;
+    if norm > NOT_AN_OPTIMUM * scale {
+        console.warn(&format!(
+            "the {name} stage is not at an optimum of its objective: gradient norm {norm:.1e}, examples have {scale:.1e}; scores assume an optimum: check its l2 and alpha, or train longer"
+        ));
+    }
+}
+
+/// The second stage's parameters with the layers `names` as the first stage left them; `None` where they do not fit.
+fn pulled_to<T: Real>(
+    first: &Block<Cpu<T>>,
+    second: &Block<Cpu<T>>,
+    names: &[&str],
+) -> Option<Block<Cpu<T>>> {
+    let mut at = second.clone();
+    for name in names {
+        let [from, to] = [first, second].map(|theta| {
+            let segments = theta.layout().segments();
+            segments.iter().position(|segment| segment.name == *name).map(|s| (s, &segments[s]))
+        });
+        let ((from, a), (to, b)) = (from?, to?);
+        if (a.rows, a.cols) != (b.rows, b.cols) {
+            return None;
+        }
+        at.copy_segment(to, first, from);
+    }
+    Some(at)
+}

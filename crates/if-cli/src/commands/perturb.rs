@@ -6,7 +6,7 @@ use if_data::{AtomicFile, NpyWriter};
 use if_methods::{Attack, MethodError, descending};
 use serde_json::json;
 
-use super::{ink, model_name, square_width};
+use super::{ink, model_name, need_extension, need_no_removal, square_width};
 use crate::args::{PerturbArgs, Precision, SolverName};
 use crate::console::Console;
 use crate::error::Failure;
@@ -29,6 +29,9 @@ pub fn run(args: &PerturbArgs, console: &Console) -> Result<Report, Failure> {
     let kind = Kind::new(&args.base.model)?;
     let settings = Settings::new(&args.base.objective, &args.base.solve, Precision::F64, SolverName::Cg)?;
     settings.need_changes()?;
+    need_no_removal(&settings, "perturb")?;
+    need_extension(args.slopes.as_deref(), "--slopes", "npy")?;
+    need_extension(args.picture.as_deref(), "--picture", "svg")?;
     let (train, query) = load(&args.base, None)?;
     if args.picture.is_some() {
         square_width(&train)?;
@@ -149,7 +152,10 @@ impl Job<'_> {
             let grey = |slope: &f64| (127.5 * (1.0 - slope / largest.max(f64::MIN_POSITIVE))).round() as u8;
             let label = train.label_name(train.set.labels()[example]);
             shown.push((ink(train, example), format!("train {}\nlabel {label}", train.set.ids()[example])));
-            shown.push((slopes.iter().map(grey).collect(), "its slopes, dark:\nmore raises loss".to_owned()));
+            shown.push((
+                slopes.iter().map(grey).collect(),
+                format!("slopes, dark:\nraises {}", self.args.measure.name()),
+            ));
         }
         let pictures: Vec<if_plot::Picture> =
             shown.iter().map(|(pixels, caption)| if_plot::Picture { pixels, width, caption }).collect();

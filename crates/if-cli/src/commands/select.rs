@@ -12,11 +12,13 @@ use crate::error::Failure;
 use crate::groups::Groups;
 use crate::job::{Problem, Settings, risk_settings};
 use crate::model::Kind;
-use crate::output::{Report, Table, signed};
+use crate::output::{Csv, Report, Table, signed};
 use crate::retrain::Truth;
-use crate::session::Session;
+use crate::session::{Session, report_flags};
 use crate::source::{Data, keep_inputs, load};
 
+/// Above this share of the training examples the second order is often far off.
+const LARGE: f64 = 0.2;
 /// Members of a group that are named.
 const SHOWN: usize = 15;
 
@@ -54,6 +56,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn run(&self, truth: Option<&Truth>, console: &Console) -> Result<Report, Failure> {
+        let saved = self.args.save_groups.as_deref().map(Csv::create).transpose()?;
         let session = Session::<f64>::open(self.problem, &self.settings, 1)?;
         let each: Vec<Data> = (0..self.query.set.len()).map(|q| self.query.only(q)).collect();
         let selection = Selection { opponents: self.args.opponents, ..Selection::of(self.args.size) };
@@ -61,7 +64,10 @@ impl Job<'_> {
             let one = |query: &Data| Ok(method.select(&session.inputs(query)?, selection, console)?);
             each.iter().map(one).collect::<Result<Vec<Selected>, Failure>>()
         })?;
-        let mut flagged = self.problem.unfinished;
+        let mut report = found[0].report.clone();
+        found[1..].iter().for_each(|found| report.extend(found.report.clone()));
+        let mut flagged = report_flags(&report, self.query.set.ids(), "queries", console);
+        flagged |= self.problem.unfinished;
         let mut actual: Vec<Option<[f64; 3]>> = vec![None; found.len()];
         if let Some(truth) = truth {
             let mut draw = GroupDraw::new(self.args.seed);
@@ -75,11 +81,11 @@ impl Job<'_> {
                 *actual = Some([0, 1, 2].map(|g| changes[g][0]));
             }
         }
-        if let Some(path) = &self.args.save_groups {
+        if let Some(table) = saved {
             let name = |query: &Data| format!("query-{}", query.set.ids()[0]);
             let members = found.iter().map(|found| found.group.clone()).collect();
             let groups = Groups { names: each.iter().map(name).collect(), members };
-            groups.write(path, &self.problem.train)?;
+            groups.write(table, &self.problem.train)?;
         }
         let ids = self.problem.train.set.ids();
         let rows = |group: &[usize]| group.iter().map(|&i| ids[i]).collect::<Vec<_>>();
@@ -91,6 +97,7 @@ impl Job<'_> {
                 "greedy": rows(&found.greedy),
                 "greedy_effect": found.greedy_effect,
                 "iterations": found.iterations,
+                "solve": found.report.columns[0],
                 "actual": actual.map(|[group, greedy, random]| json!({"group": group, "greedy": greedy, "random": random})),
             })
         });
@@ -98,6 +105,7 @@ impl Job<'_> {
             "settings": self.problem.record(&model_name(&self.args.base.model.model), &self.settings, Some(&self.args.base.query)),
             "optimality": optimality,
             "size": self.args.size,
+            "summary": report.summary(),
             "queries": entries.collect::<Vec<_>>(),
         });
         let text = found
@@ -124,8 +132,24 @@ impl Job<'_> {
         let shown: Vec<String> = rows.iter().take(SHOWN).map(usize::to_string).collect();
         let more = rows.len().saturating_sub(SHOWN);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        if found.effect == 0.0 && found.greedy_effect == 0.0 {
+            return format!(
+                "{}[{}]: no training example matters to its loss\n",
+                query.source.origin,
+                query.set.ids()[0]
+            );
+        }
+        let share = self.args.size as f64 / self.problem.train.set.len() as f64;
+        let caution = if share > LARGE && actual.is_none() {
+            format!(
+                "{:.0} % of the training examples: beyond what two orders tell, ask with --retrain\n",
+                100.0 * share
+            )
+        } else {
+            String::new()
+        };
         format!(
-            "{}[{}]: {} training examples whose removal {} its loss most\n  {}{more}\n{}",
+            "{}[{}]: {} training examples whose removal {} its loss most\n  {}{more}\n{}{caution}",
             query.source.origin,
             query.set.ids()[0],
             self.args.size,

@@ -2,7 +2,7 @@
 
 use if_linalg::{Cpu, SolveReport};
 use if_methods::{GroupInfluence, MethodError, Order};
-use if_models::Inputs;
+use if_models::{Curvature, Inputs};
 use serde_json::{Value, json};
 
 use super::{model_name, need_exact};
@@ -68,16 +68,24 @@ impl Job<'_> {
             flagged |= short_of;
             columns.push(Column { title: truth.name(), key: "actual", effects });
         }
-        let names: Vec<usize> = (0..self.groups.names.len()).collect();
-        flagged |= report_flags(&report, &names, "groups", console);
-        let each = (0..self.groups.names.len()).map(|g| self.text(g, &losses, &columns));
+        flagged |= report_flags(&report, &self.groups.names, "groups", console);
+        let trust: Vec<String> = (0..self.groups.names.len())
+            .map(|g| match (report.columns[g].termination.is_failure(), self.settings.curvature) {
+                (true, _) => "Not every system was solved: none of these numbers can be trusted.\n".to_owned(),
+                (_, Curvature::Fisher) => {
+                    format!("The empirical Fisher matrix is no second derivative: only retraining says how far these are off.\n{}", errors(g, &columns))
+                }
+                _ => trust(g, &columns),
+            })
+            .collect();
+        let each = (0..self.groups.names.len()).map(|g| self.text(g, &losses, &columns, &trust[g]));
         let text = each.collect::<Vec<_>>().join("\n");
         let entry = |g: usize| -> Value {
             let mut entry = json!({
                 "group": self.groups.names[g],
                 "size": self.groups.members[g].len(),
                 "solve": report.columns[g],
-                "trust": trust(g, &columns),
+                "trust": trust[g],
             });
             for column in &columns {
                 entry[column.key] = json!(column.effects[g]);
@@ -95,7 +103,7 @@ impl Job<'_> {
         Ok(Report { text, json, flagged })
     }
 
-    /// Every order, and the certificates of the Newton steps.
+    /// Every order, and for each group the worst of its certificates.
     fn predict(
         &self,
         method: &GroupInfluence<Cpu<f64>>,
@@ -103,7 +111,7 @@ impl Job<'_> {
         console: &Console,
     ) -> Result<(Vec<Column>, SolveReport), Failure> {
         let mut columns = Vec::new();
-        let mut newton = None;
+        let mut report: Option<SolveReport> = None;
         for (title, key, order, evaluated) in [
             ("first order", "first", Order::First, false),
             ("second order", "second", Order::Second, false),
@@ -114,9 +122,10 @@ impl Job<'_> {
             match method.effects(&self.groups.members, queries, (order, evaluated), console) {
                 Ok(found) => {
                     columns.push(Column { title, key, effects: found.effects });
-                    if order == Order::Newton {
-                        newton = Some(found.report);
-                    }
+                    report = Some(match report {
+                        None => found.report,
+                        Some(all) => worse(all, found.report),
+                    });
                 }
                 Err(MethodError::Curvature { .. }) => {
                     console.note("rescaled influence takes --curvature gauss-newton: left out");
@@ -124,10 +133,10 @@ impl Job<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok((columns, newton.expect("Newton steps are taken with every curvature")))
+        Ok((columns, report.expect("there are orders that every curvature has")))
     }
 
-    fn text(&self, g: usize, losses: &[f64], columns: &[Column]) -> String {
+    fn text(&self, g: usize, losses: &[f64], columns: &[Column], trust: &str) -> String {
         let (n, size) = (self.problem.train.set.len(), self.groups.members[g].len());
         let mut headings = vec!["query", "loss"];
         headings.extend(columns.iter().map(|column| column.title));
@@ -145,24 +154,62 @@ impl Job<'_> {
             100.0 * size as f64 / n as f64,
             self.query.source,
             table.render(),
-            trust(g, columns)
+            trust
         )
     }
 }
 
-/// In plain words, how far the predictions for group `g` can be believed.
+/// One report for two: for each group as good as the worse.
+fn worse(mut one: SolveReport, other: SolveReport) -> SolveReport {
+    for (one, other) in one.columns.iter_mut().zip(other.columns) {
+        if other.termination.is_failure() && !one.termination.is_failure() {
+            *one = other;
+        }
+    }
+    one
+}
+
+/// `|found - from| / |from|`.
+fn apart(found: &[f64], from: &[f64]) -> f64 {
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
+    norm(&mut found.iter().zip(from).map(|(a, b)| a - b)) / norm(&mut from.iter().copied())
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", 100.0 * share)
+}
+
+/// How far every prediction for group `g` is from what really happened, where that is known.
+fn errors(g: usize, columns: &[Column]) -> String {
+    let Some(truth) = columns.iter().find(|column| column.key == "actual") else { return String::new() };
+    let errors = columns
+        .iter()
+        .filter(|column| column.key != "actual")
+        .map(|column| format!("{} {}", column.title, percent(apart(&column.effects[g], &truth.effects[g]))));
+    format!("Error against {}: {}.\n", truth.title, errors.collect::<Vec<_>>().join("; "))
+}
+
+/// In plain words, how far the predictions for group `g` can be believed: by what really happened where it is known,
+/// else by how far the first order is from the Newton step.
 fn trust(g: usize, columns: &[Column]) -> String {
-    let find = |key: &str| columns.iter().find(|column| column.key == key);
-    let of = |key: &str| find(key).map(|column| &column.effects[g]);
-    let apart = |found: &[f64], from: &[f64]| {
-        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
-        norm(&mut found.iter().zip(from).map(|(a, b)| a - b)) / norm(&mut from.iter().copied())
-    };
-    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    let of = |key: &str| columns.iter().find(|column| column.key == key).map(|column| &column.effects[g]);
     let (Some(first), Some(newton)) = (of("first"), of("newton")) else { return String::new() };
+    if let Some(actual) = of("actual") {
+        let [first, newton] = [first, newton].map(|found| apart(found, actual));
+        let verdict = if first.is_nan() || newton.is_nan() {
+            "Nothing to compare: nothing happened."
+        } else if first <= SMALL {
+            "First order is as good as retraining here."
+        } else if newton <= MODERATE {
+            "At this size take Newton: first order is off, the Newton step is near."
+        } else {
+            "This group holds too much of what the model knows, or moves what no derivative sees: only retraining tells."
+        };
+        return format!("{verdict}\n{}", errors(g, columns));
+    }
     let difference = apart(first, newton);
-    let mut text = if difference.is_nan() {
-        "Nothing to compare: no effect, or no solution.\n".to_owned()
+    if difference.is_nan() {
+        "Nothing to compare: no effect.\n".to_owned()
     } else if difference <= SMALL {
         format!(
             "First order is {} from the Newton step: at this size it is as good, and so is everything beyond it.\n",
@@ -176,17 +223,8 @@ fn trust(g: usize, columns: &[Column]) -> String {
     } else {
         format!(
             "First order is {} from the Newton step: this group holds too much of what the model knows for it. \
-             Trust Newton for sign and rank; sizes are known only by retraining.\n",
+             Trust Newton for sign and rank; sizes are known only by retraining (--retrain).\n",
             percent(difference)
         )
-    };
-    if let Some(truth) = find("actual") {
-        let actual = &truth.effects[g];
-        let errors = columns
-            .iter()
-            .filter(|column| column.key != "actual")
-            .map(|column| format!("{} {}", column.title, percent(apart(&column.effects[g], actual))));
-        text += &format!("Error against {}: {}.\n", truth.title, errors.collect::<Vec<_>>().join("; "));
     }
-    text
 }

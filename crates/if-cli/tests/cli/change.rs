@@ -53,8 +53,39 @@ fn attacks_keep_to_their_box_and_write_the_training_set() {
     let explained =
         folder.succeed("explain --model softmax --train A.npz --query digits:test[7] --l2 0.01 --json");
     let query = &json(&explained.stdout)["queries"][0];
-    assert!(query["probability"].as_f64().unwrap() < 0.6 || query["predicted"] != query["label"], "{query}");
+    // Less than even odds for its label.
+    assert!(query["predicted"] != query["label"] || query["probability"].as_f64().unwrap() < 0.5, "{query}");
     assert_eq!(rows.len(), 30);
+    folder.refuse(
+        &format!("{base} --radius 0.1 --out A.csv"),
+        &["--out A.csv: expected a name that ends in .npz"],
+    );
+    folder.refuse(&format!("{base} --radius 0.1 --removal renormalised"), &["attack removes no example"]);
+    folder.refuse(
+        &format!("attack {DIGITS} --target digits:test[7] --radius 0.1 --examples 3,3"),
+        &["--examples: row 3 stands there twice"],
+    );
+    // The head of a network: what retraining alone does is no attack's doing.
+    folder
+        .succeed("train --model mlp:8 --train digits:train[0..300] --l2 1e-3 --epochs 40 --batch 20 --out N.safetensors");
+    let head =
+        "attack --model N.toml --weights N.safetensors --train digits:train[0..300] --l2 1e-3 --radius 0.6";
+    folder.refuse(&format!("{head} --target digits:test[7]"), &["expected a linear model, or --layers last"]);
+    let mut attacked = 0;
+    for target in 0..6 {
+        let found =
+            folder.run(&format!("{head} --target digits:test[{target}] --layers last --count 30 --json"));
+        if found.code == 2 {
+            assert!(found.stderr.contains("that the retrained model gets right"), "{}", found.stderr);
+            continue;
+        }
+        let found = json(&found.stdout);
+        let margins = found["margins"].as_array().unwrap();
+        let [first, last] = [0, margins.len() - 1].map(|at| margins[at].as_f64().unwrap());
+        assert!(first > 0.0 && last < first, "{found}");
+        attacked += 1;
+    }
+    assert!(attacked > 0);
     folder.refuse(
         &format!("attack {DIGITS} --target digits:test[0..2] --radius 0.1"),
         &["--target", "one example", "found 2"],
@@ -119,7 +150,8 @@ fn multistage_scores_pretraining_examples() {
     folder.refuse(&moved, &["layer emb was moved by the second stage"]);
     let mut found = Vec::new();
     for more in ["--updated --alpha 0.5", "--updated --alpha 0.5 --l2-head-only"] {
-        folder.succeed(&format!("{moved} {more}"));
+        let outcome = folder.succeed(&format!("{moved} {more}"));
+        assert!(outcome.stderr.contains("the second stage is not at an optimum"), "{}", outcome.stderr);
         found.push(folder.bytes("S.npy"));
     }
     assert_ne!(found[0], found[1]);
@@ -140,6 +172,7 @@ fn stages_that_do_not_fit_are_refused() {
         ("--embedding-layers emb --removal renormalised", "--removal fixed"),
         ("--embedding-layers emb --solver kfac", "multistage: expected a solver that solves"),
         ("--embedding-layers emb --layers top", "expected no --layers"),
+        ("--embedding-layers emb,top", "found all"),
         ("", "--embedding-layers"),
     ] {
         folder.refuse(&format!("{base} {more}"), &[part]);

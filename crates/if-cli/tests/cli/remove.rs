@@ -134,6 +134,18 @@ fn a_column_makes_groups_and_is_no_feature() {
     assert_eq!(rows[1][1], "13");
     folder.refuse(&format!("{base} --group-by b"), &["T.csv: line 2, column \"from\"", "a finite number"]);
     folder.refuse(&format!("{base} --group-by nowhere"), &["column \"from\""]);
+    // Columns go by their names.
+    let swapped: String = lines.clone();
+    folder.write("S.csv", format!("b,a,c,d,from,y\n{swapped}").as_bytes());
+    let other = base.replace("T.csv[0..4]", "S.csv[0..4]");
+    folder.refuse(
+        &format!("{other} --group-by from"),
+        &["S.csv: expected the features of T.csv in their order, found \"b\" in place of \"a\""],
+    );
+    folder.refuse(
+        &format!("{base} --label from --group-by from"),
+        &["--group-by: expected another column than --label"],
+    );
     let digits =
         "group --model softmax --train digits:train[0..50] --query digits:test[0] --l2 0.1 --effects E.csv";
     folder.refuse(&format!("{digits} --group-by y"), &["--group-by y", "csv table", "digits"]);
@@ -184,6 +196,10 @@ fn selection_beats_chance_and_saves_its_groups() {
     let lowers = json(&folder.succeed(&format!("{base} --opponents --json")).stdout);
     assert!(lowers["queries"][0]["effect"].as_f64().unwrap() < 0.0);
     assert!(folder.succeed(&base).stdout.contains("strongest one by one"));
+    // A group that rests on solves that did not converge says so.
+    let cut = folder.run(&format!("{base} --solver cg --max-iterations 1"));
+    assert_eq!(cut.code, 3, "{}", cut.stderr);
+    assert!(cut.stderr.contains("stopped at the iteration limit"), "{}", cut.stderr);
 }
 
 #[test]
@@ -204,7 +220,7 @@ fn bad_groups_are_refused_in_one_line() {
         ),
         ("name,index\na,1\n".into(), vec!["line 1: expected the header group,index, found"]),
         ("group,row\na,1\n".into(), vec!["line 1: expected the header group,index, found"]),
-        ("group,index\na\n".into(), vec!["G.csv"]),
+        ("group,index\na\n".into(), vec!["G.csv: line 2: expected 2 columns, found 1"]),
     ] {
         folder.write("G.csv", text.as_bytes());
         folder.refuse(&format!("group {BASE} --groups G.csv --effects E.csv"), &parts);
@@ -225,6 +241,14 @@ fn bad_groups_are_refused_in_one_line() {
         ("--draw same-class --draw-size 40", "--draw-size 40: expected no more than the largest class"),
         ("--draw random --draw-size 0", "--draw-size"),
         ("--groups G.csv --save-groups G.csv", "G.csv: expected an output apart from the inputs"),
+        ("--groups G.csv --save-groups E.csv", "E.csv: expected a file for each output, found it twice"),
+        ("--groups G.csv --save-groups S.json", "--save-groups S.json: expected a name that ends in .csv"),
+        (
+            "--groups G.csv --parameter-changes C.csv",
+            "--parameter-changes C.csv: expected a name that ends in .npy",
+        ),
+        ("--groups G.csv --save-groups nowhere/S.csv", "nowhere"),
+        ("--groups G.csv --draw-size 3", "--draw-size, --draw-count and --draw-seed belong to --draw"),
     ] {
         folder.refuse(&format!("{base} {more}"), &[part]);
     }
@@ -242,7 +266,7 @@ fn the_proximal_response_is_what_damped_influence_predicts() {
     let base = format!("group {BASE} --weights W.safetensors --groups G.csv --damping 0.5 --effects E.csv");
     folder.succeed(&format!("{base} --proximal --parameter-changes C.npy"));
     let rows = table(&folder, "E.csv");
-    assert!(close(&column(&rows, "effect"), &column(&rows, "actual"), 0.05), "{rows:?}");
+    assert!(close(&column(&rows, "effect"), &column(&rows, "proximal"), 0.05), "{rows:?}");
     assert_eq!(folder.scores("C.npy").shape(), [2, 15]);
     folder.refuse(&format!("{base} --proximal --retrain"), &["cannot be used with"]);
     folder.refuse(

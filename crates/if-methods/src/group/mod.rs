@@ -216,8 +216,10 @@ impl<'a, B: Backend> GroupInfluence<'a, B> {
             }
             Ok::<(), MethodError>(())
         })?;
-        // Every group rests on all queries' solves.
-        let worst = report.columns[1..].iter().fold(report.columns[0].clone(), |all, one| merged(&all, one));
+        // Every group rests on all queries' solves, and takes its share of their products.
+        let mut worst =
+            report.columns[1..].iter().fold(report.columns[0].clone(), |all, one| merged(&all, one));
+        worst.products = worst.products.div_ceil(groups.len());
         report.columns = vec![worst; groups.len()];
         Ok(GroupEffects { effects, first_order: None, report })
     }

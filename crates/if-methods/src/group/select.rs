@@ -16,11 +16,11 @@
 //! 1. The published relaxation has an L1 penalty; here the size is a constraint.
 //! 2. Where the rounded group has a smaller second-order effect than first order's own, that one is returned.
 
-use if_linalg::{Backend, Block, Observer, Real};
+use if_linalg::{Backend, Block, ColumnReport, Observer, Real, Solution, SolveReport};
 use if_models::{Curvature, EmpiricalRisk, Inputs, Rows};
 use serde::{Deserialize, Serialize};
 
-use super::{GroupInfluence, Order};
+use super::{GroupInfluence, Order, merged};
 use crate::influence::against_train;
 use crate::{MethodError, descending};
 
@@ -77,6 +77,8 @@ pub struct Selected {
     pub greedy_effect: f64,
     /// Steps taken.
     pub iterations: usize,
+    /// One certificate for all solves on the way: as good as the worst.
+    pub report: SolveReport,
 }
 
 /// A step must improve by this part of the effect to be worth another.
@@ -119,8 +121,10 @@ impl<B: Backend> GroupInfluence<'_, B> {
         let mut at = programme.at(indicator(&greedy, n));
         let mut iterations = 0;
         let mut step = None;
+        let mut column = merged(&programme.column, &at.column);
         while iterations < selection.max_iterations && !observer.cancelled() {
             let Some(next) = programme.ascend(&at, &mut step) else { break };
+            column = merged(&column, &next.column);
             let gained = next.effect - at.effect;
             at = next;
             iterations += 1;
@@ -133,6 +137,8 @@ impl<B: Backend> GroupInfluence<'_, B> {
         let candidates = [rounded, greedy.clone()];
         let found = self.effects(&candidates, query, (Order::Second, false), observer)?;
         let [rounded_effect, greedy_effect] = [found.effects[0][0], found.effects[1][0]];
+        let mut report = found.report;
+        report.columns = vec![report.columns.iter().fold(column, |all, one| merged(&all, one))];
         let better = programme.sign * rounded_effect >= programme.sign * greedy_effect;
         let [rounded, _] = candidates;
         Ok(Selected {
@@ -141,6 +147,7 @@ impl<B: Backend> GroupInfluence<'_, B> {
             greedy,
             greedy_effect,
             iterations,
+            report,
         })
     }
 }
@@ -154,6 +161,8 @@ struct Programme<'p, 'a, B: Backend> {
     /// `A^-1 g_q`, and its influence on each example.
     s: Block<B>,
     linear: Vec<f64>,
+    /// Of the query's solve.
+    column: ColumnReport,
 }
 
 /// A point of the programme, its value and its gradient.
@@ -161,6 +170,7 @@ struct At {
     w: Vec<f64>,
     effect: f64,
     gradient: Vec<f64>,
+    column: ColumnReport,
 }
 
 impl<'p, 'a, B: Backend> Programme<'p, 'a, B> {
@@ -173,10 +183,10 @@ impl<'p, 'a, B: Backend> Programme<'p, 'a, B> {
         let sign = if selection.opponents { -1.0 } else { 1.0 };
         let network = method.risk().network().with_loss(method.measure);
         let gradient = network.example_gradients(query, method.operator.theta(), Rows::Range(0, 1));
-        let s = method.solver.solve(&gradient, observer).x;
+        let Solution { x: s, report } = method.solver.solve(&gradient, observer);
         let linear = Self::scores(method.risk(), method.operator.theta(), &s);
         let linear = linear.into_iter().map(|score| sign * score).collect();
-        Self { method, observer, size: selection.size, sign, s, linear }
+        Self { method, observer, size: selection.size, sign, s, linear, column: report.columns[0].clone() }
     }
 
     fn scores(risk: &EmpiricalRisk<B>, theta: &Block<B>, x: &Block<B>) -> Vec<f64> {
@@ -196,17 +206,18 @@ impl<'p, 'a, B: Backend> Programme<'p, 'a, B> {
         let (n, f) = (risk.n() as f64, risk.removal_factor_of(self.size));
         let growth = n * f;
         let b = risk.shared_removal_gradient(theta, &w, self.size);
-        let x = solver.solve(&b, self.observer).x;
+        let Solution { x, report } = solver.solve(&b, self.observer);
         // (c C_w + (c - 1) D) s
         let taken = operator.apply_share(&w, self.size, s);
-        let mut direction = solver.solve(&taken, self.observer).x;
+        let Solution { x: mut direction, report: other } = solver.solve(&taken, self.observer);
+        let column = merged(&report.columns[0], &other.columns[0]);
         direction.axpby(2.0 - growth, s, 1.0);
         let effect = (2.0 - growth) * s.dots(&b)[0] + taken.dots(&x)[0];
         let forms = risk.network().curvature_forms(risk.inputs(), theta, s, &x);
         let scores = Self::scores(risk, theta, &direction);
         let gradient =
             scores.iter().zip(forms).map(|(score, form)| self.sign * (f * score + growth / n * form));
-        At { gradient: gradient.collect(), effect: self.sign * effect, w }
+        At { gradient: gradient.collect(), effect: self.sign * effect, w, column }
     }
 
     /// The next point, or `None` where no step along the gradient is uphill.

@@ -515,6 +515,60 @@ fn perturbation_influence_is_the_slope_of_retraining() {
     }
 }
 
+/// With explicit matrices, at any weights. Catches: damping or l2 left out, which retraining without damping cannot.
+#[test]
+fn perturbation_influence_has_the_damping() {
+    let network = mlp();
+    let set = data(N, 3, 1);
+    let train = Inputs::new(&network, &set, usize::MAX).unwrap();
+    let queries = Inputs::new(&network, &data(3, 3, 2), usize::MAX).unwrap();
+    let chosen = Inputs::new(&network, &set.select(&[4, 9]), usize::MAX).unwrap();
+    let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.05)).unwrap();
+    let theta = start(&network);
+    let operator = risk.operator(&theta, Curvature::GaussNewton, 0.3, usize::MAX);
+    let prepared = cholesky().prepare(&operator).unwrap();
+    let mut found = Vec::new();
+    Influence::new(&risk, &theta, &*prepared)
+        .perturbation(&queries, &chosen, &(), |_, slopes| {
+            found.extend_from_slice(slopes);
+            Ok::<(), MethodError>(())
+        })
+        .unwrap();
+    let mut matrix = risk.operator(&theta, Curvature::GaussNewton, 0.0, usize::MAX).to_dense();
+    matrix.add_diagonal(0.3);
+    let gradients = network.example_gradients(&queries, &theta, Rows::Range(0, 3)).to_f64();
+    let p = network.layout().dim();
+    let solved: Vec<f64> = gradients.chunks(p).flat_map(|g| solve(matrix.as_slice(), g)).collect();
+    let solved = Block::from_f64(network.backend(), network.layout(), &solved);
+    let expected: Vec<f64> =
+        network.mixed_products(&chosen, &theta, &solved).iter().map(|m| -m / N as f64).collect();
+    assert_close(&found, &expected, "slopes");
+}
+
+/// Under renormalised removal the weights of the others are in the factor and in `g_i`.
+#[test]
+fn rescaled_influence_under_renormalised_removal() {
+    let network = Network::linear(&Cpu::new(), WIDTH, 1, true, Loss::Logistic);
+    let train = Inputs::new(&network, &data(N, 2, 1), usize::MAX).unwrap();
+    let settings = RiskSettings { removal: Removal::Renormalised, ..RiskSettings::mean(0.05) };
+    let risk = EmpiricalRisk::new(&network, &train, settings).unwrap();
+    let theta = optimum(&risk);
+    let operator = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX);
+    let prepared = cholesky().prepare(&operator).unwrap();
+    let group = vec![2, 3, 17, 30];
+    let found = GroupInfluence::new(&operator, &*prepared)
+        .parameter_changes(std::slice::from_ref(&group), Order::Rescaled, &())
+        .unwrap();
+    let explicit = Explicit::new(&risk, &theta, 0.0);
+    let mut expected = vec![0.0; 4];
+    for &i in &group {
+        let without = explicit.matrix(|j| if i == j { 0.0 } else { 1.0 / N as f64 });
+        let g = sum(1.0, &explicit.g[i], 0.05, &explicit.theta);
+        expected = sum(1.0, &expected, 1.0 / (N - group.len()) as f64, &solve(&without, &g));
+    }
+    assert_close(&found.total.to_f64(), &expected, "rescaled");
+}
+
 /// Damped influence with the Gauss-Newton matrix is the derivative of the proximal Bregman response, at weights far from
 /// any optimum, where retraining does something else. Catches: a tilt of the wrong sign, l2 counted twice.
 #[test]

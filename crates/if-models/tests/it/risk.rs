@@ -268,6 +268,10 @@ fn what_is_added_to_an_objective_is_its_formula() {
     let weights: Vec<f64> = (0..20).map(|i| 0.01 * i as f64).collect();
     let weighted: f64 = losses.iter().zip(&weights).map(|(l, w)| l * w).sum();
     assert_close(&[pulled.reweighted(&weights).objective(&theta)], &[weighted + penalty], 1e-14);
+    let other_order = risk.reweighted(&weights).with_l2_on(&[&names[1]]).unwrap();
+    let other_order = other_order.anchored(&at, 0.7, &[&names[0]]).unwrap();
+    assert_close(&[other_order.objective(&theta)], &[weighted + penalty], 1e-14);
+    assert!(risk.reweighted(&weights).proximal(&at, 0.2).unwrap().gradient(&at).1.norms()[0] < 1e-14);
     let left = (losses.iter().sum::<f64>() - losses[3] - losses[7]) / 20.0;
     assert_close(&[pulled.without(&[3, 7]).objective(&theta)], &[left + penalty], 1e-14);
 
