@@ -90,7 +90,7 @@ impl Groups {
                 None => train.source.to_string(),
             };
             return Err(Failure::input(format!(
-                "--group-by {column}: expected a csv table with that column, found {found}"
+                "--group-by {column}: expected a csv table with that column or an npz file with that array, found {found}"
             )));
         };
         let mut groups: BTreeMap<&String, Vec<usize>> = BTreeMap::new();

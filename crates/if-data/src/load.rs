@@ -14,7 +14,8 @@ pub struct LoadOptions {
     pub cache_dir: Option<PathBuf>,
     /// Label column of csv tables; `None` is the last. Other sources have no use for it.
     pub label_column: Option<String>,
-    /// Column of csv tables that says where an example belongs, such as its source: no feature.
+    /// Column of csv tables, or array of numbers of npz files, that says where an example belongs, such as its source: no
+    /// feature.
     pub group_column: Option<String>,
 }
 
@@ -42,7 +43,7 @@ pub struct LoadOptions {
 pub fn load(source: &Source, options: &LoadOptions) -> Result<Examples, DataError> {
     let all = match &source.origin {
         Origin::Dataset { name, split } => registry::load(name, split.as_deref(), options)?,
-        Origin::Npz(path) => npz::read_examples(path)?,
+        Origin::Npz(path) => npz::read_examples(path, options.group_column.as_deref())?,
         Origin::Csv(path) => csv::read_file(path, options)?,
         Origin::Pair { x, y } => read_pair(x, y)?,
     };

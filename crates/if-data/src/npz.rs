@@ -10,7 +10,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use crate::input::{Input, MAX_DEFLATE_RATIO};
-use crate::{Array, AtomicFile, DataError, Examples, npy};
+use crate::{Array, AtomicFile, DataError, Examples, Labels, npy};
 
 /// Reads every array of an `.npz` file, stored or compressed, by name (without `.npy`).
 ///
@@ -30,12 +30,26 @@ pub fn read_npz_array(path: &Path, name: &str) -> Result<Array, DataError> {
     Archive::open(path)?.read(name)
 }
 
-/// Reads the arrays `x` (features) and `y` (labels); others are not looked at.
-pub(crate) fn read_examples(path: &Path) -> Result<Examples, DataError> {
+/// Reads the arrays `x` (features) and `y` (labels), and numbers of groups where the array `group` is there; others are
+/// not looked at.
+pub(crate) fn read_examples(path: &Path, group: Option<&str>) -> Result<Examples, DataError> {
     let mut archive = Archive::open(path)?;
     let x = archive.read("x")?.into_features(path, "array x")?;
     let y = archive.read("y")?.into_labels(path, "array y")?;
-    Examples::new(x, y, path)
+    let mut examples = Examples::new(x, y, path)?;
+    if let Some(group) = group.filter(|group| archive.names().iter().any(|name| name == group)) {
+        let groups = match archive.read(group)?.into_labels(path, &format!("array {group}"))? {
+            Labels::Integer(values) => values.iter().map(i64::to_string).collect::<Vec<_>>(),
+            Labels::Real(values) => values.iter().map(f64::to_string).collect(),
+        };
+        if groups.len() != examples.len() {
+            let expected = format!("{} groups, one per example", examples.len());
+            let found = groups.len().to_string();
+            return Err(DataError::malformed(path, format!("array {group}"), expected, found));
+        }
+        examples.groups = Some(groups);
+    }
+    Ok(examples)
 }
 
 /// Writes named arrays as a compressed `.npz` file that appears whole or not at all.

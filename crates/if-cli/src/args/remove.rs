@@ -39,7 +39,7 @@ pub struct GroupSource {
     /// Groups as a table: header group,index, a name and a 0-based row of the training examples
     #[arg(long, value_name = "G.csv")]
     pub groups: Option<PathBuf>,
-    /// One group for each value of this column of the training table, which is then no feature
+    /// One group for each value of this column of the training table, which is then no feature, or of this array of an npz file
     #[arg(long, value_name = "COLUMN")]
     pub group_by: Option<String>,
     /// Draw groups

@@ -146,9 +146,22 @@ fn a_column_makes_groups_and_is_no_feature() {
         &format!("{base} --label from --group-by from"),
         &["--group-by: expected another column than --label"],
     );
+    // An array of an npz file does the same.
+    let npz = folder.path("T.npz");
+    let x = if_data::Array::F64(problem.x.clone().into_dyn());
+    let array = |of: &dyn Fn(usize) -> i64| {
+        if_data::Array::I64((0..40).map(of).collect::<ndarray::Array1<i64>>().into_dyn())
+    };
+    let (y, from) = (array(&|i| problem.y[i] as i64), array(&|i| i as i64 % 3));
+    if_data::write_npz(&npz, [("x", &x), ("y", &y), ("from", &from)]).unwrap();
+    let bytes = folder.bytes("E.csv");
+    folder.succeed(&format!("{} --group-by from", base.replace(".csv", ".npz").replace("E.npz", "E.csv")));
+    let again = table(&folder, "E.csv");
+    assert_eq!(again[1][..3], ["0", "14", "0"].map(String::from));
+    folder.write("E.csv", &bytes);
     let digits =
         "group --model softmax --train digits:train[0..50] --query digits:test[0] --l2 0.1 --effects E.csv";
-    folder.refuse(&format!("{digits} --group-by y"), &["--group-by y", "csv table", "digits"]);
+    folder.refuse(&format!("{digits} --group-by y"), &["--group-by y", "csv table", "npz", "digits"]);
 }
 
 #[test]

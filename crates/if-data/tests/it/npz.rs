@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Write};
 
-use if_data::{Array, read_npz, read_npz_array, write_npz};
+use if_data::{Array, LoadOptions, load, read_npz, read_npz_array, write_npz};
 use ndarray::{ArrayD, array};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
@@ -21,6 +21,23 @@ fn archive(entries: &[(&str, &[u8])], method: CompressionMethod) -> Vec<u8> {
 
 fn bytes(shape: &str, data: &[u8]) -> Vec<u8> {
     npy(&format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n"), data)
+}
+
+#[test]
+fn an_array_can_say_where_examples_belong() {
+    let folder = folder();
+    let path = folder.path().join("g.npz");
+    let array = |values: Vec<i64>| Array::I64(ndarray::Array1::from(values).into_dyn());
+    let x = Array::F64(ndarray::array![[1.0], [2.0], [3.0]].into_dyn());
+    let (y, source, short) = (array(vec![0, 1, 0]), array(vec![7, 7, -1]), array(vec![1]));
+    write_npz(&path, [("x", &x), ("y", &y), ("source", &source), ("short", &short)]).unwrap();
+    let grouped = |group: &str| {
+        let options = LoadOptions { group_column: Some(group.into()), ..LoadOptions::default() };
+        load(&path.to_str().unwrap().parse().unwrap(), &options)
+    };
+    assert_eq!(grouped("source").unwrap().groups.unwrap(), ["7", "7", "-1"]);
+    assert_eq!(grouped("nowhere").unwrap().groups, None);
+    assert_error(grouped("short"), &["g.npz: array short: expected 3 groups, one per example, found 1"]);
 }
 
 #[test]
