@@ -15,7 +15,7 @@
 //! 2. The last layer is taken as it is: how far its outputs are from their sum says how far it is from an optimum.
 
 use if_linalg::{Backend, Block, Layout, Real};
-use if_models::{EmpiricalRisk, Inputs};
+use if_models::{EmpiricalRisk, Inputs, ModelError};
 
 use crate::MethodError;
 
@@ -59,9 +59,8 @@ pub fn representers<B: Backend>(
     let biased = network.biases().last() == Some(&true);
     let last = network.layers().last().is_some_and(|layer| layer.is_dense());
     if !last || l2 <= 0.0 || (biased && !risk.regularises_bias()) {
-        return Err(MethodError::Stages(
-            "representer points need a dense last layer, l2 above 0 and a regularised bias".into(),
-        ));
+        let text = "representer points need a dense last layer, l2 above 0 and a regularised bias".into();
+        return Err(ModelError::Unsupported(text).into());
     }
     let name = network.last_layer().expect("a dense layer has parameters");
     let features = |inputs| -> Result<Block<B>, MethodError> {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use if_data::{AtomicFile, Element, NpyWriter, checksum};
 use if_linalg::{Cpu, Real};
 use if_methods::{Checkpoint, MethodError, ScoreUnit, TracIn, ideal_tracin, representers, trak};
-use if_models::{EmpiricalRisk, Inputs, Projection};
+use if_models::{EmpiricalRisk, Inputs, ModelError, Projection};
 use serde_json::{Value, json};
 
 use super::attribute::given;
@@ -252,7 +252,9 @@ impl Job<'_> {
         let [train, queries] = self.both(&network)?;
         let risk = EmpiricalRisk::new(&network, &train, risk_settings(&objective, self.args.solve.removal)?)?;
         let found = representers(&risk, &theta, &queries).map_err(|error| match error {
-            MethodError::Stages(text) => Failure::input(format!("--method representer: {text}")),
+            MethodError::Model(ModelError::Unsupported(text)) => {
+                Failure::input(format!("--method representer: {text}"))
+            }
             other => other.into(),
         })?;
         sink(&found.scores.iter().map(|score| T::from_f64(*score)).collect::<Vec<_>>())?;
