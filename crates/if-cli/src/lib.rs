@@ -18,6 +18,7 @@ mod picture;
 mod retrain;
 mod run_dir;
 mod session;
+mod sketches;
 mod solver;
 mod source;
 mod spec_file;

@@ -24,7 +24,7 @@ pub use error::DataError;
 pub use examples::{Examples, Labels};
 pub use idx::read_idx;
 pub use load::{LoadOptions, load};
-pub use npy::{NpyWriter, read_npy, write_npy};
+pub use npy::{NpyRows, NpyWriter, read_npy, write_npy};
 pub use npz::{read_npz, read_npz_array, write_npz};
 pub use registry::{
     DatasetInfo, Location, RemoteFile, SplitInfo, Texts, checksum, datasets, load_texts, sha256_of,

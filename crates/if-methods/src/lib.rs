@@ -32,5 +32,5 @@ pub use multi_stage::{MultiStage, Stage, Tuning};
 pub use ranking::{Extremes, Ranked, descending};
 pub use representer::{Representers, representers};
 pub use scores::{ScoreRows, ScoreUnit, Scores, Truncation};
-pub use tracin::{Checkpoint, TracIn, ideal_tracin};
+pub use tracin::{Checkpoint, TracIn, ideal_tracin, sketch_products};
 pub use trak::trak;

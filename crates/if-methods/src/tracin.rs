@@ -13,7 +13,7 @@
 //! 1. No gradient is formed where layers have few terms: inner products are taken pairwise.
 //! 2. Sketches of gradients may be factored layer by layer ([`ProjectionKind::Factored`](if_models::ProjectionKind)).
 
-use if_linalg::{Backend, Block, Observer, Real};
+use if_linalg::{Backend, Block, Observer, Real, View, ViewMut};
 use if_models::{EmpiricalRisk, Inputs, ModelError, Network, Projection, Rows, TrainState, Training};
 
 use crate::influence::{QUERY_BLOCK, identity_report};
@@ -161,6 +161,31 @@ impl<'a, B: Backend> TracIn<'a, B> {
         }
         all
     }
+}
+
+/// Scores that two blocks of [sketches](TracIn::sketch) of `width` numbers each estimate, `queries x examples`
+/// row-major.
+///
+/// # Panics
+/// If a block is not whole rows.
+pub fn sketch_products<B: Backend>(
+    backend: &B,
+    queries: &[B::Elem],
+    examples: &[B::Elem],
+    width: usize,
+) -> Vec<B::Elem> {
+    let [k, n] = [queries, examples].map(|block| block.len() / width);
+    let [queries, examples] = [queries, examples].map(|block| backend.upload(block));
+    let mut products = backend.upload(&vec![B::Elem::ZERO; k * n]);
+    let examples = View::new(&examples, 0, n, width);
+    backend.gemm(
+        1.0,
+        View::new(&queries, 0, k, width),
+        examples.t(),
+        0.0,
+        ViewMut::new(&mut products, 0, k, n),
+    );
+    backend.download(View::new(&products, 0, k, n))
 }
 
 /// Ideal TracIn, `queries x n`: replays `training` of `risk` from `state` on and shares what every step took off each

@@ -97,6 +97,9 @@ pub struct AttributeArgs {
     /// Of the projection
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub projection_seed: u64,
+    /// Of tracin with --projection: where the sketches of the training examples are kept, and found by later queries
+    #[arg(long, value_name = "SKETCH.npy", requires = "projection")]
+    pub sketch: Option<PathBuf>,
     /// Examples that are explained
     #[arg(long, value_name = "SOURCE")]
     pub query: Source,

@@ -23,7 +23,11 @@ pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
     let certificates = certificates_beside(&args.scores, "--scores", "npy")?;
     let files: Vec<&Path> =
         args.weights.iter().chain(args.checkpoint.iter().map(|c| &c.weights)).map(|path| &**path).collect();
-    keep_inputs(&[&args.scores, &certificates], &[&args.model.train, &args.query], &files)?;
+    let beside =
+        args.sketch.as_deref().map(|sketch| certificates_beside(sketch, "--sketch", "npy")).transpose()?;
+    let mut outputs: Vec<&Path> = vec![&args.scores, &certificates];
+    outputs.extend(args.sketch.as_deref().into_iter().chain(beside.as_deref()));
+    keep_inputs(&outputs, &[&args.model.train, &args.query], &files)?;
     if args.method != MethodName::Influence {
         return trace::run(args, &certificates, console);
     }

@@ -14,11 +14,13 @@ use super::model_name;
 use crate::args::{AttributeArgs, CheckpointArg, MeasureName, MethodName, Precision};
 use crate::console::Console;
 use crate::error::Failure;
+use crate::factors::state_checksum;
 use crate::job::risk_settings;
 use crate::model::{Kind, Model, read_weights};
 use crate::output::{Report, document, seconds};
 use crate::run_dir::Recorded;
 use crate::session::{inputs, select};
+use crate::sketches::Sketches;
 use crate::source::Data;
 
 /// Projections of TRAK by default.
@@ -184,15 +186,37 @@ impl Job<'_> {
             }
             (_, Some(projection)) => {
                 let tracin = TracIn::new(&train, &checkpoints)?;
-                let [own, all] = [&queries, &train].map(|inputs| tracin.sketch(inputs, projection, console));
                 let width = projection.dim * checkpoints.len();
-                for own in own.chunks_exact(width) {
-                    let dot = |other: &[T]| own.iter().zip(other).fold(T::ZERO, |sum, (a, b)| sum + *a * *b);
-                    sink(&all.chunks_exact(width).map(dot).collect::<Vec<_>>())?;
-                }
+                let make = || tracin.sketch(&train, projection, console);
+                let sketches = match &self.args.sketch {
+                    None => Sketches::in_memory(make(), width),
+                    Some(path) => {
+                        let key = self.sketch_key(&checkpoints, projection);
+                        Sketches::in_file(path, [train.len(), width], &key, make, console)?
+                    }
+                };
+                let own = tracin.sketch(&queries, projection, console);
+                sketches.search(&own, console, sink)?;
             }
         }
         Ok(json!({ "checkpoints": named, "projection": used }))
+    }
+
+    /// All that sketches of the training examples depend on.
+    fn sketch_key<T: Real>(&self, checkpoints: &[Checkpoint<Cpu<T>>], projection: Projection) -> Value {
+        let each = checkpoints.iter().map(|Checkpoint { network, theta, learning_rate }| {
+            json!({ "weights_sha256": state_checksum(network, theta), "learning_rate": learning_rate })
+        });
+        let layers = checkpoints[0].network.layout().segments().iter().map(|segment| &segment.name);
+        json!({
+            "program": env!("CARGO_PKG_VERSION"),
+            "model": format!("{:?}", self.kind),
+            "training set": checksum(self.train.set.features(), self.train.set.labels()),
+            "list of checkpoints": each.collect::<Vec<_>>(),
+            "layer selection": layers.collect::<Vec<_>>(),
+            "projection": projection,
+            "precision": <T as Real>::NAME,
+        })
     }
 
     /// Replays the run and compares where it ends with its last checkpoint.
@@ -272,6 +296,7 @@ impl Job<'_> {
             (args.solve.damping.is_some(), "--damping"),
             (args.solve.curvature.is_some(), "--curvature"),
             (args.query_rank.is_some(), "--query-rank"),
+            (args.sketch.is_some() && method != MethodName::Tracin, "--sketch"),
             (args.measure != MeasureName::Loss, "--measure"),
         ];
         let given: Vec<&str> = foreign.iter().filter(|(given, _)| *given).map(|(_, name)| *name).collect();

@@ -88,6 +88,30 @@ fn a_training_run_is_traced_and_replayed() {
             (&matrix(&folder, "P.npy") - &exact).mapv(|v| v * v).sum() / exact.mapv(|v| v * v).sum();
         assert!(error.sqrt() < 0.2, "{kind}: {error}");
     }
+    // Sketches that are kept give the same bits, and later queries find them; those of something else are refused.
+    let sketched = format!("{base} --method tracin --projection 30 --projection-seed 5");
+    folder.succeed(&format!("{sketched} --scores M.npy"));
+    let kept = format!("{sketched} --sketch K.npy");
+    folder.succeed(&format!("{kept} --scores P.npy"));
+    assert_eq!(folder.bytes("P.npy"), folder.bytes("M.npy"));
+    assert_eq!(folder.scores("K.npy").shape(), [55, 4 * 30]);
+    let again = folder.succeed(&format!("{kept} --scores P.npy"));
+    assert!(again.stderr.contains("taken from K.npy"), "{}", again.stderr);
+    assert_eq!(folder.bytes("P.npy"), folder.bytes("M.npy"));
+    folder.refuse(
+        &format!("{} --scores E.npy", kept.replace("seed 5", "seed 6")),
+        &["K.npy: expected sketches made as this command makes them, found some with another projection"],
+    );
+    folder.refuse(
+        &format!("{kept} --layers last --scores E.npy"),
+        &["K.npy", "another layer selection, another list of checkpoints"],
+    );
+    folder.refuse(&format!("{kept} --scores K.npy"), &["K.npy: expected a file for each output"]);
+    folder.refuse(&format!("{base} --method tracin --sketch K.npy --scores E.npy"), &["--projection"]);
+    let mut bytes = folder.bytes("K.npy");
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(folder.path("K.npy"), bytes).unwrap();
+    folder.refuse(&format!("{kept} --scores E.npy"), &["K.npy: expected sha256"]);
     folder.succeed(&format!("{base} --method tracin-ideal --scores I.npy"));
     let ideal = matrix(&folder, "I.npy");
     let loss = |weights: &str| -> Vec<f64> {

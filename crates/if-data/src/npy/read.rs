@@ -1,6 +1,7 @@
 //! Reading `.npy`.
 
 use std::io::Read;
+use std::marker::PhantomData;
 use std::path::Path;
 
 use super::header::Header;
@@ -45,6 +46,68 @@ pub(crate) fn read_from<R: Read>(input: &mut Input<R>) -> Result<Array, DataErro
     }?;
     input.expect_end()?;
     Ok(array)
+}
+
+/// An `.npy` matrix that is read a block of rows at a time, for those larger than memory.
+///
+/// ```
+/// # fn main() -> Result<(), if_data::DataError> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("x.npy");
+/// if_data::write_npy(&path, ndarray::array![[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]].view())?;
+/// let mut rows = if_data::NpyRows::<f64>::open(&path)?;
+/// assert_eq!(rows.shape(), [3, 2]);
+/// assert_eq!(rows.next(2)?, [1.0, 2.0, 3.0, 4.0]);
+/// assert_eq!(rows.next(2)?, [5.0, 6.0]);
+/// assert!(rows.next(2)?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+pub struct NpyRows<T> {
+    input: Input<Box<dyn Read>>,
+    shape: [u64; 2],
+    left: u64,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> NpyRows<T> {
+    /// Opens the file and reads its header.
+    ///
+    /// # Errors
+    /// As [`read_npy`], and if the file is not a row-major matrix of `T`.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let mut input = input::open(path)?;
+        let Header { descr, fortran, shape } = read_header(&mut input)?;
+        match shape[..] {
+            [rows, cols] if descr == T::DESCR && !fortran => {
+                Ok(Self { input, shape: [rows, cols], left: rows, element: PhantomData })
+            }
+            _ => {
+                let found =
+                    format!("{descr} of shape {shape:?}{}", if fortran { ", column-major" } else { "" });
+                Err(input.malformed(format!("a row-major matrix of {}", T::DESCR), found))
+            }
+        }
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape.map(|length| usize::try_from(length).unwrap_or(usize::MAX))
+    }
+
+    /// The next rows, `count` or as many as there are: row-major, empty at the end.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is truncated, or is longer than its header says.
+    pub fn next(&mut self, count: usize) -> Result<Vec<T>, DataError> {
+        let rows = self.left.min(count as u64);
+        let values = self.input.array(&[rows, self.shape[1]], Order::Little, false)?;
+        self.left -= rows;
+        if self.left == 0 {
+            self.input.expect_end()?;
+        }
+        Ok(values.into_raw_vec_and_offset().0)
+    }
 }
 
 fn read_header<R: Read>(input: &mut Input<R>) -> Result<Header, DataError> {

@@ -3,7 +3,8 @@
 use if_linalg::testing::random;
 use if_linalg::{Cg, Cpu, Solver, SymmetricMatrix};
 use if_methods::{
-    Checkpoint, Influence, MethodError, TracIn, ideal_tracin, nearest, recall, representers, trak,
+    Checkpoint, Influence, MethodError, TracIn, ideal_tracin, nearest, recall, representers, sketch_products,
+    trak,
 };
 use if_models::{
     Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LayerSpec, Lbfgs, Loss, ModelSpec, Network,
@@ -127,11 +128,8 @@ fn sketches_estimate_scores() {
         let error = |dim: usize| {
             let of_seed = |seed: u64| {
                 let sketch = tracin.sketch(&train, Projection { kind, dim, seed }, &());
-                let width = 3 * dim;
-                let row = |i: usize| &sketch[i * width..(i + 1) * width];
-                let dot = |i: usize, j: usize| row(i).iter().zip(row(j)).map(|(a, b)| a * b).sum::<f64>();
-                let difference: Vec<f64> =
-                    (0..N * N).map(|pair| dot(pair / N, pair % N) - exact[pair]).collect();
+                let products = sketch_products(network.backend(), &sketch, &sketch, 3 * dim);
+                let difference: Vec<f64> = products.iter().zip(&exact).map(|(a, b)| a - b).collect();
                 norm(&difference) / norm(&exact)
             };
             (0..8).map(|seed| of_seed(100 * seed)).sum::<f64>() / 8.0

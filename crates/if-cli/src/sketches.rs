@@ -1,0 +1,145 @@
+//! Sketches of the training examples in a file, so that later queries search them instead of the gradients.
+//!
+//! `NAME.npy` (`examples x numbers`) has `NAME.json` beside it: the key, everything that the sketches depend on, and the
+//! sha256 of the former. They are read a block of rows at a time, so they may be larger than memory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use if_data::{AtomicFile, Element, NpyRows, NpyWriter, sha256_of};
+use if_linalg::{Cpu, Observer, Real};
+use if_methods::{MethodError, QUERY_BLOCK, sketch_products};
+use serde_json::{Value, json};
+
+use crate::console::Console;
+use crate::error::Failure;
+
+/// Numbers that are read at once.
+const BLOCK: usize = 1 << 22;
+
+/// Sketches of the training examples, of `width` numbers each.
+pub struct Sketches<T> {
+    place: Place<T>,
+    examples: usize,
+    width: usize,
+}
+
+enum Place<T> {
+    Memory(Vec<T>),
+    File(PathBuf),
+}
+
+impl<T: Real + Element> Sketches<T> {
+    /// Those of one command.
+    pub fn in_memory(numbers: Vec<T>, width: usize) -> Self {
+        Self { examples: numbers.len() / width, width, place: Place::Memory(numbers) }
+    }
+
+    /// Those in `path`, which are made and written where there is no such file.
+    ///
+    /// # Errors
+    /// Sketches with another key, a damaged file, or one that cannot be written.
+    pub fn in_file(
+        path: &Path,
+        shape: [usize; 2],
+        key: &Value,
+        make: impl FnOnce() -> Vec<T>,
+        console: &Console,
+    ) -> Result<Self, Failure> {
+        let manifest = path.with_extension("json");
+        if path.exists() {
+            check(path, &manifest, key)?;
+            let found = NpyRows::<T>::open(path)?.shape();
+            if found != shape {
+                return Err(Failure::input(format!(
+                    "{}: expected shape {shape:?}, found {found:?}",
+                    path.display()
+                )));
+            }
+            console.note(&format!("sketches of the training examples: taken from {}", path.display()));
+        } else {
+            let mut writer = NpyWriter::create(path, &shape)?;
+            let file = AtomicFile::create(&manifest)?;
+            writer.append(&make()).map_err(Failure::output)?;
+            writer.finish().map_err(Failure::output)?;
+            let text = format!("{:#}\n", json!({ "key": key, "sha256": sha256_of(path)? }));
+            file.finish_with(text.as_bytes()).map_err(Failure::output)?;
+        }
+        Ok(Self { place: Place::File(path.to_owned()), examples: shape[0], width: shape[1] })
+    }
+
+    /// Inner products of the sketches `queries` with all of these, block of queries by block, row-major.
+    ///
+    /// # Errors
+    /// A file that cannot be read, Ctrl-C, or the first error of `take`.
+    pub fn search(
+        &self,
+        queries: &[T],
+        console: &Console,
+        mut take: impl FnMut(&[T]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let backend = Cpu::<T>::new();
+        for queries in queries.chunks(QUERY_BLOCK * self.width) {
+            let count = queries.len() / self.width;
+            let mut scores = vec![T::ZERO; count * self.examples];
+            let mut first = 0;
+            let mut add = |rows: &[T]| {
+                let len = rows.len() / self.width;
+                let products = sketch_products(&backend, queries, rows, self.width);
+                for (own, products) in scores.chunks_exact_mut(self.examples).zip(products.chunks_exact(len))
+                {
+                    own[first..first + len].copy_from_slice(products);
+                }
+                first += len;
+            };
+            let most = (BLOCK / self.width).max(1);
+            match &self.place {
+                Place::Memory(numbers) => numbers.chunks(most * self.width).for_each(add),
+                Place::File(path) => {
+                    let mut file = NpyRows::<T>::open(path)?;
+                    loop {
+                        let rows = file.next(most)?;
+                        if rows.is_empty() {
+                            break;
+                        }
+                        if console.cancelled() {
+                            return Err(MethodError::Cancelled.into());
+                        }
+                        add(&rows);
+                    }
+                }
+            }
+            take(&scores)?;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses sketches of something else, and those that are not what was written.
+fn check(path: &Path, manifest: &Path, key: &Value) -> Result<(), Failure> {
+    let hint = "name another file to make sketches anew";
+    let refuse = |text: String| Err(Failure::input(text).hint(hint));
+    let text = match fs::read_to_string(manifest) {
+        Ok(text) => text,
+        Err(error) => return refuse(format!("{}: {error}", manifest.display())),
+    };
+    let kept: Value = match serde_json::from_str(&text) {
+        Ok(kept) => kept,
+        Err(error) => return refuse(format!("{}: {error}", manifest.display())),
+    };
+    let fields = key.as_object().into_iter().flatten();
+    let others: Vec<&str> =
+        fields.filter(|(field, value)| kept["key"][field] != **value).map(|(field, _)| &**field).collect();
+    if !others.is_empty() {
+        return refuse(format!(
+            "{}: expected sketches made as this command makes them, found some with another {}",
+            path.display(),
+            others.join(", another ")
+        ));
+    }
+    let found = sha256_of(path)?;
+    if kept["sha256"] != json!(found) {
+        return refuse(format!("{}: expected sha256 {}, found \"{found}\"", path.display(), kept["sha256"]));
+    }
+    Ok(())
+}
