@@ -34,12 +34,11 @@ pub struct FetchOptions {
 pub fn fetch(name: &str, options: &FetchOptions) -> Result<Vec<PathBuf>, DataError> {
     let info = DatasetInfo::find(name)?;
     let folder = options.cache_dir.join(info.folder);
-    if !info.files.is_empty() {
-        fs::create_dir_all(&folder).map_err(DataError::io(&folder, "create"))?;
-    }
     let agent = agent(options.proxy.as_deref())?;
     let fetch_one = |file: &RemoteFile| {
         let target = folder.join(file.name);
+        let parent = target.parent().unwrap_or(&folder);
+        fs::create_dir_all(parent).map_err(DataError::io(parent, "create"))?;
         if !target.is_file() || sha256_of(&target)? != file.sha256 {
             let url = match &options.base_url {
                 Some(base) => format!("{}/{}", base.trim_end_matches('/'), file.name),

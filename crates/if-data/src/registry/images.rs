@@ -1,13 +1,15 @@
 //! Datasets of pictures.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use flate2::bufread::GzDecoder;
 use if_linalg::HostArray;
 use ndarray::ArrayD;
 use tar::Archive;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
 
 use super::info::{DatasetInfo, SplitInfo};
 use crate::load::read_pair;
@@ -46,6 +48,59 @@ pub(super) fn cifar10(
     let records = cifar_records(GzDecoder::new(BufReader::new(file)), batches, split.examples)
         .map_err(DataError::io(&path, "read"))?;
     cifar_examples(&records, &path)
+}
+
+/// The same pictures after JPEG: members `IIIII_L.jpg`, position in the batch and label.
+pub(super) fn cifar10_jpeg(
+    info: &DatasetInfo,
+    split: &SplitInfo,
+    options: &LoadOptions,
+) -> Result<Examples, DataError> {
+    let files = if split.name == "train" { &info.files[..2] } else { &info.files[2..] };
+    let mut records = Vec::new();
+    for file in files {
+        let path = info.verified(file, options)?;
+        let file = File::open(&path).map_err(DataError::io(&path, "open"))?;
+        let batch = jpeg_records(GzDecoder::new(BufReader::new(file)), split.examples / files.len());
+        records.extend(batch.map_err(DataError::io(&path, "read"))?);
+    }
+    cifar_examples(&records, &info.verified(&files[0], options)?)
+}
+
+/// The members as CIFAR records, each at its position.
+fn jpeg_records(tar: impl Read, examples: usize) -> io::Result<Vec<u8>> {
+    let bad = |path: &Path, text: &dyn std::fmt::Display| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {text}", path.display()))
+    };
+    let mut records = vec![0; examples * CIFAR_RECORD];
+    for entry in Archive::new(tar).entries()? {
+        let mut entry = entry?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let path = entry.path()?.into_owned();
+        let name = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.split_once('_'));
+        let name = name.and_then(|(at, label)| Some((at.parse::<usize>().ok()?, label.parse::<u8>().ok()?)));
+        let Some((at, label)) = name.filter(|(at, label)| *at < examples && *label < 10) else {
+            return Err(bad(&path, &"expected a name such as 00000_6.jpg"));
+        };
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes)?;
+        let mut decoder = JpegDecoder::new(ZCursor::new(bytes));
+        let pixels = decoder.decode().map_err(|error| bad(&path, &error))?;
+        if pixels.len() != CIFAR_RECORD - 1 {
+            return Err(bad(
+                &path,
+                &format!("expected 32 x 32 pixels of three colours, found {} numbers", pixels.len()),
+            ));
+        }
+        let record = &mut records[at * CIFAR_RECORD..][..CIFAR_RECORD];
+        record[0] = label;
+        for (colour, plane) in record[1..].chunks_exact_mut(32 * 32).enumerate() {
+            plane.iter_mut().zip(pixels.chunks_exact(3)).for_each(|(own, rgb)| *own = rgb[colour]);
+        }
+    }
+    Ok(records)
 }
 
 /// One byte of label, then 1,024 bytes each of red, green and blue.

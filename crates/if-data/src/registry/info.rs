@@ -54,6 +54,7 @@ pub(super) enum Kind {
     Iris,
     Mnist,
     Cifar10,
+    Cifar10Jpeg,
     Enron1,
     Hospital,
 }
@@ -90,6 +91,9 @@ const fn split(name: &'static str, examples: usize) -> SplitInfo {
 }
 
 const DIGIT_NAMES: &[&str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
+const CIFAR_NAMES: &[&str] =
+    &["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 static DATASETS: &[DatasetInfo] = &[
     DatasetInfo {
@@ -152,11 +156,22 @@ static DATASETS: &[DatasetInfo] = &[
         summary: "colour photographs of ten kinds of things, 3x32x32 pixels",
         splits: &[split("train", 50_000), split("test", 10_000)],
         shape: &[3, 32, 32],
-        classes: &["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
+        classes: CIFAR_NAMES,
         licence: "none stated; its authors ask to cite Krizhevsky 2009",
         folder: "cifar10",
         files: CIFAR10,
         kind: Kind::Cifar10,
+    },
+    DatasetInfo {
+        name: "cifar10-jpeg",
+        summary: "the first 20,000 and all test photographs of cifar10 as JPEG of quality 75: not the original pixels",
+        splits: &[split("train", 20_000), split("test", 10_000)],
+        shape: &[3, 32, 32],
+        classes: CIFAR_NAMES,
+        licence: "none stated, as cifar10",
+        folder: "cifar10",
+        files: CIFAR10_JPEG,
+        kind: Kind::Cifar10Jpeg,
     },
     DatasetInfo {
         name: "enron1-spam",
@@ -244,6 +259,28 @@ const CIFAR10: &[RemoteFile] = &[RemoteFile {
     bytes: 170_052_171,
     sha256: "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 }];
+
+/// Batches of 10,000: two of train, then test. No server has them so.
+const CIFAR10_JPEG: &[RemoteFile] = &[
+    RemoteFile {
+        name: "jpeg_q75/data_batch_1.tar.gz",
+        url: "",
+        bytes: 3_216_631,
+        sha256: "790b068857202f4af6a60f04438dd2f7c15d2baf297f7617cee5e5423c6fe4cb",
+    },
+    RemoteFile {
+        name: "jpeg_q75/data_batch_2.tar.gz",
+        url: "",
+        bytes: 3_222_069,
+        sha256: "a22c0b57130577dfdd676347b5203b9ae60edeebcdeebd5b327882ca02c142d7",
+    },
+    RemoteFile {
+        name: "jpeg_q75/test_batch.tar.gz",
+        url: "",
+        bytes: 3_218_599,
+        sha256: "9421e2a37088b77526f9da4e875c4fa4b71da79d11107b3c7c8c542f8b8bb130",
+    },
+];
 
 const ENRON1: &[RemoteFile] = &[RemoteFile {
     name: "enron1.tar.gz",

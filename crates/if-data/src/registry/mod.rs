@@ -30,6 +30,7 @@ pub(crate) fn load(name: &str, split: Option<&str>, options: &LoadOptions) -> Re
         Kind::Iris => embedded::iris(split)?,
         Kind::Mnist => images::mnist(info, split, options)?,
         Kind::Cifar10 => images::cifar10(info, split, options)?,
+        Kind::Cifar10Jpeg => images::cifar10_jpeg(info, split, options)?,
         Kind::Enron1 => enron::load(info, split, options)?,
         Kind::Hospital => hospital::load(info, options)?,
     };

@@ -66,7 +66,7 @@ fn unknown_names_and_missing_files_say_what_to_do() {
         load_spec("minst"),
         &[
             "unknown dataset \"minst\"",
-            "digits, iris, mnist, fashion-mnist, cifar10, enron1-spam, diabetes130-hospital",
+            "digits, iris, mnist, fashion-mnist, cifar10, cifar10-jpeg, enron1-spam, diabetes130-hospital",
         ],
     );
     assert_error(load_spec("digits:valid"), &["digits has no split \"valid\": it has all, train, test"]);
@@ -136,6 +136,29 @@ fn enron_words_are_those_of_the_token_pattern() {
     // Counted with another program: Python's re with (?u)\b\w\w+\b on the lowercased texts.
     let HostArray::F32(x) = &test.x else { panic!("f32") };
     assert_eq!(x.iter().map(|&v| f64::from(v)).sum::<f64>(), 138_363.0);
+}
+
+#[test]
+fn cifar10_jpeg_is_decoded() {
+    let Some(options) = real_data() else { return };
+    let labels = |name: &str| fs::read(options.data_dir.as_ref().unwrap().join("cifar10/labels").join(name));
+    for (split, n, file) in
+        [("train", 20_000, "train_labels_50000.u8"), ("test", 10_000, "test_labels_10000.u8")]
+    {
+        let examples = load(&source(&format!("cifar10-jpeg:{split}")), &options).unwrap();
+        assert_eq!(examples.x.shape(), [n, 3, 32, 32]);
+        let expected: Vec<i64> = labels(file).unwrap()[..n].iter().map(|&label| i64::from(label)).collect();
+        assert_eq!(examples.y, Labels::Integer(expected));
+    }
+    // A frog, by libjpeg: decoders differ by a rounding or two.
+    let one = load(&source("cifar10-jpeg:train[0]"), &options).unwrap();
+    let HostArray::U8(x) = &one.x else { panic!("u8") };
+    let pixels =
+        [([0, 0, 0], 61_u8), ([1, 5, 20], 65), ([2, 31, 31], 67), ([0, 16, 7], 105), ([2, 10, 3], 63)];
+    for (at, expected) in pixels {
+        let found = x[[0, at[0], at[1], at[2]]];
+        assert!(found.abs_diff(expected) <= 3, "{at:?}: {found}");
+    }
 }
 
 #[test]
