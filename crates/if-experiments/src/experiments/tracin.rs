@@ -8,11 +8,14 @@
 //!    checkpoints every 30 of 270 (and an MLP on MNIST, without numbers).
 //! 2. Influence functions on the last layer, with the Gauss-Newton matrix and a damping of 0.01.
 //! 3. The mean loss over the checkpoints as a further baseline: it needs no gradient.
-//! 4. Label errors that people confirmed: those of MNIST are in its test split, on which a network of its own is trained.
+//! 4. On photographs a small CNN, whose labels are those that people gave (CIFAR-10N; the pixels are a JPEG re-encoding).
+//! 5. Label errors that people confirmed: those of MNIST are in its test split, on which a network of its own is trained.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 
 use anyhow::Context as _;
+use flate2::read::GzDecoder;
 use if_linalg::{Block, Cholesky, Solver};
 use if_methods::{Checkpoint, Influence, RecallCurve, TracIn, descending, random_order};
 use if_models::{
@@ -22,12 +25,19 @@ use if_models::{
 use serde::Deserialize;
 
 use crate::result::{Gate, Metric, Table};
-use crate::support::{F64, Recalls, load};
+use crate::support::{F64, Recalls, conv, dense, load};
 use crate::{Context, Experiment, Outcome};
 
 const N: usize = 6000;
 const HIDDEN: usize = 100;
 const L2: f64 = 1e-4;
+/// Photographs, and epochs on them.
+const PHOTOS: usize = 3000;
+const PHOTO_EPOCHS: usize = 15;
+/// Columns of CIFAR-10N: the majority of three people, one of them, and the worst of them.
+/// The default job takes the first.
+const NOISE: [(usize, &str); 3] =
+    [(4, "one person"), (2, "majority of three people"), (3, "worst of three people")];
 const EPOCHS: usize = 30;
 /// Epochs between checkpoints.
 const EVERY: usize = 5;
@@ -84,23 +94,39 @@ impl Experiment for TracInMislabel {
         let title = "Fraction of the wrong labels found: mean and standard deviation over seeds";
         outcome.tables.push(recalls.table(title, &[0.05, 0.1, 0.2, 0.3, 0.5]));
         human(context, &mut outcome)?;
+        photographs(context, &mut outcome)?;
         describe(&mut outcome);
         Ok(outcome)
     }
 }
 
 fn network() -> anyhow::Result<Network<F64>> {
-    let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
     let layers = vec![LayerSpec::Flatten, dense("1", HIDDEN), LayerSpec::Relu, dense("3", 10)];
     Ok(ModelSpec { input: vec![28, 28], loss: Loss::CrossEntropy, layers }.build(&F64::new())?)
 }
 
-fn training(seed: u64) -> Training {
+/// Two convolutions, pooled to 4 x 4 of 32 planes.
+fn photo_network() -> anyhow::Result<Network<F64>> {
+    let pool = |size| LayerSpec::MaxPool { size, stride: None, padding: 0 };
+    let layers = vec![
+        conv("0", 16, 3, 1),
+        LayerSpec::Relu,
+        pool(2),
+        conv("3", 32, 3, 1),
+        LayerSpec::Relu,
+        pool(3),
+        LayerSpec::Flatten,
+        dense("7", 10),
+    ];
+    Ok(ModelSpec { input: vec![3, 32, 32], loss: Loss::CrossEntropy, layers }.build(&F64::new())?)
+}
+
+fn training(seed: u64, epochs: usize) -> Training {
     Training {
         optimizer: Optimizer::Sgd { momentum: 0.9 },
         learning_rate: 0.02,
         schedule: Schedule::Constant,
-        epochs: EPOCHS,
+        epochs,
         batch: 64,
         seed,
     }
@@ -111,10 +137,10 @@ fn checkpoints(
     context: &Context,
     network: &Network<F64>,
     train: &Inputs<F64>,
-    seed: u64,
+    (seed, epochs): (u64, usize),
 ) -> anyhow::Result<Vec<Checkpoint<F64>>> {
     let risk = EmpiricalRisk::new(network, train, RiskSettings::mean(L2))?;
-    let training = training(seed);
+    let training = training(seed, epochs);
     let mut state = training.start(network);
     let every = EVERY * training.steps_per_epoch(train.len());
     let mut kept = Vec::new();
@@ -132,7 +158,7 @@ fn checkpoints(
 fn trial(context: &Context, clean: &Dataset, seed: u64) -> anyhow::Result<Vec<RecallCurve>> {
     let network = network()?;
     let right = Inputs::new(&network, clean, usize::MAX)?;
-    let taught = checkpoints(context, &network, &right, seed)?;
+    let taught = checkpoints(context, &network, &right, (seed, EPOCHS))?;
     let theta = &taught.last().context("no checkpoint")?.theta;
     let outputs = network.example_outputs(&right, theta);
     let (mut labels, mut wrong) = (clean.labels().to_vec(), vec![false; clean.len()]);
@@ -143,7 +169,7 @@ fn trial(context: &Context, clean: &Dataset, seed: u64) -> anyhow::Result<Vec<Re
         (labels[i], wrong[i]) = (liked as f64, true);
     }
     let train = Inputs::new(&network, &clean.clone().with_labels(labels), usize::MAX)?;
-    let found = checkpoints(context, &network, &train, seed.wrapping_add(1000))?;
+    let found = checkpoints(context, &network, &train, (seed.wrapping_add(1000), EPOCHS))?;
     let rankings = rankings(context, &network, &train, &found, seed)?;
     Ok(rankings.iter().map(|order| RecallCurve::new(order, &wrong)).collect())
 }
@@ -243,7 +269,7 @@ fn human(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
     let count = wrong.iter().filter(|wrong| **wrong).count();
     let network = network()?;
     let train = Inputs::new(&network, &data, usize::MAX)?;
-    let found = checkpoints(context, &network, &train, outcome.seeds[0])?;
+    let found = checkpoints(context, &network, &train, (outcome.seeds[0], EPOCHS))?;
     let curves: Vec<RecallCurve> = rankings(context, &network, &train, &found, outcome.seeds[0])?
         .iter()
         .map(|order| RecallCurve::new(order, &wrong))
@@ -270,6 +296,53 @@ fn human(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A column of CIFAR-10N, what people took the first photographs of CIFAR-10 for.
+fn people_said(context: &Context, column: usize) -> anyhow::Result<Option<Vec<f64>>> {
+    let Some(folder) = context.data_dir() else { return Ok(None) };
+    let path = folder.join("cifar10/cifar10n/cifar10n_train_labels.csv.gz");
+    let Ok(file) = File::open(&path) else { return Ok(None) };
+    let mut text = String::new();
+    GzDecoder::new(file).read_to_string(&mut text).with_context(|| path.display().to_string())?;
+    let label = |line: &str| -> Option<f64> { line.split(',').nth(column)?.trim().parse().ok() };
+    let labels: Option<Vec<f64>> = text.lines().skip(1).take(PHOTOS).map(label).collect();
+    Ok(Some(labels.filter(|labels| labels.len() == PHOTOS).with_context(|| path.display().to_string())?))
+}
+
+/// Wrong labels that people gave to photographs.
+fn photographs(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
+    let checked = [0.05, 0.1, 0.2, 0.4];
+    for &(column, who) in &NOISE[..if context.full { 3 } else { 1 }] {
+        let Some(labels) = people_said(context, column)? else {
+            outcome.notes.push("CIFAR-10N and cifar10-jpeg are not in the data folder: left out.".into());
+            return Ok(());
+        };
+        let right = load(context, &format!("cifar10-jpeg:train[0..{PHOTOS}]"))?;
+        let wrong: Vec<bool> =
+            right.labels().iter().zip(&labels).map(|(right, given)| right != given).collect();
+        let count = wrong.iter().filter(|wrong| **wrong).count();
+        let network = photo_network()?;
+        let train = Inputs::new(&network, &right.with_labels(labels), usize::MAX)?;
+        let mut trials: Vec<Vec<RecallCurve>> = Vec::new();
+        for &seed in &outcome.seeds {
+            let found = checkpoints(context, &network, &train, (seed, PHOTO_EPOCHS))?;
+            let orders = rankings(context, &network, &train, &found, seed)?;
+            trials.push(orders.iter().map(|order| RecallCurve::new(order, &wrong)).collect());
+        }
+        let curves: Vec<Vec<&RecallCurve>> = trials.iter().map(|trial| trial.iter().collect()).collect();
+        let recalls = Recalls { methods: &METHODS, trials: &curves };
+        let share = 100.0 * count as f64 / PHOTOS as f64;
+        outcome.tables.push(recalls.table(
+            &format!("CIFAR-10N, {who}: fraction found of the {count} wrong labels ({share:.1} %) of {PHOTOS} photographs (cifar10-jpeg)"),
+            &checked,
+        ));
+        for (m, name) in METHODS.into_iter().enumerate() {
+            let name = format!("CIFAR-10N, {who}: {name}, found at 20 %");
+            outcome.metrics.push(Metric::new(name, recalls.mean(m, 0.2)));
+        }
+    }
+    Ok(())
+}
+
 fn describe(outcome: &mut Outcome) {
     outcome.setting(
         "train",
@@ -278,6 +351,10 @@ fn describe(outcome: &mut Outcome) {
     outcome.setting("model", format!("MLP 784-{HIDDEN}-10, relu, l2 {L2}"));
     outcome.setting("training", format!("SGD, momentum 0.9, rate 0.02, batches of 64, {EPOCHS} epochs"));
     outcome.setting("checkpoints", format!("every {EVERY} epochs, each with the learning rate there"));
+    outcome.setting(
+        "photographs",
+        format!("cifar10-jpeg:train[0..{PHOTOS}] with the labels of CIFAR-10N; CNN of two convolutions and a dense layer, {PHOTO_EPOCHS} epochs"),
+    );
     outcome.setting("influence", format!("last layer, Gauss-Newton, damping {DAMPING}, Cholesky"));
     outcome.notes.extend([
         "With the final checkpoint alone the order by self-influence is that of the gradient norm.".to_owned(),
