@@ -57,14 +57,14 @@ pub(super) fn cifar10_jpeg(
     options: &LoadOptions,
 ) -> Result<Examples, DataError> {
     let files = if split.name == "train" { &info.files[..2] } else { &info.files[2..] };
+    let paths = files.iter().map(|file| info.verified(file, options)).collect::<Result<Vec<_>, _>>()?;
     let mut records = Vec::new();
-    for file in files {
-        let path = info.verified(file, options)?;
-        let file = File::open(&path).map_err(DataError::io(&path, "open"))?;
+    for path in &paths {
+        let file = File::open(path).map_err(DataError::io(path, "open"))?;
         let batch = jpeg_records(GzDecoder::new(BufReader::new(file)), split.examples / files.len());
-        records.extend(batch.map_err(DataError::io(&path, "read"))?);
+        records.extend(batch.map_err(DataError::io(path, "read"))?);
     }
-    cifar_examples(&records, &info.verified(&files[0], options)?)
+    cifar_examples(&records, &paths[0])
 }
 
 /// The members as CIFAR records, each at its position.

@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    F64, FACTORED, OverSeeds, dense, draw, fit, ink, load, nine, pixels_of, predict, resampled,
+    F64, FACTORED, OverSeeds, dense, draw, each_seed, fit, ink, load, nine, pixels_of, predict, resampled,
 };
 use crate::{Context, Experiment, Figure, Outcome};
 use if_plot::{LineChart, Picture, PictureRow, Series};
@@ -62,14 +62,12 @@ impl Experiment for TrainingSetAttack {
     fn run(&self, context: &Context) -> anyhow::Result<Outcome> {
         let (train, test) = (load(context, "mnist:train")?, load(context, "mnist:test")?);
         let seeds = context.seeds(if context.full { 10 } else { 3 });
-        let mut trials = Vec::new();
-        for &seed in &seeds {
-            context.progress("seeds", trials.len(), seeds.len());
+        let trials = each_seed(context, &seeds, |seed| {
             let data = [(&train, TRAIN, DRAWS[0]), (&test, TEST, DRAWS[1])];
             let [train, test] =
                 data.map(|(data, count, apart)| resampled(&draw(data, nine, count, seed ^ apart), SIDE));
-            trials.push(Model::new(train, test, seed)?.trial(context, seed)?);
-        }
+            Model::new(train, test, seed)?.trial(context, seed)
+        })?;
         let mut outcome = Outcome { metrics: judge(&trials), seeds, ..Outcome::default() };
         outcome.plots.push(curves(&trials));
         outcome.pictures.extend(trials[0].figure());

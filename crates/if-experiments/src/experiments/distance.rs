@@ -20,8 +20,8 @@ use anyhow::ensure;
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    F64, FACTORED, OverSeeds, Problem, conv, dense, draw, fit, influence, load, nine, pixels_of, predict,
-    predicted, resampled, strongest,
+    F64, FACTORED, OverSeeds, Problem, conv, dense, draw, each_seed, fit, influence, load, nine, pixels_of,
+    predict, predicted, resampled, strongest,
 };
 use crate::{Context, Experiment, Figure, Outcome};
 use if_plot::Scatter;
@@ -88,11 +88,7 @@ impl Experiment for Distance {
     fn run(&self, context: &Context) -> anyhow::Result<Outcome> {
         let (train, test) = (load(context, "mnist:train")?, load(context, "mnist:test")?);
         let seeds = context.seeds(if context.full { 10 } else { 3 });
-        let mut trials = Vec::new();
-        for &seed in &seeds {
-            context.progress("seeds", trials.len(), seeds.len());
-            trials.push(Trial::new(context, (&train, &test), seed)?);
-        }
+        let trials = each_seed(context, &seeds, |seed| Trial::new(context, (&train, &test), seed))?;
         let mut outcome = Outcome { metrics: judge(&trials), seeds, ..Outcome::default() };
         outcome.plots = (0..JUDGED).map(|m| trials[0].plot(m)).collect();
         outcome.tables = vec![summary(&trials), by_query(&trials)];

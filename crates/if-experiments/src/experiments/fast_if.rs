@@ -19,7 +19,7 @@ use if_models::{
 
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
-use crate::support::{F64, load};
+use crate::support::{F64, OverSeeds, each_seed, line, load};
 use crate::{Context, Experiment, Figure, Outcome};
 use if_plot::{LineChart, Series};
 
@@ -59,11 +59,7 @@ impl Experiment for FastIf {
 
     fn run(&self, context: &Context) -> anyhow::Result<Outcome> {
         let seeds = context.seeds(3);
-        let mut trials = Vec::new();
-        for (done, &seed) in seeds.iter().enumerate() {
-            context.progress("seeds", done, seeds.len());
-            trials.push(trial(context, seed)?);
-        }
+        let trials = each_seed(context, &seeds, |seed| trial(context, seed))?;
         let mut outcome = Outcome { metrics: judge(&trials), seeds, ..Outcome::default() };
         outcome.plots.push(plot(&trials));
         outcome.tables.push(recalls(&trials));
@@ -189,14 +185,7 @@ fn lissa(
 }
 
 fn mean(trials: &[Trial], value: impl Fn(&Trial) -> f64) -> f64 {
-    trials.iter().map(value).sum::<f64>() / trials.len() as f64
-}
-
-fn spread(trials: &[Trial], value: impl Fn(&Trial) -> f64) -> String {
-    let values: Vec<f64> = trials.iter().map(&value).collect();
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    format!("{} ({} to {})", short(mean(trials, value)), short(least), short(most))
+    OverSeeds::over(trials, value).mean
 }
 
 fn judge(trials: &[Trial]) -> Vec<Metric> {
@@ -228,13 +217,8 @@ fn plot(trials: &[Trial]) -> Figure {
     let mut drawn = Vec::new();
     for (r, route) in ROUTES.into_iter().enumerate() {
         for (side, who) in ["proponents", "opponents"].into_iter().enumerate() {
-            let values = |s: usize| trials.iter().map(move |trial| trial.routes[r].recall[s][side]);
-            let points: Vec<(f64, f64)> = (0..SHARES.len())
-                .map(|s| (SHARES[s], values(s).sum::<f64>() / trials.len() as f64))
-                .collect();
-            let band: Vec<(f64, f64)> = (0..SHARES.len())
-                .map(|s| (values(s).fold(f64::INFINITY, f64::min), values(s).fold(0.0, f64::max)))
-                .collect();
+            let at = |s: usize| (SHARES[s], OverSeeds::over(trials, |trial| trial.routes[r].recall[s][side]));
+            let (points, band) = line((0..SHARES.len()).map(at));
             drawn.push((format!("{who}, {route}"), points, band));
         }
     }
@@ -260,7 +244,8 @@ fn recalls(trials: &[Trial]) -> Table {
     let mut rows = Vec::new();
     for (r, route) in ROUTES.into_iter().enumerate() {
         for (side, who) in ["proponents", "opponents"].into_iter().enumerate() {
-            let cells = (0..SHARES.len()).map(|s| spread(trials, |trial| trial.routes[r].recall[s][side]));
+            let found = |s: usize| OverSeeds::over(trials, |trial| trial.routes[r].recall[s][side]);
+            let cells = (0..SHARES.len()).map(|s| found(s).cell());
             rows.push(std::iter::once(format!("{who}, {route}")).chain(cells).collect());
         }
     }

@@ -19,7 +19,7 @@ use if_models::{
 
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
-use crate::support::{F64, load};
+use crate::support::{F64, OverSeeds, load};
 use crate::{Context, Experiment, Figure, Outcome};
 use if_plot::{LineChart, Series, stack};
 
@@ -229,18 +229,8 @@ impl Study {
     fn table(&self) -> Table {
         let row = |(setting, trials): &(Setting, Vec<Trial>)| {
             let cell = |value: fn(&Trial) -> f64| {
-                let values: Vec<f64> = trials.iter().map(value).collect();
-                if values.iter().any(|value| value.is_nan()) {
-                    return "–".into();
-                }
-                let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-                let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                format!(
-                    "{} ({} to {})",
-                    short(values.iter().sum::<f64>() / values.len() as f64),
-                    short(least),
-                    short(most)
-                )
+                let found = OverSeeds::over(trials, value);
+                if found.mean.is_nan() { "–".into() } else { found.cell() }
             };
             let most = |value: fn(&Trial) -> f64| short(trials.iter().map(value).fold(0.0, f64::max));
             let damped = trials.iter().filter(|trial| trial.damping > 0.0).count();

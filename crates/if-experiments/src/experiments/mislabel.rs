@@ -13,7 +13,7 @@ use if_methods::{RecallCurve, descending, random_order};
 use if_models::{EmpiricalRisk, Gram, GramNewton, Inputs, RiskSettings};
 
 use crate::result::{Gate, Metric};
-use crate::support::{F64, Problem, Recalls, load, predict};
+use crate::support::{F64, Problem, Recalls, each_seed, load, predict};
 use crate::{Context, Experiment, Outcome};
 
 const L2: f64 = 1e-4;
@@ -65,11 +65,7 @@ impl Experiment for Mislabel {
         let clean = study.trained(study.problem.train_data.labels(), &mut Vec::new(), JUDGED)?;
         let clean = study.accuracy(&clean.theta);
         let seeds = context.seeds(if context.full { 40 } else { 3 });
-        let mut trials = Vec::new();
-        for (done, &seed) in seeds.iter().enumerate() {
-            context.progress("seeds", done, seeds.len());
-            trials.push(study.trial(seed)?);
-        }
+        let trials = each_seed(context, &seeds, |seed| study.trial(seed))?;
         let curves: Vec<Vec<&RecallCurve>> =
             trials.iter().map(|trial| trial.methods.iter().map(|(curve, _)| curve).collect()).collect();
         let names = METHODS.map(|(name, _)| name);

@@ -25,7 +25,7 @@ use if_models::{
 use serde::Deserialize;
 
 use crate::result::{Gate, Metric, Table};
-use crate::support::{F64, Recalls, conv, dense, load};
+use crate::support::{F64, Recalls, conv, dense, each_seed, load};
 use crate::{Context, Experiment, Outcome};
 
 const N: usize = 6000;
@@ -34,7 +34,9 @@ const L2: f64 = 1e-4;
 /// Photographs, and epochs on them.
 const PHOTOS: usize = 3000;
 const PHOTO_EPOCHS: usize = 15;
-/// Columns of CIFAR-10N: the majority of three people, one of them, and the worst of them.
+/// CIFAR-10N has the position, the right label and five others of people.
+const COLUMNS: usize = 7;
+/// Columns of it: the majority of three people, one of them, and the worst of them.
 /// The default job takes the first.
 const NOISE: [(usize, &str); 3] =
     [(4, "one person"), (2, "majority of three people"), (3, "worst of three people")];
@@ -79,13 +81,11 @@ impl Experiment for TracInMislabel {
     fn run(&self, context: &Context) -> anyhow::Result<Outcome> {
         let digits = load(context, "mnist:train")?;
         let seeds = context.seeds(if context.full { 10 } else { 3 });
-        let mut trials = Vec::new();
-        for (done, &seed) in seeds.iter().enumerate() {
-            context.progress("seeds", done, seeds.len());
+        let trials = each_seed(context, &seeds, |seed| {
             let mut order = random_order(digits.len(), seed);
             order.truncate(N);
-            trials.push(trial(context, &digits.select(&order), seed)?);
-        }
+            trial(context, &digits.select(&order), seed)
+        })?;
         let curves: Vec<Vec<&RecallCurve>> = trials.iter().map(|trial| trial.iter().collect()).collect();
         let recalls = Recalls { methods: &METHODS, trials: &curves };
         let mut outcome = Outcome { metrics: judge(&recalls), seeds, ..Outcome::default() };
@@ -169,9 +169,20 @@ fn trial(context: &Context, clean: &Dataset, seed: u64) -> anyhow::Result<Vec<Re
         (labels[i], wrong[i]) = (liked as f64, true);
     }
     let train = Inputs::new(&network, &clean.clone().with_labels(labels), usize::MAX)?;
-    let found = checkpoints(context, &network, &train, (seed.wrapping_add(1000), EPOCHS))?;
-    let rankings = rankings(context, &network, &train, &found, seed)?;
-    Ok(rankings.iter().map(|order| RecallCurve::new(order, &wrong)).collect())
+    curves(context, (&network, &train), [seed.wrapping_add(1000), seed], EPOCHS, &wrong)
+}
+
+/// Trains and ranks with a seed each, and sees how soon each of [`METHODS`] comes to the `wrong` labels.
+fn curves(
+    context: &Context,
+    (network, train): (&Network<F64>, &Inputs<F64>),
+    [training, ranking]: [u64; 2],
+    epochs: usize,
+    wrong: &[bool],
+) -> anyhow::Result<Vec<RecallCurve>> {
+    let found = checkpoints(context, network, train, (training, epochs))?;
+    let rankings = rankings(context, network, train, &found, ranking)?;
+    Ok(rankings.iter().map(|order| RecallCurve::new(order, wrong)).collect())
 }
 
 /// One order for each of [`METHODS`].
@@ -269,11 +280,7 @@ fn human(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
     let count = wrong.iter().filter(|wrong| **wrong).count();
     let network = network()?;
     let train = Inputs::new(&network, &data, usize::MAX)?;
-    let found = checkpoints(context, &network, &train, (outcome.seeds[0], EPOCHS))?;
-    let curves: Vec<RecallCurve> = rankings(context, &network, &train, &found, outcome.seeds[0])?
-        .iter()
-        .map(|order| RecallCurve::new(order, &wrong))
-        .collect();
+    let curves = curves(context, (&network, &train), [outcome.seeds[0]; 2], EPOCHS, &wrong)?;
     let checked = [0.005, 0.01, 0.02, 0.05, 0.1];
     let row = |(name, curve): (&&str, &RecallCurve)| {
         let cell = |checked: f64| format!("{:.0} of {count}", curve.recall(checked) * count as f64);
@@ -296,38 +303,39 @@ fn human(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A column of CIFAR-10N, what people took the first photographs of CIFAR-10 for.
-fn people_said(context: &Context, column: usize) -> anyhow::Result<Option<Vec<f64>>> {
+/// CIFAR-10N, what people took the first photographs of CIFAR-10 for: one row of [`COLUMNS`] numbers for each.
+fn people_said(context: &Context) -> anyhow::Result<Option<Vec<Vec<f64>>>> {
     let Some(folder) = context.data_dir() else { return Ok(None) };
     let path = folder.join("cifar10/cifar10n/cifar10n_train_labels.csv.gz");
     let Ok(file) = File::open(&path) else { return Ok(None) };
     let mut text = String::new();
     GzDecoder::new(file).read_to_string(&mut text).with_context(|| path.display().to_string())?;
-    let label = |line: &str| -> Option<f64> { line.split(',').nth(column)?.trim().parse().ok() };
-    let labels: Option<Vec<f64>> = text.lines().skip(1).take(PHOTOS).map(label).collect();
-    Ok(Some(labels.filter(|labels| labels.len() == PHOTOS).with_context(|| path.display().to_string())?))
+    let row = |line: &str| -> Option<Vec<f64>> {
+        let row: Vec<f64> = line.split(',').map(|label| label.trim().parse().ok()).collect::<Option<_>>()?;
+        (row.len() == COLUMNS).then_some(row)
+    };
+    let rows: Option<Vec<Vec<f64>>> = text.lines().skip(1).take(PHOTOS).map(row).collect();
+    Ok(Some(rows.filter(|rows| rows.len() == PHOTOS).with_context(|| path.display().to_string())?))
 }
 
 /// Wrong labels that people gave to photographs.
 fn photographs(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
     let checked = [0.05, 0.1, 0.2, 0.4];
+    let Some(said) = people_said(context)? else {
+        outcome.notes.push("CIFAR-10N and cifar10-jpeg are not in the data folder: left out.".into());
+        return Ok(());
+    };
+    let right = load(context, &format!("cifar10-jpeg:train[0..{PHOTOS}]"))?;
+    let network = photo_network()?;
     for &(column, who) in &NOISE[..if context.full { 3 } else { 1 }] {
-        let Some(labels) = people_said(context, column)? else {
-            outcome.notes.push("CIFAR-10N and cifar10-jpeg are not in the data folder: left out.".into());
-            return Ok(());
-        };
-        let right = load(context, &format!("cifar10-jpeg:train[0..{PHOTOS}]"))?;
+        let labels: Vec<f64> = said.iter().map(|row| row[column]).collect();
         let wrong: Vec<bool> =
             right.labels().iter().zip(&labels).map(|(right, given)| right != given).collect();
         let count = wrong.iter().filter(|wrong| **wrong).count();
-        let network = photo_network()?;
-        let train = Inputs::new(&network, &right.with_labels(labels), usize::MAX)?;
-        let mut trials: Vec<Vec<RecallCurve>> = Vec::new();
-        for &seed in &outcome.seeds {
-            let found = checkpoints(context, &network, &train, (seed, PHOTO_EPOCHS))?;
-            let orders = rankings(context, &network, &train, &found, seed)?;
-            trials.push(orders.iter().map(|order| RecallCurve::new(order, &wrong)).collect());
-        }
+        let train = Inputs::new(&network, &right.clone().with_labels(labels), usize::MAX)?;
+        let trials = each_seed(context, &outcome.seeds, |seed| {
+            curves(context, (&network, &train), [seed; 2], PHOTO_EPOCHS, &wrong)
+        })?;
         let curves: Vec<Vec<&RecallCurve>> = trials.iter().map(|trial| trial.iter().collect()).collect();
         let recalls = Recalls { methods: &METHODS, trials: &curves };
         let share = 100.0 * count as f64 / PHOTOS as f64;

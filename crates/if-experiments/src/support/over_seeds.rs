@@ -3,6 +3,7 @@
 use if_methods::Agreement;
 
 use super::agreement_row;
+use crate::Context;
 use crate::number::short;
 
 /// Mean, least and most.
@@ -33,6 +34,19 @@ impl OverSeeds {
     pub fn cell(&self) -> String {
         format!("{} ({} to {})", short(self.mean), short(self.least), short(self.most))
     }
+}
+
+/// One trial for each of `seeds`, with progress.
+pub fn each_seed<T>(
+    context: &Context,
+    seeds: &[u64],
+    mut trial: impl FnMut(u64) -> anyhow::Result<T>,
+) -> anyhow::Result<Vec<T>> {
+    let one = |(done, &seed): (usize, &u64)| {
+        context.progress("seeds", done, seeds.len());
+        trial(seed)
+    };
+    seeds.iter().enumerate().map(one).collect()
 }
 
 /// Means by x, and the least and the most at each: a line of a chart with its band.

@@ -3,6 +3,7 @@
 use if_methods::RecallCurve;
 use if_plot::{LineChart, Series};
 
+use super::{OverSeeds, line};
 use crate::Figure;
 use crate::result::Table;
 
@@ -52,12 +53,9 @@ impl Recalls<'_> {
     fn curve(&self, m: usize) -> (Points, Points) {
         let at = |step: usize| {
             let checked = step as f64 / 20.0;
-            let found = self.each(m, checked);
-            let least = found.iter().copied().fold(f64::INFINITY, f64::min);
-            let most = found.iter().copied().fold(0.0, f64::max);
-            ((checked, self.mean(m, checked)), (least, most))
+            (checked, OverSeeds::of(self.each(m, checked)))
         };
-        (0..=10).map(at).unzip()
+        line((0..=10).map(at))
     }
 
     /// Mean and standard deviation over the seeds, at every fraction of `checked`.
