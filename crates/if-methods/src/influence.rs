@@ -195,10 +195,7 @@ impl<'a, B: Backend> Influence<'a, B> {
                 return Err(MethodError::Cancelled.into());
             }
             take(first, &gradients, &solution)?;
-            match &mut whole {
-                None => whole = Some(solution.report),
-                Some(report) => report.extend(solution.report),
-            }
+            extend(&mut whole, solution.report);
             observer.progress(stage, first + rows.len(), inputs.len());
         }
         Ok(whole.expect("a data set is never empty"))
@@ -326,6 +323,14 @@ fn penalty_share<B: Backend>(risk: &EmpiricalRisk<B>, theta: &Block<B>, x: &Bloc
             let repeated = penalty.select(&vec![0; x.k()]);
             x.dots(&repeated)
         }
+    }
+}
+
+/// The certificates `whole` of the blocks so far, with those of another.
+pub(crate) fn extend(whole: &mut Option<SolveReport>, block: SolveReport) {
+    match whole {
+        None => *whole = Some(block),
+        Some(report) => report.extend(block),
     }
 }
 

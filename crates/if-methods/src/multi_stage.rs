@@ -22,7 +22,7 @@
 use if_linalg::{Backend, Block, Layout, LinearOperator, Observer, Prepared, Real, Solution, SolveReport};
 use if_models::{EmpiricalRisk, Inputs, Rows};
 
-use crate::influence::QUERY_BLOCK;
+use crate::influence::{QUERY_BLOCK, extend};
 use crate::{MethodError, ScoreRows, ScoreUnit, Scores};
 
 /// A stage of training: its objective and where it ended.
@@ -167,10 +167,7 @@ impl<'a, B: Backend> MultiStage<'a, B> {
             let report = crate::group::both(report, tuning);
             let scores = crate::influence::against_train(self.first.risk, self.first.theta, &x);
             take(ScoreRows { first, scores: &scores, report: &report, truncations: None })?;
-            match &mut whole {
-                None => whole = Some(report),
-                Some(all) => all.extend(report),
-            }
+            extend(&mut whole, report);
             observer.progress("scoring queries", first + rows.len(), queries.len());
         }
         Ok(whole.expect("a data set is never empty"))

@@ -9,7 +9,7 @@ use if_models::{Dataset, EmpiricalRisk, HostArray, Inputs};
 use ndarray::{Array1, ArrayD};
 use serde_json::json;
 
-use super::{ink, model_name, need_extension, need_no_removal, on_paper, square_width};
+use super::{ink, model_name, need_extension, need_no_removal, on_paper, picture_row, square_width};
 use crate::args::{AttackArgs, Precision, SolverName};
 use crate::console::Console;
 use crate::error::Failure;
@@ -213,10 +213,8 @@ impl Job<'_> {
             shown.push((on_paper(features), format!("{name}\nchanged")));
             shown.push((on_paper(&moved), format!("the change,\nblack +{}", short(self.args.radius))));
         }
-        let pictures: Vec<if_plot::Picture> =
-            shown.iter().map(|(pixels, caption)| if_plot::Picture { pixels, width, caption }).collect();
         let title = format!("Training examples changed against {}", self.target.source);
-        Ok(if_plot::PictureRow { title: &title, pictures: &pictures }.svg())
+        Ok(picture_row(&title, &shown, width))
     }
 }
 

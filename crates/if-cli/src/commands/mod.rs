@@ -108,6 +108,13 @@ fn on_paper(values: &[f64]) -> Vec<u8> {
     values.iter().map(|value| (255.0 * (1.0 - value)).round() as u8).collect()
 }
 
+/// An SVG document of grey pictures of one width, each with its caption.
+fn picture_row(title: &str, shown: &[(Vec<u8>, String)], width: usize) -> String {
+    let pictures: Vec<if_plot::Picture> =
+        shown.iter().map(|(pixels, caption)| if_plot::Picture { pixels, width, caption }).collect();
+    if_plot::PictureRow { title, pictures: &pictures }.svg()
+}
+
 /// `--model` as it was given.
 fn model_name(name: &ModelName) -> String {
     match name {

@@ -6,7 +6,7 @@ use if_data::{AtomicFile, NpyWriter};
 use if_methods::{Attack, MethodError, descending};
 use serde_json::json;
 
-use super::{ink, model_name, need_extension, need_no_removal, square_width};
+use super::{ink, model_name, need_extension, need_no_removal, picture_row, square_width};
 use crate::args::{PerturbArgs, Precision, SolverName};
 use crate::console::Console;
 use crate::error::Failure;
@@ -157,10 +157,8 @@ impl Job<'_> {
                 format!("slopes, dark:\nraises {}", self.args.measure.name()),
             ));
         }
-        let pictures: Vec<if_plot::Picture> =
-            shown.iter().map(|(pixels, caption)| if_plot::Picture { pixels, width, caption }).collect();
         let title = format!("What {}[{}] hangs on", self.query.source.origin, self.query.set.ids()[0]);
-        Ok(if_plot::PictureRow { title: &title, pictures: &pictures }.svg())
+        Ok(picture_row(&title, &shown, width))
     }
 }
 

@@ -41,6 +41,7 @@ use serde::{Deserialize, Serialize};
 pub use draw::{GroupDraw, Tail};
 pub use select::{Selected, Selection};
 
+use crate::influence::extend;
 use crate::{Influence, MethodError};
 
 /// Groups that are solved for together, at most, and the numbers in one vector for each of them. Constants: they decide
@@ -274,10 +275,7 @@ impl<'a, B: Backend> GroupInfluence<'a, B> {
                 return Err(MethodError::Cancelled);
             }
             take(&changes);
-            match &mut whole {
-                None => whole = Some(changes.report),
-                Some(report) => report.extend(changes.report),
-            }
+            extend(&mut whole, changes.report);
             done += block.len();
             observer.progress("groups", done, groups.len());
         }

@@ -6,23 +6,15 @@ use if_methods::{
     Agreement, DampingPath, DampingReport, Extremes, MethodError, PointStatus, Spectrum, TOP, spearman,
 };
 use if_models::{
-    Curvature, Dataset, EmpiricalRisk, Family, HostArray, Inputs, LayerSpec, Loss, ModelSpec, Network,
-    Removal, RiskSettings, Rows,
+    Curvature, EmpiricalRisk, Family, Inputs, LayerSpec, Loss, ModelSpec, Network, Removal, RiskSettings,
+    Rows,
 };
-use ndarray::ArrayD;
 
-type Double = Cpu<f64>;
+use crate::common::{Double, data};
 
 const L2: f64 = 0.02;
 
 /// Overlapping classes of 3 features.
-fn data(n: usize, classes: usize, seed: u64) -> Dataset {
-    let mut x = random(3 * n, seed);
-    let y: Vec<f64> = (0..n).map(|i| (i % classes) as f64).collect();
-    x.chunks_mut(3).zip(&y).for_each(|(x, y)| x[0] += 0.7 * y);
-    Dataset::new(HostArray::F64(ArrayD::from_shape_vec(vec![n, 3], x).unwrap()), y).unwrap()
-}
-
 struct Problem {
     network: Network<Double>,
     train: Inputs<Double>,

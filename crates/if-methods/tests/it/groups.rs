@@ -7,22 +7,13 @@ use if_methods::{
     Agreement, GroupDraw, GroupInfluence, Influence, MethodError, Order, Selection, Tail, leave_out,
 };
 use if_models::{
-    Curvature, Dataset, EmpiricalRisk, Family, HostArray, Inputs, LayerSpec, Lbfgs, Loss, ModelSpec, Network,
-    NewtonCg, Removal, RiskSettings, Rows,
+    Curvature, EmpiricalRisk, Family, Inputs, LayerSpec, Lbfgs, Loss, ModelSpec, Network, NewtonCg, Removal,
+    RiskSettings, Rows,
 };
-use ndarray::ArrayD;
 
-type Double = Cpu<f64>;
+use crate::common::{Double, WIDTH, data, dot};
 
 const N: usize = 40;
-const WIDTH: usize = 3;
-
-fn data(n: usize, classes: usize, seed: u64) -> Dataset {
-    let mut x = random(n * WIDTH, seed);
-    let y: Vec<f64> = (0..n).map(|i| (i % classes) as f64).collect();
-    x.chunks_mut(WIDTH).zip(&y).for_each(|(x, y)| x[0] += 0.7 * y);
-    Dataset::new(HostArray::F64(ArrayD::from_shape_vec(vec![n, WIDTH], x).unwrap()), y).unwrap()
-}
 
 fn optimum(risk: &EmpiricalRisk<Double>) -> Block<Double> {
     let start = Block::zeros(risk.network().backend(), risk.network().layout(), 1);
@@ -44,10 +35,6 @@ fn solve(a: &[f64], b: &[f64]) -> Vec<f64> {
 
 fn times(a: &[f64], x: &[f64]) -> Vec<f64> {
     a.chunks(x.len()).map(|row| dot(row, x)).collect()
-}
-
-fn dot(x: &[f64], y: &[f64]) -> f64 {
-    x.iter().zip(y).map(|(x, y)| x * y).sum()
 }
 
 fn sum(alpha: f64, x: &[f64], beta: f64, y: &[f64]) -> Vec<f64> {

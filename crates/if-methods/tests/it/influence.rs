@@ -1,27 +1,15 @@
 //! Influence against the explicit formula and against real retraining, on small models of every kind.
 //! Each test names the mutations of the formula that it catches.
 
-use if_linalg::testing::random;
 use if_linalg::{Block, Cg, Cholesky, Cpu, LinearOperator, Observer, Solver, SymmetricMatrix};
 use if_methods::{Agreement, Extremes, Influence, MethodError, ScoreUnit, loss_changes};
 use if_models::{
-    Curvature, Dataset, EmpiricalRisk, Family, HostArray, Inputs, Loss, Network, NewtonCg, Removal,
-    RiskSettings, Rows,
+    Curvature, EmpiricalRisk, Family, Inputs, Loss, Network, NewtonCg, Removal, RiskSettings, Rows,
 };
-use ndarray::ArrayD;
 
-type Double = Cpu<f64>;
+use crate::common::{Double, WIDTH, data, dot};
 
 const N: usize = 60;
-const WIDTH: usize = 3;
-
-/// Overlapping classes, so that every example has some influence.
-fn data(n: usize, classes: usize, seed: u64) -> Dataset {
-    let mut x = random(n * WIDTH, seed);
-    let y: Vec<f64> = (0..n).map(|i| (i % classes) as f64).collect();
-    x.chunks_mut(WIDTH).zip(&y).for_each(|(x, y)| x[0] += 0.7 * y);
-    Dataset::new(HostArray::F64(ArrayD::from_shape_vec(vec![n, WIDTH], x).unwrap()), y).unwrap()
-}
 
 struct Problem {
     network: Network<Double>,
@@ -60,10 +48,6 @@ fn trainer() -> NewtonCg {
 
 fn settings(removal: Removal) -> RiskSettings {
     RiskSettings { removal, ..RiskSettings::mean(0.05) }
-}
-
-fn dot(x: &[f64], y: &[f64]) -> f64 {
-    x.iter().zip(y).map(|(x, y)| x * y).sum()
 }
 
 /// Scores by the formula of the module, with the explicit matrix: `(1/n) sum of second differences`

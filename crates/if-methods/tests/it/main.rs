@@ -1,5 +1,6 @@
 //! All integration tests in one program: the networks they instantiate are compiled once.
 
+mod common;
 mod damping_path;
 mod groups;
 mod influence;

@@ -4,12 +4,11 @@ use if_linalg::testing::random;
 use if_linalg::{Block, Cholesky, Cpu, Solver};
 use if_methods::{Agreement, Attack, Influence, MethodError, MultiStage, Stage, Tuning};
 use if_models::{
-    Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LayerSpec, Lbfgs, Loss, ModelSpec, Network,
-    NewtonCg, RiskSettings,
+    Curvature, Dataset, EmpiricalRisk, Inputs, LayerSpec, Lbfgs, Loss, ModelSpec, Network, NewtonCg,
+    RiskSettings,
 };
-use ndarray::ArrayD;
 
-type Double = Cpu<f64>;
+use crate::common::{Double, shifted_classes};
 
 const WIDTH: usize = 4;
 const M: usize = 30;
@@ -17,10 +16,7 @@ const SHARED: [&str; 1] = ["embedding"];
 const HEAD: [&str; 1] = ["head"];
 
 fn data(n: usize, classes: usize, seed: u64) -> Dataset {
-    let mut x = random(n * WIDTH, seed);
-    let y: Vec<f64> = (0..n).map(|i| (i % classes) as f64).collect();
-    x.chunks_mut(WIDTH).zip(&y).for_each(|(x, y)| x[0] += 0.8 * y);
-    Dataset::new(HostArray::F64(ArrayD::from_shape_vec(vec![n, WIDTH], x).unwrap()), y).unwrap()
+    shifted_classes([n, WIDTH], classes, 0.8, seed)
 }
 
 fn network(classes: usize) -> Network<Double> {

@@ -12,7 +12,7 @@ use if_models::{
 };
 use ndarray::ArrayD;
 
-type Double = Cpu<f64>;
+use crate::common::Double;
 
 const N: usize = 50;
 
