@@ -12,7 +12,7 @@ use if_benches::{beside_gemm, best_seconds, matrix, on_threads, print_fraction};
 use if_linalg::testing::random;
 use if_linalg::{Block, Cpu, LinearOperator};
 use if_models::{Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LabelExpectation, LayerSpec, Loss};
-use if_models::{ModelSpec, Network, ROW_BLOCK, RiskSettings, Rows};
+use if_models::{ModelSpec, Network, RiskSettings, Rows};
 use ndarray::ArrayD;
 
 type Device = Cpu<f32>;
@@ -234,7 +234,9 @@ fn wanted(case: &Case) -> bool {
 }
 
 fn benches(criterion: &mut Criterion) {
-    for case in [mlp(10 * ROW_BLOCK), cnn(2 * ROW_BLOCK)].iter().filter(|case| wanted(case)) {
+    for case in
+        [mlp(10 * Cpu::<f32>::ROW_BLOCK), cnn(2 * Cpu::<f32>::ROW_BLOCK)].iter().filter(|case| wanted(case))
+    {
         case.run(criterion);
     }
 }

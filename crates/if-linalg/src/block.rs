@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Adam, Backend, Real, View, ViewMut};
+use crate::{Adam, Backend, CgProducts, CgStep, Real, View, ViewMut};
 
 /// One matrix of parameters, such as a layer's weight with the bias as last column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,9 +197,9 @@ impl<B: Backend> Block<B> {
     /// `<self_i, x_i>` for every vector, in `f64`.
     pub fn dots(&self, x: &Self) -> Vec<f64> {
         let mut out = vec![0.0; self.k];
-        for s in 0..self.layout.segments.len() {
-            self.backend.dots(self.segment(s), x.segment(s), &mut out);
-        }
+        let pairs: Vec<_> =
+            (0..self.layout.segments.len()).map(|s| [self.segment(s), x.segment(s)]).collect();
+        self.backend.dots(&pairs, &mut out);
         out
     }
 
@@ -281,21 +281,10 @@ impl<B: Backend> Block<B> {
         );
     }
 
-    /// One step of conjugate gradients on every vector, see [`Backend::cg_update`]; returns the
-    /// squared norms of the new residuals.
-    pub fn cg_update(alpha: &[f64], p: &Self, q: &Self, x: &mut Self, r: &mut Self) -> Vec<f64> {
-        let mut out = vec![0.0; p.k];
-        let backend = p.backend.clone();
-        for s in 0..p.layout.segments.len() {
-            backend.cg_update(
-                alpha,
-                p.segment(s),
-                q.segment(s),
-                x.segment_mut(s),
-                r.segment_mut(s),
-                &mut out,
-            );
-        }
-        out
+    /// One step of conjugate gradients on every vector, see [`Backend::cg_step`].
+    pub fn cg_step(step: CgStep, p: &Self, q: &Self, x: &mut Self, r: &mut Self) -> CgProducts {
+        let parts: Vec<_> =
+            (0..p.layout.segments.len()).map(|s| (p.k * p.layout.start(s), p.layout.len(s))).collect();
+        p.backend.cg_step(step, &parts, [&p.buffer, &q.buffer], [&mut x.buffer, &mut r.buffer])
     }
 }

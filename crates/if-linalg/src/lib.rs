@@ -22,7 +22,9 @@ pub mod testing;
 mod window;
 
 pub use activation::Activation;
-pub use backend::{Adam, Backend, Cpu, View, ViewMut};
+#[cfg(feature = "cuda")]
+pub use backend::cuda::{Cuda, CudaBuffer, CudaError, CudaOptions, CudaReal, Products, cuda_devices};
+pub use backend::{Adam, Backend, CgProducts, CgStep, Cpu, View, ViewMut};
 pub use block::{Block, Layout, Segment};
 pub use dense::{CholeskyFactor, NotPositiveDefinite, SymmetricMatrix};
 pub use error::LinalgError;

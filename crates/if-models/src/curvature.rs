@@ -169,7 +169,7 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
         let own = self.backend().map(groups.len(), |j| {
             let mut sum = Block::zeros(self.backend(), self.layout(), 1);
             network.with_scratch(|scratch| {
-                for rows in groups[j].chunks(crate::ROW_BLOCK) {
+                for rows in groups[j].chunks(B::ROW_BLOCK) {
                     self.add_rows(scratch, Rows::Indices(rows), None, (x, j), &mut sum);
                 }
             });
@@ -323,11 +323,11 @@ impl<B: Backend> FiniteSumOperator<B> for CurvatureOperator<'_, '_, B> {
     fn apply_batch(&self, indices: &[usize], x: &Block<B>, y: &mut Block<B>) {
         assert!(!indices.is_empty(), "a batch of no examples has no mean");
         y.clear();
-        let blocks = indices.len().div_ceil(crate::ROW_BLOCK);
+        let blocks = indices.len().div_ceil(B::ROW_BLOCK);
         let scale = self.risk.n() as f64 / indices.len() as f64;
         self.risk.network().sum_blocks(blocks, y, |scratch, b, start, sum| {
-            let end = indices.len().min((b + 1) * crate::ROW_BLOCK);
-            let rows = Rows::Indices(&indices[b * crate::ROW_BLOCK..end]);
+            let end = indices.len().min((b + 1) * B::ROW_BLOCK);
+            let rows = Rows::Indices(&indices[b * B::ROW_BLOCK..end]);
             self.add_rows(scratch, rows, None, (x, start), sum);
         });
         y.axpby(0.0, x, scale);

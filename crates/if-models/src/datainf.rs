@@ -21,7 +21,7 @@ use if_linalg::{
     Approximation, Backend, Block, Inverse, LinalgError, LinearOperator, Real, Termination, View, ViewMut,
 };
 
-use crate::layer::{Layer, PRODUCTS, Primal, Scratch};
+use crate::layer::{Layer, Primal, Scratch, products};
 use crate::risk::EmpiricalRisk;
 use crate::scoring::{ScoringWay, each_gradients};
 use crate::tape::Point;
@@ -121,7 +121,7 @@ impl<B: Backend> Share<'_, B> {
 
         // Some vectors at a time, so that memory is bounded.
         let width = self.dy.cols;
-        let group = (PRODUCTS / (rows * width)).clamp(1, k);
+        let group = (products::<B>() / (rows * width)).clamp(1, k);
         let mut scaled = scratch.take(group * rows * width);
         for first in (0..k).step_by(group) {
             let count = group.min(k - first);

@@ -15,7 +15,7 @@
 
 use if_linalg::{Backend, Block, CurvatureRoot, Real, Segment, SymmetricMatrix, View, ViewMut};
 
-use crate::inputs::{ROW_BLOCK, Rows};
+use crate::inputs::Rows;
 use crate::layer::{Primal, Scratch};
 use crate::passes::direction_major;
 use crate::risk::EmpiricalRisk;
@@ -104,7 +104,7 @@ impl<'r, 'a, B: Backend> GaussNewtonRoot<'r, 'a, B> {
             let mut by_example = scratch.take(rows * k * m);
             let target = ViewMut::new(&mut by_example, 0, rows, k * m);
             let rz = View::new(&tangents[tangents.len() - 1], 0, k * rows, m);
-            self.backend().swap_axes([k, rows, m], rz, target);
+            self.backend().swap_axes([k, rows, m], rz.reshape(k, rows * m), target);
             let mut dots = scratch.take(m * rows * k);
             for c in 0..m {
                 let target = ViewMut::new(&mut dots, c * rows * k, rows, k);
@@ -241,7 +241,7 @@ impl<B: Backend> GaussNewtonRoot<'_, '_, B> {
             if single { m * out + cols } else { m * out * cols }
         };
         let each: usize = self.layers().into_iter().map(numbers).sum();
-        (TILE / each.max(1)).clamp(1, ROW_BLOCK)
+        (TILE / each.max(1)).clamp(1, B::ROW_BLOCK)
     }
 
     fn tile(&self, rows: Rows) -> Tile<B> {

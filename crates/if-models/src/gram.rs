@@ -13,7 +13,7 @@
 
 use if_linalg::{Backend, Block, CholeskyFactor, Observer, Real, SymmetricMatrix, View, ViewMut};
 
-use crate::inputs::{Inputs, ROW_BLOCK};
+use crate::inputs::Inputs;
 use crate::newton::{Fit, FitReport};
 use crate::risk::EmpiricalRisk;
 use crate::{ModelError, Network};
@@ -68,7 +68,7 @@ impl Gram {
         for (b, strip) in strips.into_iter().enumerate() {
             for (other, (width, tile)) in strip.into_iter().enumerate() {
                 for (at, value) in tile.into_iter().enumerate() {
-                    let (i, j) = (b * ROW_BLOCK + at / width, other * ROW_BLOCK + at % width);
+                    let (i, j) = (b * B::ROW_BLOCK + at / width, other * B::ROW_BLOCK + at % width);
                     k[i * n + j] = value.to_f64();
                     k[j * n + i] = value.to_f64();
                 }
@@ -92,7 +92,7 @@ impl Gram {
         let (n, backend) = (self.n, risk.network().backend());
         let factor = problem.factor(&state.s);
         let forms = backend.map(risk.inputs().blocks(), |b| {
-            let rows = b * ROW_BLOCK..n.min((b + 1) * ROW_BLOCK);
+            let rows = b * B::ROW_BLOCK..n.min((b + 1) * B::ROW_BLOCK);
             let weighted = |i: usize| self.row(i).iter().zip(&state.s).map(|(k, s)| k * s);
             let mut solved: Vec<f64> = rows.clone().flat_map(weighted).collect();
             factor.solve(&mut solved);
@@ -111,8 +111,8 @@ impl Gram {
 
     fn times<B: Backend>(&self, backend: &B, a: &[f64]) -> Vec<f64> {
         let dot = |row: &[f64]| -> f64 { row.iter().zip(a).map(|(k, a)| k * a).sum() };
-        let blocks = backend.map(self.n.div_ceil(ROW_BLOCK), |b| {
-            let rows = b * ROW_BLOCK..self.n.min((b + 1) * ROW_BLOCK);
+        let blocks = backend.map(self.n.div_ceil(B::ROW_BLOCK), |b| {
+            let rows = b * B::ROW_BLOCK..self.n.min((b + 1) * B::ROW_BLOCK);
             rows.map(|i| dot(self.row(i))).collect::<Vec<f64>>()
         });
         blocks.concat()
@@ -259,7 +259,7 @@ fn combination<B: Backend>(risk: &EmpiricalRisk<B>, cols: usize, a: &[f64]) -> B
     for b in 0..inputs.blocks() {
         let batch = inputs.batch(inputs.block(b));
         let part: Vec<B::Elem> =
-            a[b * ROW_BLOCK..][..batch.rows].iter().map(|a| B::Elem::from_f64(*a)).collect();
+            a[b * B::ROW_BLOCK..][..batch.rows].iter().map(|a| B::Elem::from_f64(*a)).collect();
         let part = backend.upload(&part);
         let x = batch.x().col_range(0, cols);
         backend.gemm(1.0, View::new(&part, 0, 1, batch.rows), x, 1.0, theta.stacked_mut(0, 0, 1));

@@ -4,10 +4,6 @@ use if_linalg::{Backend, HostArray, Real, View, ViewMut};
 
 use crate::{Dataset, ModelError, Network};
 
-/// Examples in one row block. A constant: it fixes the order of summation (256 to 1000 are equally
-/// fast; it is never derived from the memory budget).
-pub const ROW_BLOCK: usize = 512;
-
 /// Which examples a pass covers.
 #[derive(Clone, Copy, Debug)]
 pub enum Rows<'a> {
@@ -122,12 +118,12 @@ impl<B: Backend> Inputs<B> {
 
     /// Number of row blocks.
     pub fn blocks(&self) -> usize {
-        self.n.div_ceil(ROW_BLOCK)
+        self.n.div_ceil(B::ROW_BLOCK)
     }
 
     /// Row block `b`.
     pub fn block(&self, b: usize) -> Rows<'static> {
-        Rows::Range(b * ROW_BLOCK, ROW_BLOCK.min(self.n - b * ROW_BLOCK))
+        Rows::Range(b * B::ROW_BLOCK, B::ROW_BLOCK.min(self.n - b * B::ROW_BLOCK))
     }
 
     /// Features and targets of `rows`.

@@ -35,7 +35,7 @@ pub use dual::GaussNewtonRoot;
 pub use error::ModelError;
 pub use gram::{Gram, GramNewton};
 pub use if_linalg::{Activation, HostArray, Loss, Target};
-pub use inputs::{Batch, Inputs, ROW_BLOCK, Rows};
+pub use inputs::{Batch, Inputs, Rows};
 pub use kronecker::{LabelExpectation, LayerMoments};
 pub use lbfgs::Lbfgs;
 pub use network::Network;

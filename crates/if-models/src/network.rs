@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use if_linalg::{Backend, Block, Layout, Loss, Target, View, ViewMut};
 
 use crate::ModelError;
-use crate::inputs::{Batch, ROW_BLOCK};
+use crate::inputs::Batch;
 use crate::layer::{Delta, Dense, Direction, Frozen, Layer, Primal, Scratch};
 use crate::tape::{Deltas, Directions, Point, Tape};
 
@@ -23,7 +23,7 @@ pub struct Network<B: Backend> {
     skips: Vec<Option<usize>>,
     layout: Arc<Layout>,
     loss: Loss,
-    /// Examples that go through all layers together: one, or a row block.
+    /// Examples that go through all layers together: one, a row block, or as many as the device wants in hand.
     part: usize,
     /// Buffers of earlier passes, one set for each that was under way at the same time.
     scratches: Arc<Mutex<Vec<Scratch<B>>>>,
@@ -68,7 +68,13 @@ impl<B: Backend> Network<B> {
         let layout = Layout::new(parameters);
         let skips = vec![None; layers.len()];
         let by_example = layers.iter().any(|layer| layer.by_example());
-        let part = if by_example { 1 } else { ROW_BLOCK };
+        let widths = layers.iter().map(|layer| layer.width() + 1).sum::<usize>();
+        let part = match B::IN_HAND {
+            // Half of it, so that at least two directions share what belongs to the examples.
+            Some(numbers) => (numbers / (2 * widths.max(1))).clamp(1, B::ROW_BLOCK),
+            None if by_example => 1,
+            None => B::ROW_BLOCK,
+        };
         let scratches = Arc::default();
         Self { backend: backend.clone(), inputs, layers, segments, skips, layout, loss, part, scratches }
     }
@@ -237,20 +243,20 @@ impl<B: Backend> Network<B> {
         self.layers.iter().map(|layer| layer.width()).max().unwrap_or(1)
     }
 
-    /// Directions that go through all layers together: one after another where layers are wide, so that
-    /// tangents stay in the cache.
+    /// Directions that go through all layers together: one after another where a cache counts and layers are
+    /// wide, so that tangents stay there.
     pub(crate) fn group(&self) -> usize {
-        let group = if self.part < ROW_BLOCK {
-            TANGENTS / (self.part * self.widths())
-        } else {
-            COLUMNS / self.widest()
+        let group = match B::IN_HAND {
+            Some(numbers) => numbers / (self.part * self.widths()),
+            None if self.part < B::ROW_BLOCK => TANGENTS / (self.part * self.widths()),
+            None => COLUMNS / self.widest(),
         };
         group.max(1)
     }
 
     /// Cuts `rows` examples into parts (first, length) that are taken through all layers one after another:
-    /// single examples where layers take them so anyway, because what one layer leaves is then still in the
-    /// cache when the next one reads it.
+    /// single examples where a cache counts and layers take them so anyway, because what one layer leaves is then
+    /// still there when the next one reads it.
     pub(crate) fn parts(&self, rows: usize) -> impl Iterator<Item = (usize, usize)> {
         let part = self.part;
         (0..rows).step_by(part).map(move |first| (first, part.min(rows - first)))

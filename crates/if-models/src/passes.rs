@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use if_linalg::{Backend, Block, Layout, Real, View, ViewMut};
 
 use crate::ModelError;
-use crate::inputs::{Inputs, ROW_BLOCK, Rows};
-use crate::layer::{Layer, PRODUCTS, Primal, Scratch};
+use crate::inputs::{Inputs, Rows};
+use crate::layer::{Layer, Primal, Scratch, products};
 use crate::network::Network;
 use crate::tape::{Directions, Point};
 
@@ -271,10 +271,10 @@ impl<B: Backend> Network<B> {
     pub fn bytes_in_hand(&self, n: usize, k: usize) -> usize {
         let (threads, size) = (self.backend().concurrency(), size_of::<B::Elem>());
         let sum = size * DIRECTIONS.min(k) * self.layout().dim();
-        let tasks = SEGMENTS.min(n.div_ceil(ROW_BLOCK)) * k.div_ceil(DIRECTIONS);
+        let tasks = SEGMENTS.min(n.div_ceil(B::ROW_BLOCK)) * k.div_ceil(DIRECTIONS);
         let sums = (tasks * sum).min(IN_FLIGHT.max(WAVE * threads * sum));
-        let rows = ROW_BLOCK.min(n);
-        let products = PRODUCTS.min(rows * k * self.widest());
+        let rows = B::ROW_BLOCK.min(n);
+        let products = products::<B>().min(rows * k * self.widest());
         sums + threads * (rows * self.passes_bytes() + size * products)
     }
 }

@@ -495,7 +495,7 @@ impl<'a, B: Backend> EmpiricalRisk<'a, B> {
         let each = backend.map(groups.len(), |g| {
             let mut sum = Block::zeros(backend, network.layout(), 1);
             network.with_scratch(|scratch| {
-                for rows in groups[g].chunks(crate::ROW_BLOCK) {
+                for rows in groups[g].chunks(B::ROW_BLOCK) {
                     self.add_gradient(scratch, theta, Rows::Indices(rows), false, &mut sum);
                 }
             });

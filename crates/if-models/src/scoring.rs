@@ -11,7 +11,7 @@
 
 use if_linalg::{Backend, Block, Real, Segment, View, ViewMut};
 
-use crate::inputs::{Inputs, ROW_BLOCK, Rows};
+use crate::inputs::{Inputs, Rows};
 use crate::layer::{Factors, Layer, Primal, Scratch};
 use crate::network::Network;
 use crate::tape::Point;
@@ -92,7 +92,7 @@ impl<B: Backend> Vectors<B> {
     }
 }
 
-/// Numbers of the gradients that are formed together. A constant, so that memory is bounded.
+/// Numbers of the gradients that are formed together, where a cache counts. A constant, so that memory is bounded.
 const GRADIENTS: usize = 1 << 20;
 
 /// Adds `<g_i, v_j>` to `out` (`rows x k`) with the gradients formed.
@@ -134,7 +134,7 @@ pub(crate) fn each_gradients<B: Backend, L: Layer<B> + ?Sized>(
     mut f: impl FnMut(usize, View<B>),
 ) {
     let size = layer.segment().map_or(0, |segment| segment.rows * segment.cols);
-    let group = (GRADIENTS / size).clamp(1, dy.rows);
+    let group = (B::IN_HAND.unwrap_or(GRADIENTS) / size).clamp(1, dy.rows);
     let mut gradients = scratch.take(group * size);
     for first in (0..dy.rows).step_by(group) {
         let count = group.min(dy.rows - first);
@@ -202,10 +202,10 @@ impl<B: Backend> Network<B> {
 
     /// [`scores`](Self::scores) of the examples `rows` alone, `k x rows.len()`.
     pub fn scores_at(&self, inputs: &Inputs<B>, theta: &Block<B>, rows: Rows, v: &Block<B>) -> Vec<B::Elem> {
-        let blocks = rows.len().div_ceil(ROW_BLOCK);
+        let blocks = rows.len().div_ceil(B::ROW_BLOCK);
         let parts = self.backend().map(blocks, |b| {
-            let first = b * ROW_BLOCK;
-            let part = rows.part(first, ROW_BLOCK.min(rows.len() - first));
+            let first = b * B::ROW_BLOCK;
+            let part = rows.part(first, B::ROW_BLOCK.min(rows.len() - first));
             self.at_rows(inputs, theta, part, |scratch, at| {
                 self.scores_of_pass(scratch, at, v.k(), |s| LayerVectors::Whole(v.stacked(s, 0, v.k())))
             })

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use rayon::prelude::*;
 
 use super::gemm::{Operand, product};
-use super::{Adam, Backend, View, ViewMut};
+use super::{Adam, Backend, CgProducts, CgStep, View, ViewMut};
 use super::{cpu_activation, cpu_bag, cpu_loss, cpu_window};
 use crate::{Activation, Loss, Real, Window};
 
@@ -63,6 +63,10 @@ impl<T: Real> Backend for Cpu<T> {
     type Elem = T;
     type Buffer = Vec<T>;
 
+    /// 256 to 1000 are equally fast.
+    const ROW_BLOCK: usize = 512;
+    const IN_HAND: Option<usize> = None;
+
     fn describe(&self) -> String {
         format!("cpu {}", T::NAME)
     }
@@ -113,18 +117,17 @@ impl<T: Real> Backend for Cpu<T> {
         }
     }
 
-    fn swap_axes(&self, [a, b, c]: [usize; 3], x: View<Self>, y: ViewMut<Self>) {
-        let x = &x.buffer[x.offset..][..a * b * c];
-        let y = &mut y.buffer[y.offset..][..a * b * c];
-        if c == 1 {
-            for (i, x) in x.chunks_exact(b).enumerate() {
-                y[i..].iter_mut().step_by(a).zip(x).for_each(|(y, x)| *y = *x);
+    fn swap_axes(&self, [a, b, c]: [usize; 3], x: View<Self>, mut y: ViewMut<Self>) {
+        if c == 1 && y.row_stride == a {
+            let y = &mut y.buffer[y.offset..][..a * b];
+            for i in 0..a {
+                y[i..].iter_mut().step_by(a).zip(x.row(i)).for_each(|(y, x)| *y = *x);
             }
             return;
         }
         for i in 0..a {
-            for j in 0..b {
-                y[(j * a + i) * c..][..c].copy_from_slice(&x[(i * b + j) * c..][..c]);
+            for (j, x) in x.row(i).chunks_exact(c).enumerate() {
+                y.row(j)[i * c..][..c].copy_from_slice(x);
             }
         }
     }
@@ -132,6 +135,23 @@ impl<T: Real> Backend for Cpu<T> {
     fn gemm(&self, alpha: f64, a: View<Self>, b: View<Self>, beta: f64, c: ViewMut<Self>) {
         let (a, b) = (operand(a), operand(b));
         product(alpha, a, b, beta, &mut c.buffer[c.offset..], c.row_stride);
+    }
+
+    fn gemm_batch(
+        &self,
+        count: usize,
+        steps: [usize; 3],
+        alpha: f64,
+        [a, b]: [View<Self>; 2],
+        beta: f64,
+        c: ViewMut<Self>,
+    ) {
+        for i in 0..count {
+            let [own, other] = [(a, steps[0]), (b, steps[1])]
+                .map(|(x, step)| operand(View { offset: x.offset + i * step, ..x }));
+            let target = &mut c.buffer[c.offset + i * steps[2]..];
+            product(alpha, own, other, beta, target, c.row_stride);
+        }
     }
 
     fn row_axpby(&self, alpha: &[f64], x: View<Self>, beta: &[f64], y: ViewMut<Self>) {
@@ -145,15 +165,17 @@ impl<T: Real> Backend for Cpu<T> {
         }
     }
 
-    fn dots(&self, x: View<Self>, y: View<Self>, out: &mut [f64]) {
-        let body = |(i, total): (usize, &mut f64)| {
-            let chunks = x.row(i).chunks(CHUNK).zip(y.row(i).chunks(CHUNK));
-            *total += chunks.map(|(x, y)| dot(x, y)).sum::<f64>();
-        };
-        if x.rows * x.cols >= PARALLEL_FROM {
-            out.par_iter_mut().enumerate().for_each(body);
-        } else {
-            out.iter_mut().enumerate().for_each(body);
+    fn dots(&self, pairs: &[[View<Self>; 2]], out: &mut [f64]) {
+        for [x, y] in pairs {
+            let body = |(i, total): (usize, &mut f64)| {
+                let chunks = x.row(i).chunks(CHUNK).zip(y.row(i).chunks(CHUNK));
+                *total += chunks.map(|(x, y)| dot(x, y)).sum::<f64>();
+            };
+            if x.rows * x.cols >= PARALLEL_FROM {
+                out.par_iter_mut().enumerate().for_each(body);
+            } else {
+                out.iter_mut().enumerate().for_each(body);
+            }
         }
     }
 
@@ -196,34 +218,25 @@ impl<T: Real> Backend for Cpu<T> {
         });
     }
 
-    fn cg_update(
+    fn cg_step(
         &self,
-        alpha: &[f64],
-        p: View<Self>,
-        q: View<Self>,
-        x: ViewMut<Self>,
-        r: ViewMut<Self>,
-        out: &mut [f64],
-    ) {
-        let parallel = x.rows * x.cols >= PARALLEL_FROM;
-        let step = |((((x, r), total), alpha), i): CgRow<'_, T>| {
-            let alpha = T::from_f64(alpha);
-            let steps = x.chunks_mut(CHUNK).zip(r.chunks_mut(CHUNK));
-            let sources = p.row(i).chunks(CHUNK).zip(q.row(i).chunks(CHUNK));
-            for ((x, r), (p, q)) in steps.zip(sources) {
-                for ((x, r), (p, q)) in x.iter_mut().zip(r.iter_mut()).zip(p.iter().zip(q)) {
-                    *x += alpha * *p;
-                    *r -= alpha * *q;
-                }
-                *total += dot(r, r);
-            }
-        };
-        let rows = x.into_rows().into_iter().zip(r.into_rows()).zip(out).zip(alpha.iter().copied()).zip(0..);
-        if parallel {
-            rows.collect::<Vec<_>>().into_par_iter().for_each(step);
-        } else {
-            rows.for_each(step);
+        step: CgStep,
+        parts: &[(usize, usize)],
+        [p, q]: [&Vec<T>; 2],
+        [x, r]: [&mut Vec<T>; 2],
+    ) -> CgProducts {
+        let k = step.rz.len();
+        let mut products = CgProducts { pq: vec![0.0; k], rr: vec![0.0; k] };
+        let part = |buffer, &(start, len): &(usize, usize)| View::<Self>::new(buffer, start, k, len);
+        let pairs: Vec<_> = parts.iter().map(|at| [part(p, at), part(q, at)]).collect();
+        self.dots(&pairs, &mut products.pq);
+        let length = |(pq, (rz, floor)): (&f64, (&f64, &f64))| if pq > floor { rz / pq } else { 0.0 };
+        let alpha: Vec<f64> = products.pq.iter().zip(step.rz.iter().zip(step.floor)).map(length).collect();
+        for (pq, &(start, len)) in pairs.into_iter().zip(parts) {
+            let targets = [&mut *x, &mut *r].map(|buffer| ViewMut::new(buffer, start, k, len));
+            cg_update(&alpha, pq, targets, &mut products.rr);
         }
+        products
     }
 
     fn adam_update(
@@ -305,11 +318,19 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn im2col(&self, window: &Window, x: View<Self>, out: ViewMut<Self>) {
-        wide(|| cpu_window::im2col(window, x.row(0), &mut out.buffer[out.offset..], out.row_stride));
+        let positions = window.positions();
+        for i in 0..x.rows {
+            let target = &mut out.buffer[out.offset + i * positions..];
+            wide(|| cpu_window::im2col(window, x.row(i), target, out.row_stride));
+        }
     }
 
-    fn col2im(&self, window: &Window, cols: View<Self>, mut image: ViewMut<Self>) {
-        wide(|| cpu_window::col2im(window, &cols.buffer[cols.offset..], cols.row_stride, image.row(0)));
+    fn col2im(&self, window: &Window, cols: View<Self>, mut images: ViewMut<Self>) {
+        let positions = window.positions();
+        for i in 0..images.rows {
+            let source = &cols.buffer[cols.offset + i * positions..];
+            wide(|| cpu_window::col2im(window, source, cols.row_stride, images.row(i)));
+        }
     }
 
     fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>) {
@@ -391,6 +412,34 @@ impl<T: Real> Backend for Cpu<T> {
                 out[c] = root;
             }
         }
+    }
+}
+
+/// `x_i += alpha_i p_i`, `r_i -= alpha_i q_i`, `out_i += <r_i, r_i>` in one pass.
+fn cg_update<T: Real>(
+    alpha: &[f64],
+    [p, q]: [View<Cpu<T>>; 2],
+    [x, r]: [ViewMut<Cpu<T>>; 2],
+    out: &mut [f64],
+) {
+    let parallel = x.rows * x.cols >= PARALLEL_FROM;
+    let step = |((((x, r), total), alpha), i): CgRow<'_, T>| {
+        let alpha = T::from_f64(alpha);
+        let steps = x.chunks_mut(CHUNK).zip(r.chunks_mut(CHUNK));
+        let sources = p.row(i).chunks(CHUNK).zip(q.row(i).chunks(CHUNK));
+        for ((x, r), (p, q)) in steps.zip(sources) {
+            for ((x, r), (p, q)) in x.iter_mut().zip(r.iter_mut()).zip(p.iter().zip(q)) {
+                *x += alpha * *p;
+                *r -= alpha * *q;
+            }
+            *total += dot(r, r);
+        }
+    };
+    let rows = x.into_rows().into_iter().zip(r.into_rows()).zip(out).zip(alpha.iter().copied()).zip(0..);
+    if parallel {
+        rows.collect::<Vec<_>>().into_par_iter().for_each(step);
+    } else {
+        rows.for_each(step);
     }
 }
 

@@ -5,6 +5,8 @@ mod cpu_activation;
 mod cpu_bag;
 mod cpu_loss;
 mod cpu_window;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub(crate) mod gemm;
 mod view;
 
@@ -26,21 +28,47 @@ pub struct Adam {
     pub epsilon: f64,
 }
 
+/// What a step of conjugate gradients needs to know of every vector.
+#[derive(Clone, Copy, Debug)]
+pub struct CgStep<'a> {
+    /// `r.z`.
+    pub rz: &'a [f64],
+    /// A vector with `p.q` not above this stays where it is: the sign of its curvature is unknown.
+    pub floor: &'a [f64],
+}
+
+/// What comes out of a step of conjugate gradients, one number a vector, summed in `f64`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CgProducts {
+    /// `p.q`, from which `alpha = r.z / p.q`.
+    pub pq: Vec<f64>,
+    /// `r.r` with the new `r`.
+    pub rr: Vec<f64>,
+}
+
 /// A device and its arithmetic: memory, some thirty kernels, and how independent tasks are run.
 ///
 /// A layer, solver or method is written once against this trait and runs wherever it is
 /// implemented. Kernels run on the caller's thread (or the caller's stream); parallelism comes from
 /// [`map`](Self::map), whose tasks are cut by the caller into a number that does not depend on the
 /// machine. The kernels on whole blocks of vectors ([`row_axpby`](Self::row_axpby),
-/// [`dots`](Self::dots), [`gram`](Self::gram), [`combine`](Self::combine), [`cg_update`](Self::cg_update)) may use the whole device themselves, in
-/// chunks of constant size. So results have the same bits for any number of threads.
+/// [`dots`](Self::dots), [`gram`](Self::gram), [`combine`](Self::combine), [`cg_step`](Self::cg_step)) may use the
+/// whole device themselves, in chunks of constant size. So results have the same bits for any number of threads.
 ///
-/// Coefficients are `f64` on the host for every element type.
+/// Coefficients are `f64` on the host for every element type. Only what returns numbers to the host
+/// ([`download`](Self::download), [`dots`](Self::dots), [`gram`](Self::gram), [`cg_step`](Self::cg_step)) waits
+/// for the device.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// Type of the numbers in memory.
     type Elem: Real;
     /// A contiguous allocation on the device.
     type Buffer: Send + Sync;
+
+    /// Examples in one row block. A constant of the device: it fixes the order of summation.
+    const ROW_BLOCK: usize;
+    /// Intermediate numbers that a pass through a network has in hand where the device wants much work at once;
+    /// `None` where a cache wants little. A constant of the device as well.
+    const IN_HAND: Option<usize>;
 
     /// For people: device and element type, such as `cpu f64`.
     fn describe(&self) -> String;
@@ -68,32 +96,43 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn fill(&self, value: f64, y: ViewMut<Self>);
     /// Row `i` of `y` becomes row `indices[i]` of `x`.
     fn gather_rows(&self, x: View<Self>, indices: &[usize], y: ViewMut<Self>);
-    /// `y[b][a][c] = x[a][b][c]` for a contiguous `x` of shape `(a, b, c)`: between direction-major
-    /// and example-major order.
+    /// `y[b][a][c] = x[a][b][c]`, with `a` and `b` the rows of `x` and `y`: between direction-major and
+    /// example-major order.
     fn swap_axes(&self, shape: [usize; 3], x: View<Self>, y: ViewMut<Self>);
 
     /// `c = alpha a b + beta c`; `beta = 0` never reads `c`.
     fn gemm(&self, alpha: f64, a: View<Self>, b: View<Self>, beta: f64, c: ViewMut<Self>);
 
+    /// [`gemm`](Self::gemm) `count` times: the `i`-th product takes and gives matrices that lie `i` times the `steps`
+    /// of `a`, `b` and `c` further on in their buffers.
+    fn gemm_batch(
+        &self,
+        count: usize,
+        steps: [usize; 3],
+        alpha: f64,
+        ab: [View<Self>; 2],
+        beta: f64,
+        c: ViewMut<Self>,
+    );
+
     /// Row `i`: `y_i = alpha_i x_i + beta_i y_i`; `beta_i = 0` never reads `y_i`.
     fn row_axpby(&self, alpha: &[f64], x: View<Self>, beta: &[f64], y: ViewMut<Self>);
-    /// `out_i += <x_i, y_i>` over rows, accumulated in `f64`, summed in a fixed order.
-    fn dots(&self, x: View<Self>, y: View<Self>, out: &mut [f64]);
+    /// `out_i += <x_i, y_i>` over the rows of every pair `[x, y]`, accumulated in `f64`, in a fixed order.
+    fn dots(&self, pairs: &[[View<Self>; 2]], out: &mut [f64]);
     /// `out[i][j] += <x_i, y_j>` over all pairs of rows, row-major, summed in a fixed order.
     fn gram(&self, x: View<Self>, y: View<Self>, out: &mut [f64]);
     /// `y_i = beta y_i + sum_j m[i][j] x_j` over rows, with `m` row-major; `beta = 0` never reads `y`.
     fn combine(&self, m: &[f64], x: View<Self>, beta: f64, y: ViewMut<Self>);
-    /// One pass of conjugate gradients over rows: `x_i += alpha_i p_i`, `r_i -= alpha_i q_i`,
-    /// `out_i += <r_i, r_i>` with the new `r`.
-    fn cg_update(
+    /// One step of conjugate gradients on directions `p`, their products `q = A p`, solutions `x` and residuals
+    /// `r`: where `p.q` is above its floor, `x += alpha p` and `r -= alpha q` with `alpha = r.z / p.q`. Of each
+    /// `(start, len)` in `parts`, `len` numbers from `start + i len` on belong to vector `i`.
+    fn cg_step(
         &self,
-        alpha: &[f64],
-        p: View<Self>,
-        q: View<Self>,
-        x: ViewMut<Self>,
-        r: ViewMut<Self>,
-        out: &mut [f64],
-    );
+        step: CgStep,
+        parts: &[(usize, usize)],
+        pq: [&Self::Buffer; 2],
+        xr: [&mut Self::Buffer; 2],
+    ) -> CgProducts;
 
     /// One step of [`Adam`] on one row: `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
     /// `theta -= rate m / (sqrt(v) + epsilon)`.
@@ -132,12 +171,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
         out: ViewMut<Self>,
     );
 
-    /// Patches of one image: `out[(c, u, v)][w]` is what lies under offset `(u, v)` of window `w` in
-    /// plane `c` of `x` (one row), 0 in the padding. `out` is `patch x positions`.
+    /// Patches of the images that are the rows of `x`: `out[(c, u, v)][i][w]` is what lies under offset `(u, v)`
+    /// of window `w` in plane `c` of image `i`, 0 in the padding. `out` is `patch x (x.rows positions)`.
     fn im2col(&self, window: &Window, x: View<Self>, out: ViewMut<Self>);
-    /// The sum of patches in the image (one row) they belong to: the transpose of [`im2col`](Self::im2col);
-    /// overwrites `image`.
-    fn col2im(&self, window: &Window, cols: View<Self>, image: ViewMut<Self>);
+    /// The sum of patches in the images (one a row) they belong to: the transpose of [`im2col`](Self::im2col);
+    /// overwrites `images`.
+    fn col2im(&self, window: &Window, cols: View<Self>, images: ViewMut<Self>);
     /// `out_i = rx_i` at the maximum (the first where several are equal) under every window of row
     /// `i mod x.rows` of `x`; padding is below everything. With `rx = x` this is max pooling.
     fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>);

@@ -40,6 +40,12 @@ impl<'a, B: Backend> View<'a, B> {
         self
     }
 
+    /// The same numbers, which lie one after another, as a `rows x cols` matrix.
+    pub fn reshape(self, rows: usize, cols: usize) -> Self {
+        debug_assert!(rows * cols == self.rows * self.cols && self.row_stride == self.cols);
+        Self::new(self.buffer, self.offset, rows, cols)
+    }
+
     /// The transposed matrix; no data move.
     pub fn t(self) -> Self {
         Self {
@@ -94,6 +100,12 @@ impl<'a, B: Backend> ViewMut<'a, B> {
     pub fn with_stride(mut self, row_stride: usize) -> Self {
         self.row_stride = row_stride;
         self
+    }
+
+    /// The same numbers, which lie one after another, as a `rows x cols` matrix.
+    pub fn reshape(self, rows: usize, cols: usize) -> Self {
+        debug_assert!(rows * cols == self.rows * self.cols && self.row_stride == self.cols);
+        Self::new(self.buffer, self.offset, rows, cols)
     }
 
     /// The first `cols` columns of the rows `start..start + rows`.

@@ -17,8 +17,8 @@
 use super::{Prepared, Solver, failed, proposal, true_residuals, verdict};
 use crate::lanczos::tridiagonal_extremes;
 use crate::{
-    Approximation, Backend, Block, ColumnReport, Inverse, LinalgError, LinearOperator, Observer, Solution,
-    SolveReport, Termination,
+    Approximation, Backend, Block, CgProducts, CgStep, ColumnReport, Inverse, LinalgError, LinearOperator,
+    Observer, Real, Solution, SolveReport, Termination,
 };
 
 /// Batched conjugate gradients.
@@ -196,18 +196,18 @@ impl<'a, B: Backend> Run<'a, B> {
     fn iterate(&mut self) {
         let mut q = Block::zeros(self.b.backend(), self.b.layout(), self.active.len());
         self.operator.apply(&self.p, &mut q);
-        let pq = self.p.dots(&q);
+        let rz: Vec<f64> = self.state.iter().map(|column| column.rz).collect();
+        let floor: Vec<f64> = self.state.iter().map(|column| column.floor::<B>()).collect();
+        let step = CgStep { rz: &rz, floor: &floor };
+        let CgProducts { pq, rr } = Block::cg_step(step, &self.p, &q, &mut self.x, &mut self.r);
         let mut ends: Vec<Option<Termination>> =
             self.state.iter_mut().zip(&pq).map(|(column, pq)| column.judge::<B>(*pq)).collect();
-        let alpha: Vec<f64> =
-            (0..ends.len()).map(|i| if ends[i].is_none() { self.state[i].rz / pq[i] } else { 0.0 }).collect();
-        let rr = Block::cg_update(&alpha, &self.p, &q, &mut self.x, &mut self.r);
         let z = self.preconditioner.map(|_| preconditioned(self.preconditioner, &self.r));
         let rz = z.as_ref().map_or_else(|| rr.clone(), |z| self.r.dots(z));
         let mut beta = vec![0.0; ends.len()];
         for i in 0..ends.len() {
             if ends[i].is_none() {
-                ends[i] = self.advance(i, alpha[i], [rr[i], rz[i]], &mut beta[i]);
+                ends[i] = self.advance(i, self.state[i].rz / pq[i], [rr[i], rz[i]], &mut beta[i]);
             }
         }
         self.p.row_axpby(&vec![1.0; beta.len()], z.as_ref().unwrap_or(&self.r), &beta);
@@ -301,8 +301,14 @@ impl<'a, B: Backend> Run<'a, B> {
 }
 
 impl Column {
-    /// Whether `p.Ap` allows a step.
+    /// What `p.Ap` must exceed for a step: below rounding of the largest curvature so far, its sign is unknown.
+    fn floor<B: Backend>(&self) -> f64 {
+        B::Elem::EPSILON * self.quotients.map_or(0.0, |[_, high]| high) * self.pp
+    }
+
+    /// Whether `p.Ap` allowed a step.
     fn judge<B: Backend>(&mut self, pq: f64) -> Option<Termination> {
+        let floor = self.floor::<B>();
         self.products += 1;
         let curvature = pq / self.pp;
         if !curvature.is_finite() {
@@ -311,7 +317,10 @@ impl Column {
         let [low, high] = self.quotients.unwrap_or([curvature, 0.0]);
         let quotients = [low.min(curvature), high.max(curvature)];
         self.quotients = Some(quotients);
-        Termination::of_curvature::<B::Elem>(curvature, quotients[1])
+        if pq > floor {
+            return None;
+        }
+        Termination::of_curvature::<B::Elem>(curvature, quotients[1]).or(Some(Termination::Singular))
     }
 
     /// CG is Lanczos: `T_jj = 1/alpha_j + beta_{j-1}/alpha_{j-1}`, `T_j,j+1 = sqrt(beta_j)/alpha_j`.

@@ -14,7 +14,9 @@
 
 use super::columns::Columns;
 use super::{Prepared, proposal, verdict};
-use crate::{Backend, Block, ColumnReport, LinearOperator, Observer, Real, Solution, Termination};
+use crate::{
+    Backend, Block, CgProducts, CgStep, ColumnReport, LinearOperator, Observer, Real, Solution, Termination,
+};
 
 /// Symmetric matrices near `A`, one for each right-hand side.
 pub trait Nearby<B: Backend>: Sync {
@@ -109,8 +111,15 @@ impl<B: Backend> Run<B> {
     fn step(&mut self, near: &dyn Nearby<B>, columns: &[usize], ends: &mut [Option<Termination>]) {
         let mut q = Block::zeros(self.x.backend(), self.x.layout(), self.x.k());
         near.apply(columns, &self.p, &self.ap, &mut q);
-        let (pq, pp) = (self.p.dots(&q), self.p.dots(&self.p));
-        let mut alpha = vec![0.0; ends.len()];
+        let pp = self.p.dots(&self.p);
+        let rz: Vec<f64> = self.state.iter().map(|state| state.rz).collect();
+        let floor = |((state, end), pp): ((&State, &Option<Termination>), &f64)| match end {
+            Some(_) => f64::INFINITY,
+            None => B::Elem::EPSILON * state.quotients.map_or(0.0, |[_, high]| high) * pp,
+        };
+        let floor: Vec<f64> = self.state.iter().zip(&*ends).zip(&pp).map(floor).collect();
+        let step = CgStep { rz: &rz, floor: &floor };
+        let CgProducts { pq, .. } = Block::cg_step(step, &self.p, &q, &mut self.x, &mut self.r);
         for (i, state) in self.state.iter_mut().enumerate() {
             state.products += 1;
             let curvature = pq[i] / pp[i];
@@ -120,14 +129,12 @@ impl<B: Backend> Run<B> {
             }
             ends[i] = ends[i].or_else(|| match curvature.is_finite() {
                 false => Some(Termination::NonFinite),
-                true => Termination::of_curvature::<B::Elem>(curvature, high.max(curvature)),
+                true if pq[i] > floor[i] => None,
+                true => Termination::of_curvature::<B::Elem>(curvature, high.max(curvature))
+                    .or(Some(Termination::Singular)),
             });
-            if ends[i].is_none() {
-                alpha[i] = state.rz / pq[i];
-                state.iterations += 1;
-            }
+            state.iterations += usize::from(ends[i].is_none());
         }
-        Block::cg_update(&alpha, &self.p, &q, &mut self.x, &mut self.r);
     }
 
     /// Which of the columns that go on seem to be done.

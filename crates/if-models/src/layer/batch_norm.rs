@@ -87,7 +87,7 @@ impl BatchNorm {
     /// `<x, y>` of every plane.
     fn dots<B: Backend>(&self, backend: &B, x: View<B>, y: View<B>) -> Vec<f64> {
         let mut out = vec![0.0; self.planes()];
-        backend.dots(x, y, &mut out);
+        backend.dots(&[[x, y]], &mut out);
         out
     }
 

@@ -1,7 +1,7 @@
 //! The two-dimensional convolution (cross-correlation, as PyTorch's), by patches.
 //!
-//! With the bias folded in, `W~ = [W b]` is `out x (K + 1)`, `K = channels kh kw`; `P~` is the image's
-//! `K x L` matrix of patches ([`Window`]) with a row of ones below, `L` positions; an output is `out x L`:
+//! With the bias folded in, `W~ = [W b]` is `out x (K + 1)`, `K = channels kh kw`; `P~` is the `K x g L` matrix of the
+//! patches ([`Window`]) of `g` images with a row of ones below, `L` positions each; their outputs are `out x g L`:
 //!
 //! ```text
 //! forward      Y   = W~ P~
@@ -10,9 +10,10 @@
 //! R-backward   RdP = W^T RdY + V^T dY         RdW~ = RdY P~^T + dY [RP^T 0]
 //! ```
 //!
-//! One example at a time: its patches stay in the cache while all directions use them. The gradient of one
-//! example, `dY P~^T`, is a sum of `L` outer products; forming it costs as much as one direction of a score
-//! without it.
+//! Where a cache counts, `g = 1`: an example's patches stay there while all directions use them, and its output is a
+//! row of the activation as it lies. Else `g` is large, and outputs change places with examples
+//! (`out x g x L` and `g x out x L`). The gradient of one example, `dY P~^T`, is a sum of `L` outer products; forming it
+//! costs as much as one direction of a score without it.
 
 use if_linalg::{Backend, Segment, View, ViewMut, Window};
 
@@ -42,100 +43,129 @@ impl Conv2d {
         self.window.patch() + usize::from(self.bias)
     }
 
-    /// Numbers of a matrix of patches, the row of ones included.
-    fn patches_len(&self) -> usize {
-        self.cols() * self.window.positions()
+    /// Cuts `rows` examples into groups (first, length) that are taken together, each of `numbers` intermediate
+    /// results: single ones where the device wants little in hand.
+    fn groups<B: Backend>(
+        &self,
+        rows: usize,
+        numbers: usize,
+    ) -> impl Iterator<Item = (usize, usize)> + use<B> {
+        let group = B::IN_HAND.map_or(1, |all| (all / numbers).clamp(1, rows.max(1)));
+        (0..rows).step_by(group).map(move |first| (first, group.min(rows - first)))
     }
 
-    /// A buffer for patches, its row of ones (if there is a bias) already filled.
-    fn patches<B: Backend>(&self, scratch: &mut Scratch<B>) -> B::Buffer {
-        let mut patches = scratch.take(self.patches_len());
-        if self.bias {
-            let positions = self.window.positions();
-            let start = self.window.patch() * positions;
-            scratch.backend().fill(1.0, ViewMut::new(&mut patches, start, 1, positions));
-        }
+    /// Intermediate results of an example in a pass with `k` directions.
+    fn pass(&self, k: usize) -> usize {
+        self.window.positions() * (2 * self.cols() + (k + 1) * self.outputs)
+    }
+
+    /// `P~` of the images `x`: `(K + 1) x g L`.
+    fn patches<B: Backend>(&self, scratch: &mut Scratch<B>, x: View<B>) -> B::Buffer {
+        let width = x.rows * self.window.positions();
+        let mut patches = scratch.take(self.cols() * width);
+        let ones =
+            ViewMut::new(&mut patches, self.window.patch() * width, self.cols() - self.window.patch(), width);
+        scratch.backend().fill(1.0, ones);
+        self.fill(&scratch.backend(), x, &mut patches);
         patches
     }
 
-    /// Fills all but the row of ones with the patches of row `i` of `x`.
-    fn fill<B: Backend>(&self, backend: &B, x: View<B>, i: usize, patches: &mut B::Buffer) {
-        let image = x.row_range(i, 1).col_range(0, self.window.inputs());
-        let target = ViewMut::new(patches, 0, self.window.patch(), self.window.positions());
-        backend.im2col(&self.window, image, target);
+    /// Fills all but the row of ones with the patches of the images `x`.
+    fn fill<B: Backend>(&self, backend: &B, x: View<B>, patches: &mut B::Buffer) {
+        let (patch, width) = (self.window.patch(), x.rows * self.window.positions());
+        backend.im2col(
+            &self.window,
+            x.col_range(0, self.window.inputs()),
+            ViewMut::new(patches, 0, patch, width),
+        );
     }
 
-    /// `RY = V~ P~` of example `i` of `rows`, for all directions.
-    fn along<B: Backend>(
-        &self,
-        backend: &B,
-        v: View<B>,
-        patches: View<B>,
-        (i, rows): (usize, usize),
-        ry: &mut ViewMut<B>,
-    ) {
-        let positions = self.window.positions();
-        if rows == 1 {
-            // The directions lie one after another: one product for all.
-            let stacked = ViewMut::new(ry.buffer, ry.offset, v.rows, positions);
-            backend.gemm(1.0, v, patches, 0.0, stacked);
-            return;
-        }
-        for j in 0..ry.rows / rows {
-            let v = v.row_range(j * self.outputs, self.outputs);
-            backend.gemm(1.0, v, patches, 0.0, ry.row_as(j * rows + i, self.outputs, positions));
-        }
-    }
-
-    /// `dW~ += dY P~^T` of example `i` of `rows`, for all directions.
-    fn add_products<B: Backend>(
-        &self,
-        backend: &B,
-        dy: View<B>,
-        patches: View<B>,
-        (i, rows): (usize, usize),
-        dw: &mut ViewMut<B>,
-    ) {
-        if rows == 1 {
-            let dy = View::new(dy.buffer, dy.offset, dw.rows, self.window.positions());
-            backend.gemm(1.0, dy, patches.t(), 1.0, dw.reborrow());
-            return;
-        }
-        for j in 0..dy.rows / rows {
-            let target = dw.part(j * self.outputs, self.outputs, self.cols());
-            backend.gemm(1.0, self.planes(dy, j * rows + i), patches.t(), 1.0, target);
-        }
-    }
-
-    /// Calls `f` with every example and its `P~`.
-    fn each_patches<B: Backend>(
+    /// The outputs `y` (or their gradients) of the examples `first..first + len` of `rows`, along all directions:
+    /// `(k out) x (len L)`.
+    fn planes<'a, B: Backend>(
         &self,
         scratch: &mut Scratch<B>,
-        x: View<B>,
-        mut f: impl FnMut(usize, View<B>),
-    ) {
-        let backend = scratch.backend();
-        let mut patches = self.patches(scratch);
-        for i in 0..x.rows {
-            self.fill(&backend, x, i, &mut patches);
-            f(i, self.view(&patches, self.cols()));
+        y: View<'a, B>,
+        (first, len): (usize, usize),
+        rows: usize,
+    ) -> Planes<'a, B> {
+        let (positions, k) = (self.window.positions(), y.rows / rows);
+        if rows == 1 {
+            return Planes::Borrowed(View::new(y.buffer, y.offset, k * self.outputs, positions));
         }
-        scratch.give(patches);
-    }
-
-    /// `P~`, or `P` without the row of ones.
-    fn view<'a, B: Backend>(&self, patches: &'a B::Buffer, rows: usize) -> View<'a, B> {
-        View::new(patches, 0, rows, self.window.positions())
-    }
-
-    /// Row `i` of an output or its gradient, `out x L`.
-    fn planes<'a, B: Backend>(&self, y: View<'a, B>, i: usize) -> View<'a, B> {
-        y.row_as(i, self.outputs, self.window.positions())
+        if len == 1 && k == 1 {
+            return Planes::Borrowed(y.row_as(first, self.outputs, positions));
+        }
+        let mut planes = scratch.take(k * self.outputs * len * positions);
+        for j in 0..k {
+            let start = j * self.outputs * len * positions;
+            let target = ViewMut::new(&mut planes, start, self.outputs, len * positions);
+            let source = y.row_range(j * rows + first, len);
+            scratch.backend().swap_axes([len, self.outputs, positions], source, target);
+        }
+        Planes::Owned(planes, k * self.outputs, len * positions)
     }
 
     /// The weights without the bias.
     fn weights<'a, B: Backend>(&self, w: View<'a, B>) -> View<'a, B> {
         w.col_range(0, self.window.patch())
+    }
+
+    /// Calls `f` with every group and its `P~`.
+    fn each_patches<B: Backend>(
+        &self,
+        scratch: &mut Scratch<B>,
+        x: View<B>,
+        numbers: usize,
+        mut f: impl FnMut(&mut Scratch<B>, (usize, usize), View<B>),
+    ) {
+        for (first, len) in self.groups::<B>(x.rows, numbers) {
+            let patches = self.patches(scratch, x.row_range(first, len));
+            f(scratch, (first, len), View::new(&patches, 0, self.cols(), len * self.window.positions()));
+            scratch.give(patches);
+        }
+    }
+
+    /// `rows x g L` as `g x rows L`, example by example.
+    fn by_example<B: Backend>(
+        &self,
+        scratch: &mut Scratch<B>,
+        x: B::Buffer,
+        rows: usize,
+        len: usize,
+    ) -> B::Buffer {
+        if len == 1 {
+            return x;
+        }
+        let positions = self.window.positions();
+        let mut turned = scratch.take(rows * len * positions);
+        let source = View::new(&x, 0, rows, len * positions);
+        let target = ViewMut::new(&mut turned, 0, len, rows * positions);
+        scratch.backend().swap_axes([rows, len, positions], source, target);
+        scratch.give(x);
+        turned
+    }
+}
+
+/// Outputs of some examples, plane by plane, which may have had to change places.
+enum Planes<'a, B: Backend> {
+    Borrowed(View<'a, B>),
+    /// Of so many rows and columns.
+    Owned(B::Buffer, usize, usize),
+}
+
+impl<B: Backend> Planes<'_, B> {
+    fn view(&self) -> View<'_, B> {
+        match self {
+            Planes::Borrowed(view) => *view,
+            Planes::Owned(buffer, rows, cols) => View::new(buffer, 0, *rows, *cols),
+        }
+    }
+
+    fn release(self, scratch: &mut Scratch<B>) {
+        if let Planes::Owned(buffer, ..) = self {
+            scratch.give(buffer);
+        }
     }
 }
 
@@ -167,13 +197,18 @@ impl<B: Backend> Layer<B> for Conv2d {
 
     fn forward(&self, scratch: &mut Scratch<B>, w: Option<View<B>>, x: View<B>, mut y: ViewMut<B>) {
         let (backend, w) = (scratch.backend(), w.expect("a convolution has parameters"));
-        let mut patches = self.patches(scratch);
-        for i in 0..x.rows {
-            self.fill(&backend, x, i, &mut patches);
-            let target = y.row_as(i, self.outputs, self.window.positions());
-            backend.gemm(1.0, w, self.view(&patches, self.cols()), 0.0, target);
-        }
-        scratch.give(patches);
+        let (out, positions) = (self.outputs, self.window.positions());
+        self.each_patches(scratch, x, self.pass(1), |scratch, (first, len), patches| {
+            if len == 1 {
+                backend.gemm(1.0, w, patches, 0.0, y.row_as(first, out, positions));
+                return;
+            }
+            let mut product = scratch.take(out * patches.cols);
+            backend.gemm(1.0, w, patches, 0.0, ViewMut::new(&mut product, 0, out, patches.cols));
+            let source = View::new(&product, 0, out, patches.cols);
+            backend.swap_axes([out, len, positions], source, y.part(first, len, out * positions));
+            scratch.give(product);
+        });
     }
 
     fn jvp(
@@ -184,28 +219,44 @@ impl<B: Backend> Layer<B> for Conv2d {
         rx: Option<View<B>>,
         mut ry: ViewMut<B>,
     ) {
-        let (backend, rows) = (scratch.backend(), at.x.rows);
+        let (backend, rows, out) = (scratch.backend(), at.x.rows, self.outputs);
+        let (k, positions) = (ry.rows / rows, self.window.positions());
         let w = self.weights(at.w.expect("a convolution has parameters"));
-        let mut patches = self.patches(scratch);
-        let mut tangents = scratch.take(self.patches_len());
-        for i in 0..rows {
-            match v {
-                Some(v) => {
-                    self.fill(&backend, at.x, i, &mut patches);
-                    self.along(&backend, v, self.view(&patches, self.cols()), (i, rows), &mut ry);
-                }
-                None if i == 0 => backend.fill(0.0, ry.reborrow()),
-                None => {}
-            }
-            let Some(rx) = rx else { continue };
-            for row in (i..ry.rows).step_by(rows) {
-                self.fill(&backend, rx, row, &mut tangents);
-                let target = ry.row_as(row, self.outputs, self.window.positions());
-                backend.gemm(1.0, w, self.view(&tangents, self.window.patch()), 1.0, target);
-            }
+        if v.is_none() && rx.is_none() {
+            backend.fill(0.0, ry);
+            return;
         }
-        scratch.give(patches);
-        scratch.give(tangents);
+        for (first, len) in self.groups::<B>(rows, self.pass(k)) {
+            let width = len * positions;
+            let mut own = (rows > 1).then(|| scratch.take(k * out * width));
+            // A single example's outputs lie plane by plane: the products go where they belong.
+            let mut planes = match &mut own {
+                Some(own) => ViewMut::new(own, 0, k * out, width),
+                None => ry.reborrow().reshape(k * out, width),
+            };
+            if let Some(v) = v {
+                let patches = self.patches(scratch, at.x.row_range(first, len));
+                backend.gemm(1.0, v, View::new(&patches, 0, self.cols(), width), 0.0, planes.reborrow());
+                scratch.give(patches);
+            }
+            if let Some(rx) = rx {
+                let mut tangents = scratch.take(self.window.patch() * width);
+                for j in 0..k {
+                    self.fill(&backend, rx.row_range(j * rows + first, len), &mut tangents);
+                    let tangents = View::new(&tangents, 0, self.window.patch(), width);
+                    let beta = f64::from(u8::from(v.is_some()));
+                    backend.gemm(1.0, w, tangents, beta, planes.part(j * out, out, width));
+                }
+                scratch.give(tangents);
+            }
+            let Some(own) = own else { continue };
+            for j in 0..k {
+                let source = View::new(&own, j * out * width, out, width);
+                let target = ry.part(j * rows + first, len, out * positions);
+                backend.swap_axes([out, len, positions], source, target);
+            }
+            scratch.give(own);
+        }
     }
 
     fn backward(
@@ -216,25 +267,30 @@ impl<B: Backend> Layer<B> for Conv2d {
         mut dx: Option<ViewMut<B>>,
         mut dw: Option<ViewMut<B>>,
     ) {
-        let (backend, rows) = (scratch.backend(), at.x.rows);
+        let (backend, rows, out) = (scratch.backend(), at.x.rows, self.outputs);
+        let (k, patch) = (dy.rows / rows, self.window.patch());
         let w = self.weights(at.w.expect("a convolution has parameters"));
-        let mut patches = self.patches(scratch);
-        let mut cols = scratch.take(self.patches_len());
-        let (patch, positions) = (self.window.patch(), self.window.positions());
-        for i in 0..rows {
+        for (first, len) in self.groups::<B>(rows, self.pass(k)) {
+            let width = len * self.window.positions();
+            let planes = self.planes(scratch, dy, (first, len), rows);
             if let Some(dw) = &mut dw {
-                self.fill(&backend, at.x, i, &mut patches);
-                self.add_products(&backend, dy, self.view(&patches, self.cols()), (i, rows), dw);
+                let patches = self.patches(scratch, at.x.row_range(first, len));
+                let inputs = View::new(&patches, 0, self.cols(), width);
+                backend.gemm(1.0, planes.view(), inputs.t(), 1.0, dw.reborrow());
+                scratch.give(patches);
             }
-            let Some(dx) = &mut dx else { continue };
-            for row in (i..dy.rows).step_by(rows) {
-                let target = ViewMut::new(&mut cols, 0, patch, positions);
-                backend.gemm(1.0, w.t(), self.planes(dy, row), 0.0, target);
-                backend.col2im(&self.window, self.view(&cols, patch), dx.part(row, 1, self.window.inputs()));
+            if let Some(dx) = &mut dx {
+                let mut cols = scratch.take(patch * width);
+                for j in 0..k {
+                    let dy = planes.view().row_range(j * out, out);
+                    backend.gemm(1.0, w.t(), dy, 0.0, ViewMut::new(&mut cols, 0, patch, width));
+                    let images = dx.part(j * rows + first, len, self.window.inputs());
+                    backend.col2im(&self.window, View::new(&cols, 0, patch, width), images);
+                }
+                scratch.give(cols);
             }
+            planes.release(scratch);
         }
-        scratch.give(patches);
-        scratch.give(cols);
     }
 
     fn r_backward(
@@ -246,46 +302,61 @@ impl<B: Backend> Layer<B> for Conv2d {
         mut rdx: Option<ViewMut<B>>,
         mut dw: Option<ViewMut<B>>,
     ) {
-        let (backend, rows) = (scratch.backend(), at.x.rows);
-        let (patch, positions) = (self.window.patch(), self.window.positions());
+        let (backend, rows, out) = (scratch.backend(), at.x.rows, self.outputs);
+        let (k, patch) = (delta.rdy.rows / rows, self.window.patch());
         let w = self.weights(at.w.expect("a convolution has parameters"));
-        let mut patches = self.patches(scratch);
-        let mut tangents = scratch.take(self.patches_len());
-        for i in 0..rows {
-            let dy = self.planes(delta.dy, i);
+        for (first, len) in self.groups::<B>(rows, self.pass(k)) {
+            let width = len * self.window.positions();
+            let dys = self.planes(scratch, delta.dy, (first, len), rows);
+            let rdys = self.planes(scratch, delta.rdy, (first, len), rows);
             if let Some(dw) = &mut dw {
-                self.fill(&backend, at.x, i, &mut patches);
-                self.add_products(&backend, delta.rdy, self.view(&patches, self.cols()), (i, rows), dw);
+                let patches = self.patches(scratch, at.x.row_range(first, len));
+                let inputs = View::new(&patches, 0, self.cols(), width);
+                backend.gemm(1.0, rdys.view(), inputs.t(), 1.0, dw.reborrow());
+                scratch.give(patches);
             }
-            for j in 0..delta.rdy.rows / rows {
-                let row = j * rows + i;
-                let rdy = self.planes(delta.rdy, row);
+            let mut tangents = scratch.take(patch * width);
+            for j in 0..k {
                 if let (Some(dw), Some(rx)) = (&mut dw, direction.rx) {
-                    self.fill(&backend, rx, row, &mut tangents);
-                    let target = dw.part(j * self.outputs, self.outputs, patch);
-                    backend.gemm(1.0, dy, self.view(&tangents, patch).t(), 1.0, target);
+                    self.fill(&backend, rx.row_range(j * rows + first, len), &mut tangents);
+                    let tangents = View::new(&tangents, 0, patch, width);
+                    backend.gemm(1.0, dys.view(), tangents.t(), 1.0, dw.part(j * out, out, patch));
                 }
                 if let Some(rdx) = &mut rdx {
                     // The tangents' buffer is free again.
-                    backend.gemm(1.0, w.t(), rdy, 0.0, ViewMut::new(&mut tangents, 0, patch, positions));
+                    let rdy = rdys.view().row_range(j * out, out);
+                    backend.gemm(1.0, w.t(), rdy, 0.0, ViewMut::new(&mut tangents, 0, patch, width));
                     if let Some(v) = direction.v {
-                        let v = self.weights(v.row_range(j * self.outputs, self.outputs));
-                        backend.gemm(1.0, v.t(), dy, 1.0, ViewMut::new(&mut tangents, 0, patch, positions));
+                        let v = self.weights(v.row_range(j * out, out));
+                        let target = ViewMut::new(&mut tangents, 0, patch, width);
+                        backend.gemm(1.0, v.t(), dys.view(), 1.0, target);
                     }
-                    let image = rdx.part(row, 1, self.window.inputs());
-                    backend.col2im(&self.window, self.view(&tangents, patch), image);
+                    let images = rdx.part(j * rows + first, len, self.window.inputs());
+                    backend.col2im(&self.window, View::new(&tangents, 0, patch, width), images);
                 }
             }
+            scratch.give(tangents);
+            dys.release(scratch);
+            rdys.release(scratch);
         }
-        scratch.give(patches);
-        scratch.give(tangents);
     }
 
     fn example_gradients(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, mut out: ViewMut<B>) {
-        let backend = scratch.backend();
-        self.each_patches(scratch, at.x, |i, patches| {
-            let target = out.row_as(i, self.outputs, self.cols());
-            backend.gemm(1.0, self.planes(dy, i), patches.t(), 0.0, target);
+        let (backend, positions) = (scratch.backend(), self.window.positions());
+        let numbers = self.pass(0);
+        self.each_patches(scratch, at.x, numbers, |_, (first, len), patches| {
+            // Example i: dY_i P~_i^T, with P~_i the columns of its positions.
+            let steps = [dy.row_stride, positions, out.row_stride];
+            let own = patches.col_range(0, positions).t();
+            let target = out.row_as(first, self.outputs, self.cols());
+            backend.gemm_batch(
+                len,
+                steps,
+                1.0,
+                [dy.row_as(first, self.outputs, positions), own],
+                0.0,
+                target,
+            );
         });
     }
 
@@ -300,20 +371,15 @@ impl<B: Backend> Layer<B> for Conv2d {
         dy: View<B>,
         (mut left, mut right): (ViewMut<B>, ViewMut<B>),
     ) {
-        let (backend, positions) = (scratch.backend(), self.window.positions());
-        self.each_patches(scratch, at.x, |i, patches| {
-            let first = i * positions;
-            let planes = self.planes(dy, i);
-            backend.swap_axes(
-                [self.outputs, positions, 1],
-                planes,
-                left.part(first, positions, self.outputs),
-            );
-            backend.swap_axes(
-                [self.cols(), positions, 1],
-                patches,
-                right.part(first, positions, self.cols()),
-            );
+        let (backend, positions, rows) = (scratch.backend(), self.window.positions(), dy.rows);
+        self.each_patches(scratch, at.x, self.pass(1), |scratch, (first, len), patches| {
+            let (start, width) = (first * positions, len * positions);
+            let planes = self.planes(scratch, dy, (first, len), rows);
+            let [lefts, rights] = [(&mut left, self.outputs), (&mut right, self.cols())]
+                .map(|(side, cols)| side.part(start, width, cols));
+            backend.swap_axes([self.outputs, width, 1], planes.view(), lefts);
+            backend.swap_axes([self.cols(), width, 1], patches, rights);
+            planes.release(scratch);
         });
     }
 
@@ -326,15 +392,16 @@ impl<B: Backend> Layer<B> for Conv2d {
         mut out: ViewMut<B>,
     ) {
         let (backend, k) = (scratch.backend(), out.cols);
-        let len = self.outputs * self.window.positions();
-        let mut products = scratch.take(k * len);
-        self.each_patches(scratch, at.x, |i, patches| {
+        let each = self.outputs * self.window.positions();
+        self.each_patches(scratch, at.x, self.pass(2 * k), |scratch, (first, len), patches| {
             // V_j P~ of all directions, then the dot with dY of each.
-            let target = ViewMut::new(&mut products, 0, k * self.outputs, self.window.positions());
-            backend.gemm(1.0, v, patches, 0.0, target);
-            backend.row_dots(View::new(&products, 0, 1, k * len), dy.row_range(i, 1), 1.0, out.part(i, 1, k));
+            let mut products = scratch.take(v.rows * patches.cols);
+            backend.gemm(1.0, v, patches, 0.0, ViewMut::new(&mut products, 0, v.rows, patches.cols));
+            let products = self.by_example(scratch, products, v.rows, len);
+            let source = View::new(&products, 0, len, k * each);
+            backend.row_dots(source, dy.row_range(first, len), 1.0, out.part(first, len, k));
+            scratch.give(products);
         });
-        scratch.give(products);
     }
 
     fn pairwise_scores(
@@ -345,31 +412,35 @@ impl<B: Backend> Layer<B> for Conv2d {
         v: Factors<B>,
         mut out: ViewMut<B>,
     ) {
-        let (backend, k) = (scratch.backend(), out.cols);
+        let (backend, k, rows) = (scratch.backend(), out.cols, dy.rows);
         let (pairs, positions) = (v.left.rows, self.window.positions());
-        let [mut lefts, mut rights] = [0, 1].map(|_| scratch.take(pairs * positions));
-        self.each_patches(scratch, at.x, |i, patches| {
-            let planes = self.planes(dy, i);
-            backend.gemm(1.0, v.left, planes, 0.0, ViewMut::new(&mut lefts, 0, pairs, positions));
-            backend.gemm(1.0, v.right, patches, 0.0, ViewMut::new(&mut rights, 0, pairs, positions));
-            let [lefts, rights] = [&lefts, &rights].map(|all| View::new(all, 0, 1, pairs * positions));
-            backend.paired_dots(lefts, rights, out.part(i, 1, k));
+        let numbers = self.pass(0) + 4 * pairs * positions;
+        self.each_patches(scratch, at.x, numbers, |scratch, (first, len), patches| {
+            let planes = self.planes(scratch, dy, (first, len), rows);
+            let [lefts, rights] = [(v.left, planes.view()), (v.right, patches)].map(|(own, other)| {
+                let mut product = scratch.take(pairs * other.cols);
+                backend.gemm(1.0, own, other, 0.0, ViewMut::new(&mut product, 0, pairs, other.cols));
+                self.by_example(scratch, product, pairs, len)
+            });
+            let views = [&lefts, &rights].map(|all| View::new(all, 0, len, pairs * positions));
+            backend.paired_dots(views[0], views[1], out.part(first, len, k));
+            scratch.give(lefts);
+            scratch.give(rights);
+            planes.release(scratch);
         });
-        scratch.give(lefts);
-        scratch.give(rights);
     }
 
     fn input_moments(&self, scratch: &mut Scratch<B>, at: Primal<B>, mut out: ViewMut<B>) {
-        let backend = scratch.backend();
-        self.each_patches(scratch, at.x, |_, patches| {
-            backend.gemm(1.0, patches, patches.t(), 1.0, out.reborrow());
+        self.each_patches(scratch, at.x, self.pass(0), |scratch, _, patches| {
+            scratch.backend().gemm(1.0, patches, patches.t(), 1.0, out.reborrow());
         });
     }
 
     fn output_moments(&self, scratch: &mut Scratch<B>, dy: View<B>, mut out: ViewMut<B>) {
-        for row in 0..dy.rows {
-            let planes = self.planes(dy, row);
-            scratch.backend().gemm(1.0, planes, planes.t(), 1.0, out.reborrow());
+        for (first, len) in self.groups::<B>(dy.rows, self.pass(1)) {
+            let planes = self.planes(scratch, dy, (first, len), dy.rows);
+            scratch.backend().gemm(1.0, planes.view(), planes.view().t(), 1.0, out.reborrow());
+            planes.release(scratch);
         }
     }
 }

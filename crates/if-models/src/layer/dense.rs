@@ -15,7 +15,7 @@
 
 use if_linalg::{Backend, Segment, View, ViewMut};
 
-use super::{Delta, Direction, Factors, Layer, PRODUCTS, Primal, Scratch};
+use super::{Delta, Direction, Factors, Layer, Primal, Scratch, products};
 
 /// `y = W x + b`.
 #[derive(Clone, Debug)]
@@ -94,7 +94,8 @@ impl<B: Backend> Layer<B> for Dense {
             } else {
                 let (products, width) = self.products(scratch, at.x, v);
                 let source = View::new(&products, 0, rows, width);
-                backend.swap_axes([rows, width / out, out], source, ry.reborrow());
+                let k = width / out;
+                backend.swap_axes([rows, k, out], source, ry.reborrow().reshape(k, rows * out));
                 scratch.give(products);
             }
             beta = 1.0;
@@ -127,7 +128,8 @@ impl<B: Backend> Layer<B> for Dense {
             }
             // All directions in one product: (k out) x rows times rows x (in + 1).
             let mut together = scratch.take(dy.rows * out);
-            backend.swap_axes([k, rows, out], dy, ViewMut::new(&mut together, 0, rows, k * out));
+            let target = ViewMut::new(&mut together, 0, rows, k * out);
+            backend.swap_axes([k, rows, out], dy.reshape(k, rows * out), target);
             backend.gemm(1.0, View::new(&together, 0, rows, k * out).t(), x, 1.0, dw);
             scratch.give(together);
         }
@@ -186,7 +188,7 @@ impl<B: Backend> Layer<B> for Dense {
         v: View<B>,
         mut out: ViewMut<B>,
     ) {
-        let group = (PRODUCTS / v.rows).clamp(1, dy.rows);
+        let group = (products::<B>() / v.rows).clamp(1, dy.rows);
         for first in (0..dy.rows).step_by(group) {
             let count = group.min(dy.rows - first);
             let (products, width) = self.products(scratch, at.x.row_range(first, count), v);

@@ -23,7 +23,7 @@ use if_linalg::{Backend, Segment, View, ViewMut};
 
 use crate::scoring::ScoringWay;
 
-use super::{Delta, Direction, Layer, PRODUCTS, Primal, Scratch};
+use super::{Delta, Direction, Layer, Primal, Scratch, products};
 
 /// `y = mean of W[token]` over an example's tokens.
 #[derive(Clone, Debug)]
@@ -144,13 +144,13 @@ impl<B: Backend> Layer<B> for EmbeddingBag {
         mut out: ViewMut<B>,
     ) {
         let (backend, dim, k) = (scratch.backend(), self.dim, out.cols);
-        let group = (PRODUCTS / (k * dim)).clamp(1, at.x.rows);
+        let group = (products::<B>() / (k * dim)).clamp(1, at.x.rows);
         let [mut products, mut by_example] = [0, 1].map(|_| scratch.take(k * group * dim));
         for first in (0..at.x.rows).step_by(group) {
             let rows = group.min(at.x.rows - first);
             let ids = Self::ids(at.x.row_range(first, rows));
             backend.bag_gather(ids, v, ViewMut::new(&mut products, 0, k * rows, dim));
-            let source = View::new(&products, 0, k * rows, dim);
+            let source = View::new(&products, 0, k, rows * dim);
             backend.swap_axes([k, rows, dim], source, ViewMut::new(&mut by_example, 0, rows, k * dim));
             let source = View::new(&by_example, 0, rows, k * dim);
             backend.row_dots(source, dy.row_range(first, rows), 1.0, out.part(first, rows, k));

@@ -23,8 +23,10 @@ use if_linalg::{Backend, Segment, View, ViewMut};
 use crate::scoring::{self, ScoringWay};
 use crate::squares;
 
-/// Numbers of intermediate products at once when scoring. A constant, so that memory is bounded.
-pub(crate) const PRODUCTS: usize = 1 << 22;
+/// Numbers of intermediate products at once when scoring. A constant of the device, so that memory is bounded.
+pub(crate) fn products<B: Backend>() -> usize {
+    B::IN_HAND.unwrap_or(1 << 22)
+}
 
 /// Buffers for reuse within one task, so that a pass over many row blocks allocates once.
 pub struct Scratch<B: Backend> {

@@ -10,7 +10,7 @@ use crate::{RiskSettings, Rows};
 
 /// Checks everything a network and its [`EmpiricalRisk`] offer, against explicit matrices: so the
 /// network should have at most a hundred or so parameters, and `data` at least four examples (more
-/// than [`ROW_BLOCK`](crate::ROW_BLOCK) to reach the sums over row blocks).
+/// than [`ROW_BLOCK`](if_linalg::Backend::ROW_BLOCK) to reach the sums over row blocks).
 ///
 /// - Examples: gradients against central differences of the losses, tangents and input gradients
 ///   likewise (the latter zero where examples are token ids); scores and norms against the explicit

@@ -1,0 +1,597 @@
+//! The kernels of [`Backend`] on a GPU.
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+
+use cudarc::cublas::{result as blas, sys as blas_sys};
+use cudarc::driver::{LaunchConfig, PushKernelArg, result};
+
+use super::kernels::{self, Matrix, Windows};
+use super::{Cuda, CudaBuffer, CudaReal, Products, expect};
+use crate::{Activation, Adam, Backend, CgProducts, CgStep, Loss, Real, View, ViewMut, Window};
+
+/// Threads of a block.
+const THREADS: u32 = 256;
+/// Numbers of a row that one block of threads sums up. A constant: it fixes the order of summation.
+const CHUNK: usize = 4096;
+/// Columns of one product of a Gram matrix, the sums of which are added in `f64`.
+const GRAM_CHUNK: usize = 8192;
+/// Below this length a dot is left to a single thread.
+const SHORT: usize = 16;
+
+/// Queues a kernel: the name, blocks in the grid, arguments as common.cuh and its companions declare them.
+macro_rules! launch {
+    ($self:expr, $name:literal, $grid:expr, $($argument:expr),+) => {{
+        let (x, y) = $grid;
+        if x > 0 && y > 0 {
+            let device = &$self.device;
+            let config = LaunchConfig { grid_dim: (x, y, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+            // SAFETY: arguments have the types and the order of the kernel's parameters; matrices lie inside their
+            // buffers, which `matrix` checked; buffers outlive the kernel, since they are freed in the same queue.
+            expect(unsafe { device.stream.launch_builder(device.kernel($name))$(.arg(&$argument))+.launch(config) });
+        }
+    }};
+}
+
+impl<T: CudaReal> Cuda<T> {
+    /// A grid for `len` independent numbers.
+    fn each(&self, len: usize) -> (u32, u32) {
+        (len.div_ceil(THREADS as usize).min(self.device.blocks as usize) as u32, 1)
+    }
+
+    /// A grid with one warp for each of `rows`.
+    fn warps(&self, rows: usize) -> (u32, u32) {
+        self.each(rows * 32)
+    }
+
+    /// `c = alpha a b + beta c`, `count` times.
+    fn multiply(
+        &self,
+        products: Products,
+        (count, steps): (usize, [usize; 3]),
+        (alpha, beta): (f64, f64),
+        [a, b]: [View<Self>; 2],
+        c: ViewMut<Self>,
+    ) {
+        assert_eq!(a.cols, b.rows, "inner dimensions of a product differ");
+        if count == 0 || c.rows == 0 || c.cols == 0 {
+            return;
+        }
+        if a.cols == 0 {
+            self.scale(count, steps[2], beta, c);
+            return;
+        }
+        for (x, step) in [(&a, steps[0]), (&b, steps[1]), (&c.as_view(), steps[2])] {
+            View { offset: x.offset + (count - 1) * step, ..*x }.check(x.row_stride, x.col_stride);
+        }
+        let number = |n: usize| i32::try_from(n).expect("a product has fewer rows and columns");
+        // cuBLAS reads columns where we have rows: it multiplies the transposed matrices in the other order.
+        let [(a_turned, a_stride), (b_turned, b_stride)] = [leading(&a), leading(&b)];
+        let [a_step, b_step, c_step] = steps.map(|step| i64::try_from(step).expect("a buffer is shorter"));
+        let (alpha, beta) = (T::from_f64(alpha), T::from_f64(beta));
+        self.device.with_blas(|handle| {
+            // SAFETY: all matrices lie inside their buffers, as checked above, `c` overlaps no other (it is borrowed
+            // alone), and `alpha` and `beta` have the type that the arithmetic asks for.
+            unsafe {
+                blas::gemm_strided_batched_ex(
+                    handle,
+                    b_turned,
+                    a_turned,
+                    number(c.cols),
+                    number(c.rows),
+                    number(a.cols),
+                    (&raw const alpha).cast(),
+                    b.pointer(),
+                    T::TYPE,
+                    number(b_stride),
+                    b_step,
+                    a.pointer(),
+                    T::TYPE,
+                    number(a_stride),
+                    a_step,
+                    (&raw const beta).cast(),
+                    c.as_view().pointer() as *mut c_void,
+                    T::TYPE,
+                    number(c.row_stride.max(c.cols)),
+                    c_step,
+                    number(count),
+                    T::compute(products),
+                    blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+                )
+            }
+        });
+    }
+
+    /// `c = beta c`: a product with nothing in between.
+    fn scale(&self, count: usize, step: usize, beta: f64, c: ViewMut<Self>) {
+        for i in 0..count {
+            let target = ViewMut { buffer: &mut *c.buffer, offset: c.offset + i * step, ..c };
+            let all = target.matrix();
+            match beta {
+                0.0 => launch!(self, "fill", self.each(all.len()), T::ZERO, all),
+                _ => launch!(self, "axpby", self.each(all.len()), T::ZERO, all, T::from_f64(beta), all),
+            }
+        }
+    }
+
+    /// Sums of `parts` (each of so many chunks) of `k` vectors, on the device.
+    fn sums(&self, partial: &CudaBuffer<f64>, width: usize, out: u64, k: usize) {
+        launch!(self, "sum_partial", (k as u32, 1), partial.at(0), width as i64, out);
+    }
+
+    fn doubles(&self, len: usize) -> CudaBuffer<f64> {
+        let pointer = self.device.allocate(8 * len);
+        CudaBuffer { device: self.device.clone(), pointer, len, real: PhantomData }
+    }
+
+    fn window_of(window: &Window) -> Windows {
+        Windows::from(window)
+    }
+}
+
+/// Blocks for the chunks and rows of a matrix.
+fn chunked(x: &Matrix) -> (u32, u32) {
+    (chunks(x.cols as usize) as u32, x.rows.min(65_535) as u32)
+}
+
+fn chunks(cols: usize) -> usize {
+    cols.div_ceil(CHUNK)
+}
+
+/// How cuBLAS is to read the transposed matrix: as it lies or turned, and the distance between its lines.
+fn leading<T: CudaReal>(x: &View<Cuda<T>>) -> (blas_sys::cublasOperation_t, usize) {
+    use blas_sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
+    if x.col_stride == 1 {
+        (CUBLAS_OP_N, x.row_stride.max(x.cols))
+    } else {
+        assert!(x.row_stride == 1, "a factor of a product has rows or columns that lie together");
+        (CUBLAS_OP_T, x.col_stride.max(x.rows))
+    }
+}
+
+/// The one number that all are, if so.
+fn uniform(numbers: &[f64]) -> Option<f64> {
+    let first = *numbers.first()?;
+    numbers.iter().all(|number| *number == first).then_some(first)
+}
+
+impl<T: CudaReal> Backend for Cuda<T> {
+    type Elem = T;
+    type Buffer = CudaBuffer<T>;
+
+    /// So many that kernels are long against the time it takes to start them.
+    const ROW_BLOCK: usize = 8192;
+    /// Half a gigabyte of `f32`.
+    const IN_HAND: Option<usize> = Some(1 << 27);
+
+    fn describe(&self) -> String {
+        let products = match self.products {
+            Products::Full => "",
+            Products::Tf32 => ", products in tf32",
+            Products::Bf16 => ", products in bf16",
+        };
+        format!("cuda {} ({}{products})", T::NAME, self.device.name)
+    }
+
+    fn zeros(&self, len: usize) -> CudaBuffer<T> {
+        let buffer = self.allocate(len);
+        let stream = self.device.stream.cu_stream();
+        // SAFETY: the buffer has so many bytes.
+        expect(unsafe { result::memset_d8_async(buffer.pointer, 0, len * size_of::<T>(), stream) });
+        buffer
+    }
+
+    fn upload(&self, host: &[T]) -> CudaBuffer<T> {
+        let buffer = self.allocate(host.len());
+        self.write_at(&buffer, 0, host);
+        buffer
+    }
+
+    fn write(&self, buffer: &mut CudaBuffer<T>, offset: usize, host: &[T]) {
+        self.write_at(buffer, offset, host);
+    }
+
+    fn download(&self, x: View<Self>) -> Vec<T> {
+        let mut host = vec![T::ZERO; x.rows * x.cols];
+        if host.is_empty() {
+            return host;
+        }
+        let from = x.matrix();
+        if x.row_stride == x.cols || x.rows == 1 {
+            self.fetch(from.data, &mut host);
+        } else {
+            let mut together = self.allocate(host.len());
+            self.copy(x, ViewMut::new(&mut together, 0, x.rows, x.cols));
+            self.fetch(together.at(0), &mut host);
+        }
+        host
+    }
+
+    fn len(buffer: &CudaBuffer<T>) -> usize {
+        buffer.len
+    }
+
+    /// One after another: each fills the device.
+    fn map<R: Send>(&self, tasks: usize, task: impl Fn(usize) -> R + Send + Sync) -> Vec<R> {
+        (0..tasks).map(task).collect()
+    }
+
+    fn concurrency(&self) -> usize {
+        1
+    }
+
+    fn copy(&self, x: View<Self>, y: ViewMut<Self>) {
+        let y = y.matrix();
+        launch!(self, "copy_rows", self.each(y.len()), x.matrix(), y);
+    }
+
+    fn fill(&self, value: f64, y: ViewMut<Self>) {
+        let y = y.matrix();
+        launch!(self, "fill", self.each(y.len()), T::from_f64(value), y);
+    }
+
+    fn gather_rows(&self, x: View<Self>, indices: &[usize], y: ViewMut<Self>) {
+        assert!(indices.iter().all(|i| *i < x.rows) && indices.len() == y.rows, "no such row");
+        let indices = self.send(&indices.iter().map(|i| *i as i64).collect::<Vec<_>>());
+        let y = y.matrix();
+        launch!(self, "gather_rows", self.each(y.len()), x.matrix(), indices.at(0), y);
+    }
+
+    fn swap_axes(&self, [a, b, c]: [usize; 3], x: View<Self>, y: ViewMut<Self>) {
+        assert_eq!([x.rows, x.cols, y.rows, y.cols], [a, b * c, b, a * c], "another shape");
+        let y = y.matrix();
+        launch!(self, "swap_axes", self.each(y.len()), c as i64, x.matrix(), y);
+    }
+
+    fn gemm(&self, alpha: f64, a: View<Self>, b: View<Self>, beta: f64, c: ViewMut<Self>) {
+        self.multiply(self.products, (1, [0; 3]), (alpha, beta), [a, b], c);
+    }
+
+    fn gemm_batch(
+        &self,
+        count: usize,
+        steps: [usize; 3],
+        alpha: f64,
+        ab: [View<Self>; 2],
+        beta: f64,
+        c: ViewMut<Self>,
+    ) {
+        self.multiply(self.products, (count, steps), (alpha, beta), ab, c);
+    }
+
+    fn row_axpby(&self, alpha: &[f64], x: View<Self>, beta: &[f64], y: ViewMut<Self>) {
+        assert_eq!(
+            [alpha.len(), beta.len(), x.rows, x.cols],
+            [y.rows, y.rows, y.rows, y.cols],
+            "another shape"
+        );
+        let (x, y) = (x.matrix(), y.matrix());
+        if let (Some(alpha), Some(beta)) = (uniform(alpha), uniform(beta)) {
+            launch!(self, "axpby", self.each(y.len()), T::from_f64(alpha), x, T::from_f64(beta), y);
+        } else {
+            let both = self.send(&[alpha, beta].concat());
+            let (alpha, beta) = (both.at(0), both.at(alpha.len()));
+            launch!(self, "row_axpby", self.each(y.len()), alpha, x, beta, y);
+        }
+    }
+
+    fn dots(&self, pairs: &[[View<Self>; 2]], out: &mut [f64]) {
+        let k = out.len();
+        let width = pairs.iter().map(|[x, _]| chunks(x.cols)).sum();
+        if k == 0 || width == 0 {
+            return;
+        }
+        let (partial, sums) = (self.doubles(k * width), self.doubles(k));
+        let mut first = 0;
+        for [x, y] in pairs {
+            assert_eq!([x.rows, y.rows, x.cols], [k, k, y.cols], "another shape");
+            let (x, y) = (x.matrix(), y.matrix());
+            launch!(
+                self,
+                "dots_partial",
+                chunked(&x),
+                x,
+                y,
+                CHUNK as i64,
+                partial.at(0),
+                first,
+                width as i64
+            );
+            first += chunks(x.cols as usize) as i64;
+        }
+        self.sums(&partial, width, sums.at(0), k);
+        let mut host = vec![0.0; k];
+        self.fetch(sums.at(0), &mut host);
+        out.iter_mut().zip(host).for_each(|(out, sum)| *out += sum);
+    }
+
+    fn gram(&self, x: View<Self>, y: View<Self>, out: &mut [f64]) {
+        let (rows, cols, inner) = (x.rows, y.rows, x.cols);
+        if rows * cols * inner == 0 {
+            return;
+        }
+        let (whole, rest) = (inner / GRAM_CHUNK, inner % GRAM_CHUNK);
+        let count = whole + usize::from(rest > 0);
+        let mut parts = self.allocate(count * rows * cols);
+        let steps = [GRAM_CHUNK, GRAM_CHUNK, rows * cols];
+        let [some_x, some_y] = [x, y].map(|all| all.col_range(0, GRAM_CHUNK.min(inner)));
+        let target = ViewMut::new(&mut parts, 0, rows, cols);
+        self.multiply(Products::Full, (whole, steps), (1.0, 0.0), [some_x, some_y.t()], target);
+        if rest > 0 {
+            let [some_x, some_y] = [x, y].map(|all| all.col_range(whole * GRAM_CHUNK, rest));
+            let target = ViewMut::new(&mut parts, whole * rows * cols, rows, cols);
+            self.multiply(Products::Full, (1, [0; 3]), (1.0, 0.0), [some_x, some_y.t()], target);
+        }
+        let (sums, size) = (self.doubles(rows * cols), rows * cols);
+        launch!(self, "sum_parts", self.each(size), parts.at(0), count as i64, size as i64, sums.at(0));
+        let mut host = vec![0.0; size];
+        self.fetch(sums.at(0), &mut host);
+        out.iter_mut().zip(host).for_each(|(out, sum)| *out += sum);
+    }
+
+    fn combine(&self, m: &[f64], x: View<Self>, beta: f64, y: ViewMut<Self>) {
+        let (rows, inner) = (y.rows, x.rows);
+        let m = self.upload(&m.iter().map(|v| T::from_f64(*v)).collect::<Vec<_>>());
+        let m = View::new(&m, 0, rows, inner);
+        self.multiply(Products::Full, (1, [0; 3]), (1.0, beta), [m, x], y);
+    }
+
+    fn cg_step(
+        &self,
+        step: CgStep,
+        parts: &[(usize, usize)],
+        [p, q]: [&CudaBuffer<T>; 2],
+        [x, r]: [&mut CudaBuffer<T>; 2],
+    ) -> CgProducts {
+        let k = step.rz.len();
+        let width: usize = parts.iter().map(|(_, len)| chunks(*len)).sum();
+        let part = |buffer, &(start, len): &(usize, usize)| View::<Self>::new(buffer, start, k, len).matrix();
+        let given = self.send(&[step.rz, step.floor].concat());
+        // p.q, then r.r.
+        let (partial, sums) = (self.doubles(k * width), self.doubles(2 * k));
+        let mut first = 0;
+        for at in parts {
+            let (p, q) = (part(p, at), part(q, at));
+            launch!(
+                self,
+                "dots_partial",
+                chunked(&p),
+                p,
+                q,
+                CHUNK as i64,
+                partial.at(0),
+                first,
+                width as i64
+            );
+            first += chunks(at.1) as i64;
+        }
+        self.sums(&partial, width, sums.at(0), k);
+        first = 0;
+        for at in parts {
+            let [p, q, x, r] = [p, q, &*x, &*r].map(|buffer| part(buffer, at));
+            launch!(
+                self,
+                "cg_update",
+                chunked(&p),
+                given.at(0),
+                given.at(k),
+                sums.at(0),
+                p,
+                q,
+                x,
+                r,
+                CHUNK as i64,
+                partial.at(0),
+                first,
+                width as i64
+            );
+            first += chunks(at.1) as i64;
+        }
+        self.sums(&partial, width, sums.at(k), k);
+        let mut pq = vec![0.0; 2 * k];
+        self.fetch(sums.at(0), &mut pq);
+        let rr = pq.split_off(k);
+        CgProducts { pq, rr }
+    }
+
+    fn adam_update(
+        &self,
+        adam: &Adam,
+        g: View<Self>,
+        m: ViewMut<Self>,
+        v: ViewMut<Self>,
+        theta: ViewMut<Self>,
+    ) {
+        let [b1, b2, rate, epsilon] = [adam.beta1, adam.beta2, adam.rate, adam.epsilon].map(T::from_f64);
+        let theta = theta.matrix();
+        let grid = self.each(theta.len());
+        launch!(self, "adam", grid, b1, b2, rate, epsilon, g.matrix(), m.matrix(), v.matrix(), theta);
+    }
+
+    fn scale_rows(&self, weights: View<Self>, y: ViewMut<Self>) {
+        let y = y.matrix();
+        launch!(self, "scale_rows", self.each(y.len()), weights.matrix(), y);
+    }
+
+    fn row_dots(&self, x: View<Self>, y: View<Self>, beta: f64, out: ViewMut<Self>) {
+        let (x, y, out, beta) = (x.matrix(), y.matrix(), out.matrix(), T::from_f64(beta));
+        if y.cols < SHORT as i64 {
+            launch!(self, "row_dots_short", self.each(out.len()), x, y, beta, out);
+        } else {
+            launch!(self, "row_dots", self.warps(out.len()), x, y, beta, out);
+        }
+    }
+
+    fn paired_dots(&self, x: View<Self>, y: View<Self>, out: ViewMut<Self>) {
+        let (x, y, out) = (x.matrix(), y.matrix(), out.matrix());
+        if x.cols == out.cols {
+            launch!(self, "paired_products", self.each(out.len()), x, y, out);
+        } else {
+            launch!(self, "paired_dots", self.warps(out.len()), x, y, out);
+        }
+    }
+
+    fn outer_rows(&self, x: View<Self>, y: View<Self>, out: ViewMut<Self>) {
+        let out = out.matrix();
+        launch!(self, "outer_rows", self.each(out.len()), x.matrix(), y.matrix(), out);
+    }
+
+    fn activate(&self, f: Activation, x: View<Self>, y: ViewMut<Self>) {
+        let ((kind, slope), y) = (kernels::activation(f), y.matrix());
+        launch!(self, "activate", self.each(y.len()), kind, T::from_f64(slope), x.matrix(), y);
+    }
+
+    fn activation_backward(&self, f: Activation, at: [View<Self>; 2], dy: View<Self>, out: ViewMut<Self>) {
+        let ((kind, slope), [x, y]) = (kernels::activation(f), at.map(|view| view.matrix()));
+        let (dy, out, slope) = (dy.matrix(), out.matrix(), T::from_f64(slope));
+        launch!(self, "activation_backward", self.each(out.len()), kind, slope, x, y, dy, out);
+    }
+
+    fn activation_r_backward(
+        &self,
+        f: Activation,
+        at: [View<Self>; 2],
+        deltas: [View<Self>; 3],
+        out: ViewMut<Self>,
+    ) {
+        let ((kind, slope), [x, y]) = (kernels::activation(f), at.map(|view| view.matrix()));
+        let ([dy, rx, rdy], out, slope) =
+            (deltas.map(|view| view.matrix()), out.matrix(), T::from_f64(slope));
+        launch!(self, "activation_r_backward", self.each(out.len()), kind, slope, x, y, dy, rx, rdy, out);
+    }
+
+    fn im2col(&self, window: &Window, x: View<Self>, out: ViewMut<Self>) {
+        let out = out.matrix();
+        launch!(self, "im2col", self.each(out.len()), Self::window_of(window), x.matrix(), out);
+    }
+
+    fn col2im(&self, window: &Window, cols: View<Self>, images: ViewMut<Self>) {
+        let images = images.matrix();
+        launch!(self, "col2im", self.each(images.len()), Self::window_of(window), cols.matrix(), images);
+    }
+
+    fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>) {
+        let (w, out) = (Self::window_of(window), out.matrix());
+        launch!(self, "max_pool_gather", self.each(out.len()), w, x.matrix(), rx.matrix(), out);
+    }
+
+    fn max_pool_scatter(&self, window: &Window, x: View<Self>, dy: View<Self>, out: ViewMut<Self>) {
+        let (w, out) = (Self::window_of(window), out.matrix());
+        launch!(self, "max_pool_scatter", self.each(out.len()), w, x.matrix(), dy.matrix(), out);
+    }
+
+    fn avg_pool(&self, window: &Window, x: View<Self>, out: ViewMut<Self>) {
+        let out = out.matrix();
+        launch!(self, "avg_pool", self.each(out.len()), Self::window_of(window), x.matrix(), out);
+    }
+
+    fn avg_pool_transpose(&self, window: &Window, dy: View<Self>, out: ViewMut<Self>) {
+        let out = out.matrix();
+        launch!(self, "avg_pool_transpose", self.each(out.len()), Self::window_of(window), dy.matrix(), out);
+    }
+
+    fn bag_gather(&self, ids: View<Self>, w: View<Self>, out: ViewMut<Self>) {
+        let vocabulary = w.rows * ids.rows / out.rows.max(1);
+        let out = out.matrix();
+        launch!(self, "bag_gather", self.each(out.len()), ids.matrix(), vocabulary as i64, w.matrix(), out);
+    }
+
+    fn bag_scatter(&self, ids: View<Self>, dy: View<Self>, dw: ViewMut<Self>) {
+        let (rows, directions) = (ids.rows, dy.rows / ids.rows.max(1));
+        if directions == 0 {
+            return;
+        }
+        let vocabulary = dw.rows / directions;
+        let bags = Bags::new(rows, &self.download(ids));
+        let [tokens, starts, examples] =
+            [&bags.tokens, &bags.starts, &bags.examples].map(|all| self.send(all));
+        let shares = self.send(&bags.shares);
+        launch!(
+            self,
+            "bag_scatter",
+            (bags.tokens.len() as u32, directions as u32),
+            tokens.at(0),
+            starts.at(0),
+            examples.at(0),
+            shares.at(0),
+            rows as i64,
+            vocabulary as i64,
+            dy.matrix(),
+            dw.matrix()
+        );
+    }
+
+    fn bag_squares(&self, ids: View<Self>, out: ViewMut<Self>) {
+        let out = out.matrix();
+        launch!(self, "bag_squares", self.each(out.len()), ids.matrix(), out);
+    }
+
+    fn loss(
+        &self,
+        loss: Loss,
+        z: View<Self>,
+        targets: View<Self>,
+        value: ViewMut<Self>,
+        delta: ViewMut<Self>,
+        curvature: ViewMut<Self>,
+    ) {
+        let ((kind, parameter), z) = (kernels::loss(loss), z.matrix());
+        let (value, delta, curvature) = (value.matrix(), delta.matrix(), curvature.matrix());
+        let (grid, parameter) = (self.warps(z.rows as usize), T::from_f64(parameter));
+        launch!(self, "loss", grid, kind, parameter, z, targets.matrix(), value, delta, curvature);
+    }
+
+    fn loss_hessian(&self, loss: Loss, curvature: View<Self>, rz: View<Self>, out: ViewMut<Self>) {
+        let (coupled, rz) = (i32::from(loss.couples_outputs()), rz.matrix());
+        let grid = self.warps(rz.rows as usize);
+        launch!(self, "loss_hessian", grid, coupled, curvature.matrix(), rz, out.matrix());
+    }
+
+    fn loss_root(&self, loss: Loss, curvature: View<Self>, first: usize, out: ViewMut<Self>) {
+        let (coupled, out) = (i32::from(loss.couples_outputs()), out.matrix());
+        launch!(self, "loss_root", self.each(out.len()), coupled, curvature.matrix(), first as i64, out);
+    }
+}
+
+impl<T: CudaReal> Cuda<T> {
+    fn write_at(&self, buffer: &CudaBuffer<T>, offset: usize, host: &[T]) {
+        assert!(offset + host.len() <= buffer.len, "more numbers than the buffer holds");
+        self.copy_in(buffer.at(offset), host);
+    }
+}
+
+/// Which examples hold a token, token by token: the transpose of the bags.
+struct Bags {
+    /// The distinct tokens, in order.
+    tokens: Vec<i64>,
+    /// Where the examples of each begin, and where the last end.
+    starts: Vec<i64>,
+    /// Once for each time that they hold it, in order.
+    examples: Vec<i64>,
+    /// What that time counts for.
+    shares: Vec<f64>,
+}
+
+impl Bags {
+    fn new<T: Real>(rows: usize, ids: &[T]) -> Self {
+        let mut held: Vec<(i64, i64, f64)> = Vec::new();
+        for (example, bag) in ids.chunks_exact((ids.len() / rows).max(1)).enumerate() {
+            let tokens = bag.iter().map(|id| id.to_f64()).filter(|id| *id >= 0.0);
+            let share = 1.0 / tokens.clone().count().max(1) as f64;
+            held.extend(tokens.map(|token| (token as i64, example as i64, share)));
+        }
+        held.sort_by_key(|(token, example, _)| (*token, *example));
+        let mut bags =
+            Self { tokens: Vec::new(), starts: Vec::new(), examples: Vec::new(), shares: Vec::new() };
+        for (at, (token, example, share)) in held.into_iter().enumerate() {
+            if bags.tokens.last() != Some(&token) {
+                bags.tokens.push(token);
+                bags.starts.push(at as i64);
+            }
+            bags.examples.push(example);
+            bags.shares.push(share);
+        }
+        bags.starts.push(bags.examples.len() as i64);
+        bags
+    }
+}

@@ -1,0 +1,153 @@
+// Vectors and blocks of vectors: twins in cpu.rs.
+
+extern "C" __global__ void copy_rows(Matrix x, Matrix y) {
+    EACH(y, i, j) row(y, i)[j] = row(x, i)[j];
+}
+
+extern "C" __global__ void fill(real value, Matrix y) {
+    EACH(y, i, j) row(y, i)[j] = value;
+}
+
+extern "C" __global__ void gather_rows(Matrix x, const i64 *indices, Matrix y) {
+    EACH(y, i, j) row(y, i)[j] = row(x, indices[i])[j];
+}
+
+// y[b][a][c] = x[a][b][c].
+extern "C" __global__ void swap_axes(i64 c, Matrix x, Matrix y) {
+    EACH(y, i, j) {
+        i64 a, inner;
+        split(j, c, a, inner);
+        row(y, i)[j] = row(x, a)[i * c + inner];
+    }
+}
+
+extern "C" __global__ void axpby(real alpha, Matrix x, real beta, Matrix y) {
+    EACH(y, i, j) {
+        real *slot = &row(y, i)[j];
+        *slot = beta == 0 ? alpha * row(x, i)[j] : alpha * row(x, i)[j] + beta * *slot;
+    }
+}
+
+extern "C" __global__ void row_axpby(const double *alpha, Matrix x, const double *beta, Matrix y) {
+    EACH(y, i, j) {
+        real *slot = &row(y, i)[j], a = (real)alpha[i], b = (real)beta[i];
+        *slot = b == 0 ? a * row(x, i)[j] : a * row(x, i)[j] + b * *slot;
+    }
+}
+
+// One block for `chunk` numbers (blockIdx.x) of one row (blockIdx.y): partial sums go to
+// partial[row][first + chunk], of `width` a row.
+extern "C" __global__ void dots_partial(Matrix x, Matrix y, i64 chunk, double *partial, i64 first, i64 width) {
+    for (i64 i = blockIdx.y; i < x.rows; i += gridDim.y) {
+        i64 start = blockIdx.x * chunk, end = min(start + chunk, x.cols);
+        double sum = 0.0;
+        for (i64 j = start + threadIdx.x; j < end; j += blockDim.x) {
+            sum += (double)row(x, i)[j] * (double)row(y, i)[j];
+        }
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) partial[i * width + first + blockIdx.x] = sum;
+    }
+}
+
+// out[row] = the sum of partial[row].
+extern "C" __global__ void sum_partial(const double *partial, i64 width, double *out) {
+    double sum = 0.0;
+    for (i64 j = threadIdx.x; j < width; j += blockDim.x) sum += partial[blockIdx.x * width + j];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) out[blockIdx.x] = sum;
+}
+
+// One pass over x, r, p, q, shaped like dots_partial.
+extern "C" __global__ void cg_update(const double *rz, const double *floor, const double *pq, Matrix p, Matrix q,
+                                     Matrix x, Matrix r, i64 chunk, double *partial, i64 first, i64 width) {
+    for (i64 i = blockIdx.y; i < x.rows; i += gridDim.y) {
+        i64 start = blockIdx.x * chunk, end = min(start + chunk, x.cols);
+        real alpha = pq[i] > floor[i] ? (real)(rz[i] / pq[i]) : (real)0;
+        double sum = 0.0;
+        for (i64 j = start + threadIdx.x; j < end; j += blockDim.x) {
+            row(x, i)[j] += alpha * row(p, i)[j];
+            real residual = row(r, i)[j] - alpha * row(q, i)[j];
+            row(r, i)[j] = residual;
+            sum += (double)residual * (double)residual;
+        }
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) partial[i * width + first + blockIdx.x] = sum;
+    }
+}
+
+// out[at] = the sum over parts of parts[part][at].
+extern "C" __global__ void sum_parts(const real *parts, i64 count, i64 size, double *out) {
+    for (i64 at = blockIdx.x * (i64)blockDim.x + threadIdx.x; at < size; at += gridDim.x * (i64)blockDim.x) {
+        double sum = 0.0;
+        for (i64 part = 0; part < count; part++) sum += (double)parts[part * size + at];
+        out[at] = sum;
+    }
+}
+
+extern "C" __global__ void adam(real b1, real b2, real rate, real epsilon, Matrix g, Matrix m, Matrix v,
+                                Matrix theta) {
+    EACH(theta, i, j) {
+        real gradient = row(g, i)[j];
+        real mean = b1 * row(m, i)[j] + (1 - b1) * gradient;
+        real square = b2 * row(v, i)[j] + (1 - b2) * gradient * gradient;
+        row(m, i)[j] = mean;
+        row(v, i)[j] = square;
+        row(theta, i)[j] -= rate * mean / (sqrt(square) + epsilon);
+    }
+}
+
+extern "C" __global__ void scale_rows(Matrix weights, Matrix y) {
+    EACH(y, i, j) row(y, i)[j] *= row(weights, i % weights.rows)[0];
+}
+
+// One warp for each of the groups of each row.
+extern "C" __global__ void row_dots(Matrix x, Matrix y, real beta, Matrix out) {
+    EACH_ROW(out.rows * out.cols, at, lane) {
+        i64 i, g;
+        split(at, out.cols, i, g);
+        const real *a = row(x, i) + g * y.cols, *b = row(y, i);
+        real sum = 0;
+        for (i64 c = lane; c < y.cols; c += 32) sum += a[c] * b[c];
+        sum = warp_sum(sum);
+        if (lane == 0) {
+            real *slot = &row(out, i)[g];
+            *slot = beta == 0 ? sum : sum + beta * *slot;
+        }
+    }
+}
+
+// The same where groups are so short that a warp would idle: one thread for each.
+extern "C" __global__ void row_dots_short(Matrix x, Matrix y, real beta, Matrix out) {
+    EACH(out, i, g) {
+        const real *a = row(x, i) + g * y.cols, *b = row(y, i);
+        real sum = 0;
+        for (i64 c = 0; c < y.cols; c++) sum += a[c] * b[c];
+        real *slot = &row(out, i)[g];
+        *slot = beta == 0 ? sum : sum + beta * *slot;
+    }
+}
+
+extern "C" __global__ void paired_dots(Matrix x, Matrix y, Matrix out) {
+    i64 width = x.cols / out.cols;
+    EACH_ROW(out.rows * out.cols, at, lane) {
+        i64 i, g;
+        split(at, out.cols, i, g);
+        const real *a = row(x, i) + g * width, *b = row(y, i) + g * width;
+        real sum = 0;
+        for (i64 c = lane; c < width; c += 32) sum += a[c] * b[c];
+        sum = warp_sum(sum);
+        if (lane == 0) row(out, i)[g] += sum;
+    }
+}
+
+extern "C" __global__ void paired_products(Matrix x, Matrix y, Matrix out) {
+    EACH(out, i, g) row(out, i)[g] += row(x, i)[g] * row(y, i)[g];
+}
+
+extern "C" __global__ void outer_rows(Matrix x, Matrix y, Matrix out) {
+    EACH(out, i, at) {
+        i64 a, b;
+        split(at, y.cols, a, b);
+        row(out, i)[at] = row(x, i)[a] * row(y, i)[b];
+    }
+}

@@ -1,0 +1,105 @@
+//! Arguments of kernels, as common.cuh and its companions lay them out.
+
+use cudarc::driver::DeviceRepr;
+
+use crate::{Activation, Loss, Window};
+
+/// Names of all kernels.
+pub(super) const KERNELS: [&str; 32] = [
+    "copy_rows",
+    "fill",
+    "gather_rows",
+    "swap_axes",
+    "axpby",
+    "row_axpby",
+    "dots_partial",
+    "sum_partial",
+    "cg_update",
+    "sum_parts",
+    "adam",
+    "scale_rows",
+    "row_dots",
+    "row_dots_short",
+    "paired_dots",
+    "paired_products",
+    "outer_rows",
+    "activate",
+    "activation_backward",
+    "activation_r_backward",
+    "loss",
+    "loss_hessian",
+    "loss_root",
+    "im2col",
+    "col2im",
+    "max_pool_gather",
+    "max_pool_scatter",
+    "avg_pool",
+    "avg_pool_transpose",
+    "bag_gather",
+    "bag_scatter",
+    "bag_squares",
+];
+
+/// `struct Matrix`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Matrix {
+    pub data: u64,
+    pub rows: i64,
+    pub cols: i64,
+    pub stride: i64,
+}
+
+// SAFETY: it has the layout of `struct Matrix` in common.cuh: a pointer and three 64-bit integers.
+unsafe impl DeviceRepr for Matrix {}
+
+impl Matrix {
+    pub fn len(&self) -> usize {
+        (self.rows * self.cols) as usize
+    }
+}
+
+/// `struct Window`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Windows([i32; 9]);
+
+// SAFETY: it has the layout of `struct Window` in window.cu: nine 32-bit integers.
+unsafe impl DeviceRepr for Windows {}
+
+impl From<&Window> for Windows {
+    fn from(window: &Window) -> Self {
+        let [down, across] = window.steps().expect("the window fits the image");
+        let Window { channels, image: [height, width], kernel: [high, wide], stride, padding } = *window;
+        let all = [channels, height, width, high, wide, stride, padding, down, across];
+        Self(all.map(|number| i32::try_from(number).expect("an image has fewer pixels")))
+    }
+}
+
+/// The number of an activation in network.cu, and its parameter.
+pub(super) fn activation(f: Activation) -> (i32, f64) {
+    match f {
+        Activation::Relu => (0, 0.0),
+        Activation::LeakyRelu { slope } => (1, slope),
+        Activation::Tanh => (2, 0.0),
+        Activation::Sigmoid => (3, 0.0),
+        Activation::Softplus => (4, 0.0),
+        Activation::Gelu => (5, 0.0),
+        Activation::GeluTanh => (6, 0.0),
+        Activation::Selu => (7, 0.0),
+    }
+}
+
+/// The number of a loss in network.cu, and its parameter.
+pub(super) fn loss(loss: Loss) -> (i32, f64) {
+    match loss {
+        Loss::CrossEntropy => (0, 0.0),
+        Loss::LabelSmoothing { smoothing } => (1, smoothing),
+        Loss::Logistic => (2, 0.0),
+        Loss::Squared => (3, 0.0),
+        Loss::Hinge => (4, 0.0),
+        Loss::SmoothHinge { temperature } => (5, temperature),
+        Loss::Logit => (6, 0.0),
+        Loss::Margin => (7, 0.0),
+    }
+}

@@ -1,0 +1,174 @@
+//! An NVIDIA GPU: cuBLAS for products, kernels of our own for the rest.
+//!
+//! All work goes into one queue (stream), in the order of the calls; only what returns numbers to the host waits for
+//! it. Kernels sum in an order that shapes fix, cuBLAS does for one device and version: the same call gives the same
+//! bits. Libraries are loaded at run time, so that a program built with this starts anywhere.
+
+mod backend;
+mod compile;
+mod device;
+mod error;
+mod kernels;
+
+pub use device::{CudaOptions, Products, cuda_devices};
+pub use error::CudaError;
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use cudarc::cublas::sys::{cublasComputeType_t as Compute, cudaDataType_t as Type};
+use cudarc::driver::{DeviceRepr, result, sys};
+
+use crate::{Real, View, ViewMut};
+use device::Device;
+use error::expect;
+use kernels::Matrix;
+
+/// `f32` or `f64`, as a GPU knows them.
+pub trait CudaReal: Real + DeviceRepr {
+    /// Its name in C.
+    const C: &'static str;
+    /// Its name in cuBLAS.
+    const TYPE: Type;
+    /// The arithmetic of a product, and of its factors `alpha` and `beta`, which have this type.
+    fn compute(products: Products) -> Compute;
+}
+
+impl CudaReal for f32 {
+    const C: &'static str = "float";
+    const TYPE: Type = Type::CUDA_R_32F;
+
+    fn compute(products: Products) -> Compute {
+        match products {
+            Products::Full => Compute::CUBLAS_COMPUTE_32F,
+            Products::Tf32 => Compute::CUBLAS_COMPUTE_32F_FAST_TF32,
+            Products::Bf16 => Compute::CUBLAS_COMPUTE_32F_FAST_16BF,
+        }
+    }
+}
+
+impl CudaReal for f64 {
+    const C: &'static str = "double";
+    const TYPE: Type = Type::CUDA_R_64F;
+
+    fn compute(_: Products) -> Compute {
+        Compute::CUBLAS_COMPUTE_64F
+    }
+}
+
+/// An NVIDIA GPU, computing in `T` (`f32` or `f64`).
+///
+/// A device that fails under way (its memory used up, say) unwinds; [`CudaError::catch`] turns that into an error.
+#[derive(Clone)]
+pub struct Cuda<T> {
+    device: Arc<Device>,
+    products: Products,
+    real: PhantomData<T>,
+}
+
+impl<T: CudaReal> Cuda<T> {
+    /// Opens the device and makes its kernels ready.
+    ///
+    /// # Errors
+    /// Whatever is missing: the driver, the GPU, NVRTC, cuBLAS; a driver that is too old.
+    pub fn new(options: &CudaOptions) -> Result<Self, CudaError> {
+        let device = Arc::new(Device::open(options, T::C)?);
+        Ok(Self { device, products: options.products, real: PhantomData })
+    }
+
+    /// Waits until all that was asked for is done: what a clock needs.
+    pub fn wait(&self) {
+        self.device.wait();
+    }
+
+    fn allocate(&self, len: usize) -> CudaBuffer<T> {
+        let pointer = self.device.allocate(len * size_of::<T>());
+        CudaBuffer { device: self.device.clone(), pointer, len, real: PhantomData }
+    }
+
+    /// Host numbers on the device, in the queue.
+    fn send<N: DeviceRepr>(&self, host: &[N]) -> CudaBuffer<N> {
+        let pointer = self.device.allocate(size_of_val(host));
+        let buffer = CudaBuffer { device: self.device.clone(), pointer, len: host.len(), real: PhantomData };
+        self.copy_in(pointer, host);
+        buffer
+    }
+
+    fn copy_in<N: DeviceRepr>(&self, to: u64, host: &[N]) {
+        self.device.bind();
+        // SAFETY: the caller allocated as many bytes from `to` on. The driver takes pageable memory aside before it
+        // returns, so the host may reuse it at once.
+        expect(unsafe { result::memcpy_htod_async(to, host, self.device.stream.cu_stream()) });
+    }
+
+    /// Numbers of the device on the host, when all that is in the queue is done.
+    fn fetch<N: DeviceRepr>(&self, from: u64, host: &mut [N]) {
+        self.device.bind();
+        // SAFETY: the caller knows of as many numbers from `from` on, and the host waits before it looks.
+        expect(unsafe { result::memcpy_dtoh_async(host, from, self.device.stream.cu_stream()) });
+        self.device.wait();
+    }
+}
+
+/// Memory of a GPU.
+pub struct CudaBuffer<N> {
+    device: Arc<Device>,
+    pointer: sys::CUdeviceptr,
+    len: usize,
+    real: PhantomData<N>,
+}
+
+impl<N> Drop for CudaBuffer<N> {
+    fn drop(&mut self) {
+        // SAFETY: the pointer is from `allocate`; what is queued before this call is done before the memory goes.
+        unsafe { self.device.free(self.pointer) };
+    }
+}
+
+impl<N> CudaBuffer<N> {
+    fn at(&self, offset: usize) -> u64 {
+        debug_assert!(offset <= self.len);
+        self.pointer + (offset * size_of::<N>()) as u64
+    }
+}
+
+impl<T: CudaReal> View<'_, Cuda<T>> {
+    /// As a kernel takes it, with its reach checked.
+    fn matrix(&self) -> Matrix {
+        assert!(self.col_stride == 1 || self.cols <= 1, "only products take transposed matrices");
+        self.check(self.row_stride, self.col_stride);
+        matrix(self.buffer, self.offset, [self.rows, self.cols], self.row_stride)
+    }
+
+    fn check(&self, row_stride: usize, col_stride: usize) {
+        if self.rows > 0 && self.cols > 0 {
+            let last = self.offset + (self.rows - 1) * row_stride + (self.cols - 1) * col_stride;
+            assert!(last < self.buffer.len, "a matrix reaches beyond its buffer");
+        }
+    }
+
+    fn pointer(&self) -> *const c_void {
+        self.buffer.at(self.offset) as *const c_void
+    }
+}
+
+impl<T: CudaReal> ViewMut<'_, Cuda<T>> {
+    fn matrix(&self) -> Matrix {
+        self.as_view().matrix()
+    }
+
+    fn as_view(&self) -> View<'_, Cuda<T>> {
+        let Self { offset, rows, cols, row_stride, .. } = *self;
+        View { buffer: self.buffer, offset, rows, cols, row_stride, col_stride: 1 }
+    }
+}
+
+fn matrix<T: CudaReal>(
+    buffer: &CudaBuffer<T>,
+    offset: usize,
+    [rows, cols]: [usize; 2],
+    stride: usize,
+) -> Matrix {
+    Matrix { data: buffer.at(offset), rows: rows as i64, cols: cols as i64, stride: stride as i64 }
+}
