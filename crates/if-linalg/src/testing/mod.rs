@@ -1,9 +1,11 @@
 //! The conformance kit: what every operator and every solver must satisfy, for use in the tests of
 //! any crate that writes one.
 
+mod backend;
 mod conformance;
 mod zoo;
 
+pub use backend::check_backend;
 pub use conformance::{check_operator, check_solver};
 pub use zoo::{Expectation, Problem, zoo};
 

@@ -1,5 +1,6 @@
 //! All integration tests in one program: the solvers they instantiate are compiled once.
 
+mod kernels;
 mod lissa;
 mod low_rank;
 mod rows;

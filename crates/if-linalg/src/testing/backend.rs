@@ -1,0 +1,404 @@
+//! Every kernel of a backend against the reference: the CPU in `f64`.
+
+use super::random;
+use crate::{Activation, Adam, Backend, CgStep, Cpu, Loss, Real, View, ViewMut, Window};
+
+/// Runs every kernel of `backend` on random numbers, and again, and compares with the CPU in `f64`: norm-wise relative
+/// differences are at most `tolerance`, products of matrices at most `products` (which may be computed in a narrower
+/// type), and the second time gives the bits of the first. Outputs that are to be overwritten hold NaN before.
+///
+/// Shapes cross the sizes at which devices change their ways: warps, blocks of threads, chunks of sums.
+///
+/// # Panics
+/// On the first kernel that does not hold.
+pub fn check_backend<B: Backend>(backend: &B, tolerance: f64, products: f64) {
+    let reference = Cpu::<f64>::new();
+    let expected = Results::of(&reference);
+    let found = Results::of(backend);
+    let again = Results::of(backend);
+    assert_eq!(expected.all.len(), found.all.len());
+    for ((expected, found), again) in expected.all.iter().zip(&found.all).zip(&again.all) {
+        let name = &expected.name;
+        let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&found.values) == bits(&again.values), "{name}: another time, other bits");
+        assert_eq!(expected.values.len(), found.values.len(), "{name}: another shape");
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
+        let error = norm(&mut expected.values.iter().zip(&found.values).map(|(a, b)| a - b));
+        let size = norm(&mut expected.values.iter().copied());
+        let allowed = if expected.product { products } else { tolerance };
+        assert!(error <= allowed * size, "{}: {name} is off by {:e}", backend.describe(), error / size);
+    }
+}
+
+/// What the kernels give.
+struct Results<'a, B: Backend> {
+    backend: &'a B,
+    seed: u64,
+    all: Vec<Result>,
+}
+
+struct Result {
+    name: String,
+    values: Vec<f64>,
+    /// Whether it is a product of matrices in the backend's own arithmetic.
+    product: bool,
+}
+
+/// Rows, columns, and numbers from row to row.
+type Shape = (usize, usize, usize);
+
+/// Numbers before the first of a matrix.
+const OFFSET: usize = 3;
+
+impl<'a, B: Backend> Results<'a, B> {
+    fn of(backend: &'a B) -> Self {
+        let mut results = Self { backend, seed: 0, all: Vec::new() };
+        results.moves();
+        results.matrix_products();
+        results.vectors();
+        results.scoring();
+        results.activations();
+        results.losses();
+        results.windows();
+        results.bags();
+        results
+    }
+
+    /// A matrix of random numbers, the same for every backend, that `f32` holds exactly.
+    fn given(&mut self, (rows, _, stride): Shape) -> B::Buffer {
+        self.seed += 1;
+        let numbers = random(OFFSET + rows * stride, self.seed);
+        self.exactly(&numbers)
+    }
+
+    fn exactly(&self, numbers: &[f64]) -> B::Buffer {
+        let rounded: Vec<B::Elem> = numbers.iter().map(|v| B::Elem::from_f64(f64::from(*v as f32))).collect();
+        self.backend.upload(&rounded)
+    }
+
+    /// A matrix that nobody may read.
+    fn poison(&self, (rows, _, stride): Shape) -> B::Buffer {
+        self.backend.upload(&vec![B::Elem::from_f64(f64::NAN); OFFSET + rows * stride])
+    }
+
+    fn keep(&mut self, name: impl Into<String>, buffer: &B::Buffer, shape: Shape) {
+        let values = self.backend.download(view(buffer, shape));
+        self.keep_values(name, values.into_iter().map(Real::to_f64).collect());
+    }
+
+    fn keep_values(&mut self, name: impl Into<String>, values: Vec<f64>) {
+        self.all.push(Result { name: name.into(), values, product: false });
+    }
+
+    fn moves(&mut self) {
+        let (shape, wide) = ((37, 70, 70), (37, 70, 81));
+        let x = self.given(wide);
+        let mut y = self.poison(shape);
+        self.backend.copy(view(&x, wide), into(&mut y, shape));
+        self.keep("copy", &y, shape);
+        self.backend.fill(0.25, into(&mut y, shape));
+        self.keep("fill", &y, shape);
+        let indices: Vec<usize> = (0..37).map(|i| i * 17 % 37).collect();
+        self.backend.gather_rows(view(&x, wide), &indices, into(&mut y, shape));
+        self.keep("gather_rows", &y, shape);
+        for (a, b, c) in [(5, 7, 12), (300, 40, 1), (2, 3, 1000)] {
+            let (from, to) = ((a, b * c, b * c + 1), (b, a * c, a * c + 3));
+            let (x, mut y) = (self.given(from), self.poison(to));
+            self.backend.swap_axes([a, b, c], view(&x, from), into(&mut y, to));
+            self.keep(format!("swap_axes {a} {b} {c}"), &y, to);
+        }
+        let mut y = self.given(shape);
+        self.backend.write(&mut y, 11, &[B::Elem::ONE; 5]);
+        self.keep("write", &y, shape);
+    }
+
+    fn matrix_products(&mut self) {
+        for (m, n, inner) in [(1, 1, 1), (70, 40, 33), (1, 300, 64), (257, 1, 90), (128, 96, 1)] {
+            for (a_turned, b_turned) in [(false, false), (true, false), (false, true), (true, true)] {
+                let turn = |turned: bool, rows: usize, cols: usize| {
+                    if turned { (cols, rows, rows + 2) } else { (rows, cols, cols + 5) }
+                };
+                let (a_shape, b_shape, c_shape) =
+                    (turn(a_turned, m, inner), turn(b_turned, inner, n), (m, n, n + 1));
+                let (a, b) = (self.given(a_shape), self.given(b_shape));
+                let [a, b] = [(&a, a_shape, a_turned), (&b, b_shape, b_turned)]
+                    .map(|(x, shape, turned)| if turned { view(x, shape).t() } else { view(x, shape) });
+                for (alpha, beta) in [(1.0, 0.0), (-0.5, 2.0)] {
+                    let mut c = if beta == 0.0 { self.poison(c_shape) } else { self.given(c_shape) };
+                    self.backend.gemm(alpha, a, b, beta, into(&mut c, c_shape));
+                    self.keep(format!("gemm {m} {n} {inner} {a_turned} {b_turned} {beta}"), &c, c_shape);
+                    self.all.last_mut().expect("just kept").product = true;
+                }
+            }
+        }
+        // Three products of 4 x 6 with 6 x 5, the second factors side by side.
+        let (a, b, c) = ((12, 6, 6), (6, 15, 15), (3, 20, 20));
+        let (x, y, mut out) = (self.given(a), self.given(b), self.poison(c));
+        let own = View::new(&x, OFFSET, 4, 6);
+        let target = ViewMut::new(&mut out, OFFSET, 4, 5);
+        let other = view(&y, b).col_range(0, 5);
+        self.backend.gemm_batch(3, [24, 5, 20], 1.0, [own, other], 0.0, target);
+        self.keep("gemm_batch", &out, c);
+        self.all.last_mut().expect("just kept").product = true;
+    }
+
+    fn vectors(&mut self) {
+        for (k, len) in [(1, 20_000), (3, 8_193), (40, 57)] {
+            let shape = (k, len, len);
+            let each = |scale: f64| (0..k).map(|i| scale * (i as f64 + 1.0)).collect::<Vec<_>>();
+            let (x, mut y) = (self.given(shape), self.given(shape));
+            self.backend.row_axpby(&each(0.5), view(&x, shape), &each(-0.25), into(&mut y, shape));
+            self.keep(format!("row_axpby {k}"), &y, shape);
+            self.backend.row_axpby(&vec![2.0; k], view(&x, shape), &vec![1.0; k], into(&mut y, shape));
+            self.keep(format!("axpby {k}"), &y, shape);
+            let mut fresh = self.poison(shape);
+            self.backend.row_axpby(&each(0.5), view(&x, shape), &vec![0.0; k], into(&mut fresh, shape));
+            self.keep(format!("row_axpby of nothing {k}"), &fresh, shape);
+
+            let mut out = vec![0.5; k];
+            let pairs = [[view(&x, shape), view(&x, shape)], [view(&x, shape), view(&y, shape)]];
+            self.backend.dots(&pairs, &mut out);
+            self.keep_values(format!("dots {k}"), out);
+            let other = (5, len, len);
+            let z = self.given(other);
+            let mut out = vec![0.5; k * 5];
+            self.backend.gram(view(&x, shape), view(&z, other), &mut out);
+            self.keep_values(format!("gram {k}"), out);
+            let mixed = random(k * 5, 7);
+            self.backend.combine(&mixed, view(&z, other), 0.5, into(&mut y, shape));
+            self.keep(format!("combine {k}"), &y, shape);
+            let mut fresh = self.poison(shape);
+            self.backend.combine(&mixed, view(&z, other), 0.0, into(&mut fresh, shape));
+            self.keep(format!("combine to nothing {k}"), &fresh, shape);
+        }
+        self.conjugate_gradients();
+        let shape = (1, 5000, 5000);
+        let (g, mut m, mut theta) = (self.given(shape), self.given(shape), self.given(shape));
+        let squares: Vec<f64> = random(OFFSET + 5000, 99).iter().map(|v| v * v).collect();
+        let mut v = self.exactly(&squares);
+        let adam = Adam { beta1: 0.9, beta2: 0.999, rate: 0.01, epsilon: 1e-3 };
+        let [mean, square, parameters] = [&mut m, &mut v, &mut theta].map(|buffer| into(buffer, shape));
+        self.backend.adam_update(&adam, view(&g, shape), mean, square, parameters);
+        for (name, buffer) in [("adam mean", &m), ("adam square", &v), ("adam", &theta)] {
+            self.keep(name, buffer, shape);
+        }
+    }
+
+    /// Vectors in two parts, the last of which has a curvature below its floor.
+    fn conjugate_gradients(&mut self) {
+        let (k, sizes) = (3, [5000, 7]);
+        let shape = (1, k * (sizes[0] + sizes[1]), k * (sizes[0] + sizes[1]));
+        let parts = [(OFFSET, sizes[0]), (OFFSET + k * sizes[0], sizes[1])];
+        let (p, noise, mut x, mut r) =
+            (self.given(shape), self.given(shape), self.given(shape), self.given(shape));
+        let mut q = self.given(shape);
+        self.backend.row_axpby(&[2.0], view(&p, shape), &[0.0], into(&mut q, shape));
+        self.backend.row_axpby(&[0.5], view(&noise, shape), &[1.0], into(&mut q, shape));
+        let step = CgStep { rz: &[1.0, 200.0, 30.0], floor: &[0.0, 1.0, 1e9] };
+        let products = self.backend.cg_step(step, &parts, [&p, &q], [&mut x, &mut r]);
+        self.keep("cg x", &x, shape);
+        self.keep("cg r", &r, shape);
+        self.keep_values("cg p.q", products.pq);
+        self.keep_values("cg r.r", products.rr);
+    }
+
+    fn scoring(&mut self) {
+        for (rows, groups, c) in [(70, 5, 3), (40, 7, 100), (1, 1, 5000)] {
+            let (x, y, out) =
+                ((rows, groups * c, groups * c + 2), (rows, c, c + 1), (rows, groups, groups + 4));
+            let (left, right) = (self.given(x), self.given(y));
+            let mut dots = self.poison(out);
+            self.backend.row_dots(view(&left, x), view(&right, y), 0.0, into(&mut dots, out));
+            self.keep(format!("row_dots {c}"), &dots, out);
+            self.backend.row_dots(view(&left, x), view(&right, y), 1.0, into(&mut dots, out));
+            self.keep(format!("row_dots added {c}"), &dots, out);
+            let other = self.given(x);
+            self.backend.paired_dots(view(&left, x), view(&other, x), into(&mut dots, out));
+            self.keep(format!("paired_dots {c}"), &dots, out);
+        }
+        let (x, y, out) = ((9, 31, 33), (9, 4, 5), (9, 124, 130));
+        let (left, right) = (self.given(x), self.given(y));
+        let mut products = self.poison(out);
+        self.backend.outer_rows(view(&left, x), view(&right, y), into(&mut products, out));
+        self.keep("outer_rows", &products, out);
+        let weights = self.given((9, 1, 1));
+        let stacked = (27, 31, 33);
+        let mut scaled = self.given(stacked);
+        self.backend.scale_rows(view(&weights, (9, 1, 1)), into(&mut scaled, stacked));
+        self.keep("scale_rows", &scaled, stacked);
+        let (single, mut pairs) = (self.given((9, 31, 31)), self.given((9, 31, 31)));
+        let own = view(&single, (9, 31, 31));
+        self.backend.paired_dots(own, own, into(&mut pairs, (9, 31, 31)));
+        self.keep("paired_dots 1", &pairs, (9, 31, 31));
+    }
+
+    fn activations(&mut self) {
+        let kinds = [
+            Activation::Relu,
+            Activation::LeakyRelu { slope: 0.1 },
+            Activation::Tanh,
+            Activation::Sigmoid,
+            Activation::Softplus,
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Selu,
+        ];
+        let (shape, tight, stacked) = ((6, 90, 91), (6, 90, 90), (18, 90, 90));
+        for f in kinds {
+            // Up to 8 in size, where the tails are.
+            self.seed += 1;
+            let x: Vec<f64> = random(OFFSET + 6 * 91, self.seed).iter().map(|v| 8.0 * v).collect();
+            let (x, mut y) = (self.exactly(&x), self.poison(shape));
+            self.backend.activate(f, view(&x, shape), into(&mut y, shape));
+            self.keep(format!("{f:?}"), &y, shape);
+            let (dy, rx, rdy) = (self.given(tight), self.given(stacked), self.given(stacked));
+            let at = [view(&x, shape), view(&y, shape)];
+            let mut out = self.poison(stacked);
+            self.backend.activation_backward(f, at, view(&rdy, stacked), into(&mut out, stacked));
+            self.keep(format!("{f:?} backward"), &out, stacked);
+            let deltas = [view(&dy, tight), view(&rx, stacked), view(&rdy, stacked)];
+            let mut out = self.poison(stacked);
+            self.backend.activation_r_backward(f, at, deltas, into(&mut out, stacked));
+            self.keep(format!("{f:?} R-backward"), &out, stacked);
+        }
+    }
+
+    fn losses(&mut self) {
+        let kinds = [
+            (Loss::CrossEntropy, 10),
+            (Loss::CrossEntropy, 70),
+            (Loss::LabelSmoothing { smoothing: 0.2 }, 10),
+            (Loss::Margin, 10),
+            (Loss::Logit, 10),
+            (Loss::Squared, 10),
+            (Loss::Squared, 1),
+            (Loss::Logistic, 1),
+            (Loss::Hinge, 1),
+            (Loss::SmoothHinge { temperature: 0.1 }, 1),
+            (Loss::Margin, 1),
+        ];
+        for (loss, outputs) in kinds {
+            let rows = 50;
+            let (shape, column) = ((rows, outputs, outputs + 1), (rows, 1, 1));
+            self.seed += 1;
+            let z: Vec<f64> =
+                random(OFFSET + rows * (outputs + 1), self.seed).iter().map(|v| 6.0 * v).collect();
+            let z = self.exactly(&z);
+            let target = |i: usize| match loss.target(outputs) {
+                crate::Target::Class => (i * 7 % outputs) as f64,
+                crate::Target::Sign => {
+                    if i.is_multiple_of(3) {
+                        1.0
+                    } else {
+                        -1.0
+                    }
+                }
+                crate::Target::Real => i as f64 / 16.0 - 1.0,
+            };
+            let targets: Vec<f64> = [0.0; OFFSET].into_iter().chain((0..rows).map(target)).collect();
+            let targets = self.exactly(&targets);
+            let (mut value, mut delta, mut curvature) =
+                (self.poison(column), self.poison(shape), self.poison(shape));
+            self.backend.loss(
+                loss,
+                view(&z, shape),
+                view(&targets, column),
+                into(&mut value, column),
+                into(&mut delta, shape),
+                into(&mut curvature, shape),
+            );
+            let name = format!("{loss:?} {outputs}");
+            self.keep(&name, &value, column);
+            self.keep(format!("{name} gradient"), &delta, shape);
+            self.keep(format!("{name} curvature"), &curvature, shape);
+            let stacked = (3 * rows, outputs, outputs);
+            let (rz, mut out) = (self.given(stacked), self.poison(stacked));
+            self.backend.loss_hessian(
+                loss,
+                view(&curvature, shape),
+                view(&rz, stacked),
+                into(&mut out, stacked),
+            );
+            self.keep(format!("{name} Hessian"), &out, stacked);
+            let count = outputs.min(2);
+            let stacked = (count * rows, outputs, outputs);
+            let mut root = self.poison(stacked);
+            self.backend.loss_root(loss, view(&curvature, shape), outputs - count, into(&mut root, stacked));
+            self.keep(format!("{name} root"), &root, stacked);
+        }
+    }
+
+    fn windows(&mut self) {
+        let windows = [
+            Window { channels: 3, image: [9, 7], kernel: [3, 2], stride: 2, padding: 1 },
+            Window { channels: 2, image: [8, 8], kernel: [3, 3], stride: 1, padding: 1 },
+            Window { channels: 1, image: [6, 5], kernel: [2, 2], stride: 2, padding: 0 },
+            Window { channels: 2, image: [5, 5], kernel: [3, 3], stride: 1, padding: 0 },
+        ];
+        for w in windows {
+            let (images, positions) = (4, w.positions());
+            let image = (images, w.inputs(), w.inputs() + 1);
+            let patches = (w.patch(), images * positions, images * positions);
+            let (x, mut cols) = (self.given(image), self.poison(patches));
+            self.backend.im2col(&w, view(&x, image), into(&mut cols, patches));
+            self.keep(format!("im2col {w:?}"), &cols, patches);
+            let (cols, mut sums) = (self.given(patches), self.poison(image));
+            self.backend.col2im(&w, view(&cols, patches), into(&mut sums, image));
+            self.keep(format!("col2im {w:?}"), &sums, image);
+
+            let plane = w.channels * positions;
+            let pools = (2 * images, plane, plane);
+            let (rx_shape, dy_shape) = ((2 * images, w.inputs(), w.inputs()), pools);
+            // Few different values, so that there are ties.
+            self.seed += 1;
+            let tied: Vec<f64> = random(OFFSET + images * (w.inputs() + 1), self.seed)
+                .iter()
+                .map(|v| (3.0 * v).round())
+                .collect();
+            let x = self.exactly(&tied);
+            let (rx, dy) = (self.given(rx_shape), self.given(dy_shape));
+            let (mut out, mut back) = (self.poison(pools), self.poison(rx_shape));
+            self.backend.max_pool_gather(&w, view(&x, image), view(&rx, rx_shape), into(&mut out, pools));
+            self.keep(format!("max_pool_gather {w:?}"), &out, pools);
+            self.backend.max_pool_scatter(
+                &w,
+                view(&x, image),
+                view(&dy, dy_shape),
+                into(&mut back, rx_shape),
+            );
+            self.keep(format!("max_pool_scatter {w:?}"), &back, rx_shape);
+            let (mut out, mut back) = (self.poison(pools), self.poison(rx_shape));
+            self.backend.avg_pool(&w, view(&rx, rx_shape), into(&mut out, pools));
+            self.keep(format!("avg_pool {w:?}"), &out, pools);
+            self.backend.avg_pool_transpose(&w, view(&dy, dy_shape), into(&mut back, rx_shape));
+            self.keep(format!("avg_pool_transpose {w:?}"), &back, rx_shape);
+        }
+    }
+
+    fn bags(&mut self) {
+        let (rows, length, vocabulary, dim, k) = (20, 6, 11, 40, 3);
+        let bags = (rows, length, length + 1);
+        let token = |v: &f64| (v * (vocabulary as f64 + 2.0)).floor().min(vocabulary as f64 - 1.0);
+        let ids: Vec<f64> = random(OFFSET + rows * (length + 1), 5).iter().map(token).collect();
+        let ids = self.exactly(&ids.iter().map(|v| v.max(-1.0)).collect::<Vec<_>>());
+        let (table, out) = ((k * vocabulary, dim, dim + 1), (k * rows, dim, dim));
+        let (w, mut means) = (self.given(table), self.poison(out));
+        self.backend.bag_gather(view(&ids, bags), view(&w, table), into(&mut means, out));
+        self.keep("bag_gather", &means, out);
+        let (dy, mut dw) = (self.given(out), self.given(table));
+        self.backend.bag_scatter(view(&ids, bags), view(&dy, out), into(&mut dw, table));
+        self.keep("bag_scatter", &dw, table);
+        let column = (rows, 1, 1);
+        let mut squares = self.poison(column);
+        self.backend.bag_squares(view(&ids, bags), into(&mut squares, column));
+        self.keep("bag_squares", &squares, column);
+    }
+}
+
+fn view<B: Backend>(buffer: &B::Buffer, (rows, cols, stride): Shape) -> View<'_, B> {
+    View::new(buffer, OFFSET, rows, cols).with_stride(stride)
+}
+
+fn into<B: Backend>(buffer: &mut B::Buffer, (rows, cols, stride): Shape) -> ViewMut<'_, B> {
+    ViewMut::new(buffer, OFFSET, rows, cols).with_stride(stride)
+}
