@@ -5,6 +5,8 @@
 
 #![allow(clippy::print_stdout)]
 
+pub mod cases;
+
 use std::hint::black_box;
 use std::time::Instant;
 
