@@ -1,0 +1,662 @@
+"""The GPU comparison, PyTorch's side: the work of influence functions as it is done with torch, on one device.
+
+    python benches/gpu/peer.py --device cuda --out peer.json
+    python benches/gpu/peer.py --device cpu --scale 0.002 --compile-seconds 0 --out peer.json     (a test)
+
+Works (`--only` takes their names; at --scale 1, n = 10,000 training examples):
+  rates         f32, TF32, bf16 and f64 matrix products, device-to-device copy
+  hessian       products with the Hessian of the mean loss, k = 1, 16, 100 directions at once
+  gauss-newton  the same with J^T H J
+  cg            100 systems (Gauss-Newton + DAMPING I) x = gradient of a query, 20 iterations of CG
+  ekfac         EK-FAC with the exact expectation over the 10 classes
+  scoring       <g_i, v_j> of 50,000 training examples and 100 vectors
+  tracin        sum over 5 checkpoints of lr <g_i, g_q>, 50,000 training examples and 100 queries
+
+Every work is done in several ways (variants). They must agree within 1e-4 (norm-wise, relative, each tensor),
+else MISMATCH is printed and the exit code is 1. The fastest variant is the peer; all are in `detail`. Everything is
+f32 with TF32 off, except the rates that name another precision. Inputs are standard normal, labels uniform, weights
+torch's default initialisation with logits scaled to unit size. A variant that runs out of memory is named and skipped.
+
+Output: a list of {work, model, precision, seconds, repeats, detail}. At another scale the names of the works stay, and
+`detail` holds the true sizes. Seconds are medians over `repeats`, each between two synchronisations, after a warm-up;
+`extrapolated` marks seconds that were measured on a part of the work and multiplied.
+"""
+
+import argparse
+import gc
+import json
+import math
+import os
+import signal
+import statistics
+import sys
+import time
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call, grad, jvp, vjp, vmap
+
+CLASSES = 10
+DAMPING = 0.01
+CG_ITERATIONS = 20
+CHECKPOINTS = 5
+LEARNING_RATE = 0.1
+TOLERANCE = 1e-4
+FIRST_PASS_LIMIT = 60  # seconds, compiling included
+WORKS = ["rates", "hessian", "gauss-newton", "cg", "ekfac", "scoring", "tracin"]
+
+
+# ---- timing, agreement, records ----
+
+
+class Bench:
+    """One device, one clock, the records of one run."""
+
+    def __init__(self, options):
+        self.device, self.scale, self.out = torch.device(options.device), options.scale, options.out
+        self.budget, self.compile_left = options.budget, options.compile_seconds
+        self.cuda, self.start = self.device.type == "cuda", time.perf_counter()
+        self.records, self.mismatch, self.references = [], False, {}
+
+    def size(self, full, least):
+        return max(least, round(full * self.scale))
+
+    def spare(self, part):
+        """Seconds that something may take: a part of the budget, nothing when the budget is spent."""
+        return self.budget * part if time.perf_counter() - self.start < self.budget else 0
+
+    def call(self, f, times=1):
+        """The result of `f()` and the seconds of one call, all its work on the device included."""
+        if self.cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(times):
+            result = f()
+        if self.cuda:
+            torch.cuda.synchronize()
+        return result, (time.perf_counter() - start) / times
+
+    def measure(self, f, warm_up=None):
+        """The result of `f()` and a row of its median seconds. Repeats may take 1/150 of the budget; there is one at
+        least. Short calls are timed several in a row, 20 ms at least."""
+        first = self.call(warm_up or f)[1]
+        result, seconds = self.call(f)
+        times = max(1, math.ceil(0.02 / seconds))
+        repeats = min(7, int(self.spare(1 / 150) / (seconds * times)))
+        samples = [self.call(f, times)[1] for _ in range(max(repeats, times > 1))] or [seconds]
+        return result, {"seconds": statistics.median(samples), "repeats": len(samples), "calls_per_repeat": times,
+                        "first_call_seconds": first}
+
+    def trial(self, what, variants, *arguments):
+        """Times each of `variants` (functions by name; with `passes=1` they do the first pass only, for warming up and
+        compiling) and compares its result with that of the first. Returns rows by name."""
+        rows = {}
+        for name, f in variants.items():
+            try:
+                result, rows[name] = self.first_within_limit(name, f, arguments)
+            except Exception as e:  # out of memory, a compiler that fails or takes too long: said, and skipped
+                reason = "out of memory" if isinstance(e, torch.OutOfMemoryError) else f"{type(e).__name__}: {e}"
+                rows[name] = {"skipped": " ".join(reason.split())[:300]}
+                print(f"    {what}, {name}: skipped, {rows[name]['skipped']}", flush=True)
+            else:
+                print(f"    {what}, {name}: {rows[name]['seconds']:.3e} s", flush=True)
+                if what not in self.references:
+                    self.references = {what: result}
+                rows[name]["difference"] = difference(result, self.references[what])
+                self.check(rows[name]["difference"] <= TOLERANCE, f"{what}, {name}: {rows[name]['difference']:.1e}")
+            result = None
+            self.free()
+        return rows
+
+    def first_within_limit(self, name, f, arguments):
+        """`measure`, given up where the first pass takes too long; compiling has a limit in all as well."""
+        compiles = name.endswith("compiled")
+        if compiles and self.compile_left <= 0:
+            raise Skipped("the seconds for compiling are spent")
+
+        def warm_up():
+            signal.alarm(FIRST_PASS_LIMIT)
+            start = time.perf_counter()
+            try:
+                f(*arguments, passes=1)
+            finally:
+                signal.alarm(0)
+                self.compile_left -= compiles * (time.perf_counter() - start)
+
+        torch._dynamo.reset()
+        return self.measure(lambda: f(*arguments), warm_up)
+
+    def graphed(self, f, v):
+        """`f` recorded as a CUDA graph. A call copies its argument in and replays."""
+        held, side, graph = {name: t.clone() for name, t in v.items()}, torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            f(held)
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.cuda.graph(graph):
+            result = f(held)
+
+        def replay(v, passes=None):
+            for name, t in held.items():
+                t.copy_(v[name])
+            graph.replay()
+            return result
+
+        return replay
+
+    def free(self):
+        gc.collect()
+        if self.cuda:
+            torch.cuda.empty_cache()
+
+    def check(self, holds, what):
+        if not holds:
+            self.mismatch = True
+            print(f"MISMATCH {what}", flush=True)
+
+    def best(self, work, model, rows, **detail):
+        """Records the fastest of `rows`, and returns its name; None where every variant was skipped."""
+        name = fastest(rows)
+        if name is None:
+            print(f"{work}, {model}: no variant ran", flush=True)
+        else:
+            detail = {"fastest": name} | detail | {"variants": rows}
+            self.record(work, model, "f32", rows[name]["seconds"], rows[name]["repeats"], detail)
+        return name
+
+    def record(self, work, model, precision, seconds, repeats, detail):
+        row = {"work": work, "model": model, "precision": precision, "seconds": seconds, "repeats": repeats}
+        self.records.append(row | {"detail": detail})
+        print(f"{work}, {model}, {precision}: {seconds:.4e} s {detail.get('fastest', '')}", flush=True)
+        with open(self.out + ".tmp", "w") as file:
+            json.dump(self.records, file, indent=1)
+        os.replace(self.out + ".tmp", self.out)
+
+
+class Skipped(Exception):
+    pass
+
+
+def too_long(*_):
+    raise Skipped(f"the first pass took more than {FIRST_PASS_LIMIT} s")
+
+
+def fastest(rows):
+    done = [name for name in rows if "seconds" in rows[name]]
+    return min(done, key=lambda name: rows[name]["seconds"], default=None)
+
+
+def difference(a, b):
+    """Largest |a - b| / |b| (Euclidean norms) over the tensors of two dictionaries; NaN is infinite."""
+    norm = torch.linalg.vector_norm
+    ratios = [float(norm(a[name] - b[name]) / norm(b[name])) for name in b]
+    return math.inf if any(map(math.isnan, ratios)) else max(ratios)
+
+
+# ---- models ----
+
+
+def mlp(*widths):
+    layers = [nn.Flatten()]
+    for fan_in, fan_out in zip(widths, widths[1:]):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def cnn():
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(1568, CLASSES),
+    )
+
+
+class Problem:
+    """A network, its data, and how many examples fit in a pass. A vector or a block of vectors of the size of the
+    parameters is a dictionary of tensors by parameter name, (shape) or (k, shape)."""
+
+    # name: constructor, shape of an input, examples times directions in one pass (about 16 GB in the widest variant)
+    ALL = {
+        "mlp-784-256-128-10": (lambda: mlp(784, 256, 128, 10), (784,), 1_000_000),
+        "cnn-16-32": (cnn, (1, 28, 28), 25_000),
+        "mlp-3072-1024-512-10": (lambda: mlp(3072, 1024, 512, 10), (3072,), 250_000),
+    }
+
+    def __init__(self, name, bench):
+        self.name, self.bench = name, bench
+        self.make, self.shape, self.cells = self.ALL[name]
+        self.examples, self.product, self.scores = bench.size(10_000, 20), None, "gradients formed"
+        torch.manual_seed(1)
+        self.x, self.y = self.data(bench.size(50_000, 40))
+        self.queries = self.data(bench.size(100, 3))
+        self.net, self.params = self.network(0)
+        self.parameters = sum(p.numel() for p in self.params.values())
+        # per-example gradients of so many examples take 4 GB; for the CNN activations decide
+        self.gradient_rows = max(1, min(2_000, 10**9 // self.parameters))
+
+    def data(self, n):
+        device = self.bench.device
+        return torch.randn(n, *self.shape, device=device), torch.randint(CLASSES, (n,), device=device)
+
+    def network(self, seed):
+        """The network with default initialisation and logits of unit size; its parameters by name, detached."""
+        torch.manual_seed(seed)
+        net = self.make().to(self.bench.device)
+        with torch.no_grad():
+            size = net(self.x[:1000]).std()
+            net[-1].weight /= size
+            net[-1].bias /= size
+        return net, {name: p.detach() for name, p in net.named_parameters()}
+
+    def logits(self, params, x):
+        return functional_call(self.net, params, (x,))
+
+    def losses(self, params, x, y):
+        return F.cross_entropy(self.logits(params, x), y, reduction="none")
+
+    def rows(self, k):
+        """Examples in one pass with `k` directions: a divisor of n, so that all passes have one shape."""
+        most = max(1, self.cells // k)
+        return max(d for d in range(1, self.examples + 1) if self.examples % d == 0 and d <= most)
+
+    def directions(self, k):
+        torch.manual_seed(2)
+        return {name: torch.randn(k, *p.shape, device=p.device) for name, p in self.params.items()}
+
+    def gradients(self, params, x, y):
+        """Per-example gradients, formed: (n, shape) by parameter."""
+        one = grad(lambda p, x, y: self.losses(p, x[None], y[None])[0])
+        return vmap(one, in_dims=(None, 0, 0))(params, x, y)
+
+
+# ---- products ----
+
+
+def count(v):
+    return len(next(iter(v.values())))
+
+
+def over_directions(one, v):
+    """`one` of every direction of the block `v`, by vmap; a single direction goes without."""
+    if count(v) > 1:
+        return vmap(one)(v)
+    return {name: t[None] for name, t in one({name: t[0] for name, t in v.items()}).items()}
+
+
+def backward(outputs, inputs, cotangents):
+    """torch.autograd.grad for a batch of cotangents (k, shape); keeps the graph."""
+    outputs, cotangents = list(outputs), list(cotangents)
+    if len(cotangents[0]) > 1:
+        return torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True, is_grads_batched=True)
+    single = torch.autograd.grad(outputs, inputs, [c[0] for c in cotangents], retain_graph=True)
+    return [t[None] for t in single]
+
+
+def output_hessian(z, rz, n):
+    """Hessian of the mean cross-entropy at the logits `z`, times `rz`: (diag(p) - p p^T) rz / n."""
+    p = F.softmax(z, dim=-1)
+    return p * (rz - (p * rz).sum(-1, keepdim=True)) / n
+
+
+def hessian_variants(problem):
+    params, n = problem.params, problem.examples
+
+    def forward_over_reverse(v, x, y):
+        gradient = grad(lambda p: problem.losses(p, x, y).sum() / n)
+        return over_directions(lambda d: jvp(gradient, (params,), (d,))[1], v)
+
+    def double_backward(v, x, y):
+        leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+        loss = problem.losses(leaves, x, y).sum() / n
+        gradient = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
+        return dict(zip(leaves, backward(gradient, list(leaves.values()), v.values())))
+
+    return {"double backward": double_backward, "jvp of grad": forward_over_reverse}
+
+
+def gauss_newton_variants(problem):
+    params, n = problem.params, problem.examples
+
+    def jvp_and_vjp(v, x, y):
+        network = lambda p: problem.logits(p, x)
+        z, pull = vjp(network, params)
+        return over_directions(lambda d: pull(output_hessian(z, jvp(network, (params,), (d,))[1], n))[0], v)
+
+    def three_backwards(v, x, y):
+        leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+        z = problem.logits(leaves, x)
+        u = torch.zeros_like(z, requires_grad=True)
+        pulled = torch.autograd.grad(z, list(leaves.values()), u, create_graph=True)  # J^T u, linear in u
+        (rz,) = backward(pulled, [u], v.values())
+        cotangents = output_hessian(z.detach(), rz, n)
+        return dict(zip(leaves, backward([z], list(leaves.values()), [cotangents])))
+
+    return {"three backwards": three_backwards, "jvp and vjp": jvp_and_vjp}
+
+
+def summed(chunk, problem, rows):
+    """The product over all examples, from `chunk(v, x, y)` for `rows` of them."""
+    x, y = problem.x[: problem.examples], problem.y[: problem.examples]
+
+    def product(v, passes=None):
+        total = None
+        for part in islice(zip(x.split(rows), y.split(rows)), passes):
+            new = chunk(v, *part)
+            total = new if total is None else {name: t.add_(new[name]) for name, t in total.items()}
+        return total
+
+    return product
+
+
+def one_at_a_time(chunk, problem):
+    single = summed(chunk, problem, problem.rows(1))
+
+    def product(v, passes=None):
+        columns = range(count(v))[:passes]
+        blocks = [single({name: t[j : j + 1] for name, t in v.items()}, passes) for j in columns]
+        return {name: torch.cat([b[name] for b in blocks]) for name in v}
+
+    return product
+
+
+def product_work(problem, work, full):
+    """Times all variants of one product with `full` directions (fewer at a small scale). Keeps the one for CG."""
+    bench, k = problem.bench, 1 if full == 1 else problem.bench.size(full, 2)
+    rows, v, what = problem.rows(k), problem.directions(k), f"{work}-{full}, {problem.name}"
+    chunks = hessian_variants(problem) if work == "hessian" else gauss_newton_variants(problem)
+    forward, chunk = list(chunks.items())[-1]
+    products = {name: summed(c, problem, rows) for name, c in chunks.items()}
+    if k > 1:
+        products[f"{forward}, one at a time"] = one_at_a_time(chunk, problem)
+    products[f"{forward}, compiled"] = summed(torch.compile(chunk, dynamic=False), problem, rows)
+    timed = bench.trial(what, products, v)
+    if bench.cuda and full <= 16 and (name := fastest(timed)):  # launches may bind
+        graph = f"{name}, CUDA graph"
+        try:
+            products[graph] = bench.graphed(products[name], v)
+            timed |= bench.trial(what, {graph: products[graph]}, v)
+        except RuntimeError as e:
+            timed[graph] = {"skipped": str(e)[:300]}
+    name = bench.best(f"{work}-{full}", problem.name, timed, n=problem.examples, k=k, rows_per_pass=rows)
+    if name and (work, full) == ("gauss-newton", 100):
+        problem.product = products[name], name, timed[name]["seconds"]
+
+
+# ---- conjugate gradients ----
+
+
+def dots(a, b):
+    """Inner products of the columns of two blocks: (k,)."""
+    return sum((a[name] * b[name]).flatten(1).sum(1) for name in a)
+
+
+def column(coefficients, t):
+    """(k,) as (k, 1, ...), to be multiplied with the block `t`."""
+    return coefficients.view(-1, *[1] * (t.dim() - 1))
+
+
+def add(a, coefficients, b):
+    """a + coefficients b in place, one coefficient per column."""
+    for name, t in a.items():
+        t.addcmul_(column(coefficients, t), b[name])
+
+
+def damped(product, v):
+    return {name: t.add_(v[name], alpha=DAMPING) for name, t in product(v).items()}
+
+
+def conjugate_gradients(product, b, iterations):
+    """`iterations` steps on (product + DAMPING I) x = b from x = 0. Returns x and the largest relative residual."""
+    x = {name: torch.zeros_like(t) for name, t in b.items()}
+    r, p = ({name: t.clone() for name, t in b.items()} for _ in range(2))
+    rr = start = dots(r, r)
+    for _ in range(iterations):
+        q = damped(product, p)
+        step = rr / dots(p, q)
+        add(x, step, p)
+        add(r, -step, q)
+        old, rr = rr, dots(r, r)
+        for name, t in p.items():
+            t.mul_(column(rr / old, t)).add_(r[name])
+    return x, (rr / start).sqrt().max()
+
+
+def cg_work(problem):
+    """CG with the fastest Gauss-Newton product. Fewer iterations, multiplied, where 20 exceed 1/15 of the budget."""
+    bench = problem.bench
+    if problem.product is None:
+        product_work(problem, "gauss-newton", 100)
+    if problem.product is None:
+        return
+    product, name, each = problem.product
+    b = problem.gradients(problem.params, *problem.queries)
+    timed = max(2, min(CG_ITERATIONS, int(bench.spare(1 / 15) / each)))
+    conjugate_gradients(product, b, 1)
+    (x, recurrence), seconds = bench.call(lambda: conjugate_gradients(product, b, timed))
+    residual = {key: b[key] - t for key, t in damped(product, x).items()}
+    true = float((dots(residual, residual) / dots(b, b)).sqrt().max())
+    what = f"cg, {problem.name}: residual {true:.1e}, by recurrence {recurrence:.1e}"
+    bench.check(abs(true - recurrence) <= TOLERANCE, what)
+    bench.record("cg-100", problem.name, "f32", seconds * CG_ITERATIONS / timed, 1, {
+        "fastest": name, "n": problem.examples, "k": count(b), "damping": DAMPING, "iterations": CG_ITERATIONS,
+        "iterations_timed": timed, "extrapolated": timed < CG_ITERATIONS, "largest_residual": true,
+        "product_seconds": each})
+
+
+# ---- EK-FAC ----
+
+
+def layer_statistics(net, x):
+    """Per layer with weights: inputs with a one appended (b, T, in + 1), and gradients at the outputs for each label
+    times the square root of its probability (classes, b, T, out). T: positions of a convolution, 1 for a dense layer.
+    Sums over classes of products of two such gradients are exact expectations over labels drawn from the model."""
+    inputs, outputs, h = [], [], x
+    for layer in net:
+        if isinstance(layer, nn.Conv2d):
+            inputs.append(F.unfold(h, layer.kernel_size, padding=layer.padding).transpose(1, 2).detach())
+        elif isinstance(layer, nn.Linear):
+            inputs.append(h[:, None].detach())
+        h = layer(h)
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            outputs.append(h)
+    p = F.softmax(h, dim=1).detach()
+    cotangents = p.sqrt().T[:, :, None] * (p - torch.eye(CLASSES, device=x.device)[:, None])
+    deltas = backward([h], outputs, [cotangents])
+    inputs = [F.pad(a, (0, 1), value=1.0) for a in inputs]
+    return [(a, d.flatten(3).transpose(2, 3) if d.dim() == 5 else d[:, :, None]) for a, d in zip(inputs, deltas)]
+
+
+def covariances(problem, x, rows):
+    """Per layer the sums over examples and positions of a a^T and d d^T, divided by n."""
+    sums = None
+    for part in x.split(rows):
+        pairs = [(a.flatten(0, 1), d.flatten(0, 2)) for a, d in layer_statistics(problem.net, part)]
+        new = [(a.T @ a / len(x), d.T @ d / len(x)) for a, d in pairs]
+        sums = new if sums is None else [(s.add_(a), t.add_(d)) for (s, t), (a, d) in zip(sums, new)]
+    return sums
+
+
+def rotated_gradients(a, d, qa, qg):
+    """Sum over examples and classes of (Q_G^T g Q_A)^2, each gradient g = sum_t d_t a_t^T formed and rotated."""
+    total = 0
+    size = max(1, 10**9 // (4 * len(qa) * len(qg)))
+    for label in d:
+        for a_part, d_part in zip(a.split(size), label.split(size)):
+            g = torch.einsum("bto,bti->boi", d_part, a_part)
+            total = total + (qg.T @ (g @ qa)).square().sum(0)
+    return total
+
+
+def rotated_factors(a, d, qa, qg):
+    """The same from rotated inputs and deltas: for a dense layer ((D Q_G)^2)^T (A Q_A)^2, one product."""
+    a, d = a @ qa, d @ qg
+    if a.shape[1] == 1:
+        return d[:, :, 0].square().sum(0).T @ a[:, 0].square()
+    return sum(torch.einsum("bto,bti->boi", label, a).square().sum(0) for label in d)
+
+
+def ekfac_work(problem):
+    """Covariances, eigenbases and correction. Where rotating every gradient is too much work, it is timed on a part of
+    the examples, and both forms are compared on that part."""
+    bench, x, rows = problem.bench, problem.x[: problem.examples], min(1_000, problem.examples)
+    sums, first = bench.measure(lambda: covariances(problem, x, rows))
+    bases, second = bench.measure(lambda: [tuple(torch.linalg.eigh(s)[1] for s in pair) for pair in sums])
+    flops = sum(2 * CLASSES * len(qa) * len(qg) * (len(qa) + len(qg)) for qa, qg in bases)  # of an example
+    part = max(1, min(len(x), int(1e14 * bench.scale / flops)))
+
+    def correction(form, examples):
+        def run(passes=None):
+            total = {i: 0 for i in range(len(bases))}
+            for some in islice(x[:examples].split(rows), passes):
+                for i, ((a, d), (qa, qg)) in enumerate(zip(layer_statistics(problem.net, some), bases)):
+                    total[i] = total[i] + form(a, d, qa, qg) / len(x)
+            return total
+
+        return run
+
+    what, whole = f"ekfac correction, {problem.name}", {"factors rotated": correction(rotated_factors, len(x))}
+    gradients = {"gradients rotated": correction(rotated_gradients, part)}
+    if part == len(x):
+        done = bench.trial(what, gradients | whole)
+    else:
+        done = bench.trial(f"{what}, {part} examples",
+                           gradients | {"factors rotated": correction(rotated_factors, part)})
+        if "seconds" in (slow := done["gradients rotated"]):
+            slow |= {"seconds": slow["seconds"] * len(x) / part, "examples_timed": part, "extrapolated": True}
+        done |= bench.trial(what, whole)
+    for row in done.values():
+        if "seconds" in row:
+            row["correction_seconds"] = row["seconds"]
+            row["seconds"] += first["seconds"] + second["seconds"]
+    bench.best("ekfac", problem.name, done, n=len(x), classes=CLASSES, eigendecomposition="f32",
+               covariance_seconds=first["seconds"], eigen_seconds=second["seconds"])
+
+
+# ---- scoring ----
+
+
+def scores_from_gradients(problem, params, v, x, y, passes=None):
+    """<g_i, v_j>, (n, k), from per-example gradients of some examples at a time."""
+    columns, rows = {name: t.flatten(1).T for name, t in v.items()}, problem.gradient_rows
+    scores = []
+    for part in islice(zip(x.split(rows), y.split(rows)), passes):
+        g = problem.gradients(params, *part)
+        scores.append(sum(g[name].flatten(1) @ t for name, t in columns.items()))
+    return torch.cat(scores)
+
+
+def scores_forward(problem, params, v, x, y, passes=None):
+    """The same as derivatives of the losses along each vector."""
+    rows = max(1, problem.cells // count(v))
+    along = lambda d, x, y: jvp(lambda p: problem.losses(p, x, y), (params,), (d,))[1]
+    parts = islice(zip(x.split(rows), y.split(rows)), passes)
+    return torch.cat([vmap(along, in_dims=(0, None, None))(v, *part) for part in parts], dim=1).T
+
+
+SCORES = {"gradients formed": scores_from_gradients, "jvp of losses": scores_forward}
+
+
+def scoring_work(problem):
+    v, params = problem.directions(len(problem.queries[1])), problem.params
+    run = lambda form: lambda passes=None: {"": form(problem, params, v, problem.x, problem.y, passes)}
+    rows = problem.bench.trial(f"scoring, {problem.name}", {name: run(form) for name, form in SCORES.items()})
+    name = problem.bench.best("scoring", problem.name, rows, n=len(problem.x), k=count(v))
+    problem.scores = name or problem.scores
+
+
+def tracin_work(problem):
+    """With the way of scoring that was the fastest, or with gradients formed where scoring was not timed."""
+    checkpoints = [problem.network(seed)[1] for seed in range(CHECKPOINTS)]
+
+    def run(passes=None):
+        total = 0
+        for params in checkpoints[:passes]:
+            v = problem.gradients(params, *problem.queries)
+            form = SCORES[problem.scores]
+            total = total + LEARNING_RATE * form(problem, params, v, problem.x, problem.y, passes)
+        return {"": total}
+
+    rows = problem.bench.trial(f"tracin, {problem.name}", {problem.scores: run})
+    n, k = len(problem.x), len(problem.queries[1])
+    problem.bench.best("tracin", problem.name, rows, n=n, k=k, checkpoints=CHECKPOINTS)
+
+
+# ---- the device's own rates ----
+
+
+def rates_work(bench):
+    products = [("f32", 8192, torch.float32), ("tf32", 8192, torch.float32),
+                ("bf16", 8192, torch.bfloat16), ("f64", 4096, torch.float64)]
+    for precision, full, dtype in products:
+        n = bench.size(full, 64)
+        a, b = (torch.randn(n, n, device=bench.device).to(dtype) for _ in range(2))
+        allow_tf32(precision == "tf32")
+        _, row = bench.measure(lambda: a @ b)
+        allow_tf32(False)
+        detail = {"flops_per_second": 2 * n**3 / row["seconds"]}
+        bench.record("rate-gemm", f"{n}x{n}x{n}", precision, row["seconds"], row["repeats"], detail)
+    count = bench.size(2**30, 2**10)
+    a, b = (torch.randn(count, device=bench.device) for _ in range(2))
+    _, row = bench.measure(lambda: b.copy_(a))
+    detail = {"bytes_per_second": 2 * 4 * count / row["seconds"], "bytes": "read and written"}
+    bench.record("rate-copy", f"{4 * count} bytes", "f32", row["seconds"], row["repeats"], detail)
+
+
+def allow_tf32(on):
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on
+
+
+# ---- the run ----
+
+
+def run(bench, only):
+    allow_tf32(False)
+    torch.backends.cudnn.benchmark = True  # convolutions by the fastest f32 algorithm
+    vmap(lambda v: jvp(grad(torch.sin), (v,), (v,))[1])(torch.ones(2))  # torch loads these on first use
+    signal.signal(signal.SIGALRM, too_long)
+    if "rates" in only:
+        rates_work(bench)
+    for name in Problem.ALL:
+        problem = Problem(name, bench)
+        for work in ("hessian", "gauss-newton"):
+            if work in only:
+                for k in (1, 16, 100):
+                    product_work(problem, work, k)
+        for work, f in [("cg", cg_work), ("ekfac", ekfac_work), ("scoring", scoring_work), ("tracin", tracin_work)]:
+            if work in only:
+                f(problem)
+        del problem
+        bench.free()
+    detail = {"torch": torch.__version__, "cuda": torch.version.cuda, "scale": bench.scale, "works": only,
+              "device": torch.cuda.get_device_name(bench.device) if bench.cuda else "cpu",
+              "allow_tf32": False, "cudnn_benchmark": True, "threads": torch.get_num_threads(),
+              "date": time.strftime("%Y-%m-%d"), "variants_agree": not bench.mismatch, "tolerance": TOLERANCE}
+    bench.record("settings", "", "", time.perf_counter() - bench.start, 1, detail)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=["cuda", "cpu"], required=True)
+    parser.add_argument("--out", default="peer.json", help="JSON of the results")
+    parser.add_argument("--scale", type=float, default=1.0, help="sizes by this factor; the models stay")
+    parser.add_argument("--budget", type=float, default=150, help="seconds that the run should take")
+    parser.add_argument("--compile-seconds", type=float, default=40, help="for all of torch.compile; 0: none")
+    parser.add_argument("--only", default=",".join(WORKS), help="works, with commas")
+    options = parser.parse_args()
+    only = options.only.split(",")
+    if unknown := [work for work in only if work not in WORKS]:
+        parser.error(f"unknown work {unknown[0]}; there are {', '.join(WORKS)}")
+    if not 0 < options.scale <= 1 or not options.budget > 0:
+        parser.error("--scale must be above 0 and at most 1, --budget above 0")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device that this torch can use")
+    bench = Bench(options)
+    run(bench, only)
+    sys.exit(1 if bench.mismatch else 0)
+
+
+if __name__ == "__main__":
+    main()
