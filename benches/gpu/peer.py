@@ -45,18 +45,16 @@ CHECKPOINTS = 5
 LEARNING_RATE = 0.1
 TOLERANCE = 1e-4
 FIRST_PASS_LIMIT = 60  # seconds, compiling included
-WORKS = ["rates", "hessian", "gauss-newton", "cg", "ekfac", "scoring", "tracin"]
 
 
 # ---- timing, agreement, records ----
-
 
 class Bench:
     """One device, one clock, the records of one run."""
 
     def __init__(self, options):
         self.device, self.scale, self.out = torch.device(options.device), options.scale, options.out
-        self.budget, self.compile_left = options.budget, options.compile_seconds
+        self.budget, self.compile_share, self.compile_left = options.budget, options.compile_seconds / len(Problem.ALL), 0
         self.cuda, self.start = self.device.type == "cuda", time.perf_counter()
         self.records, self.mismatch, self.references = [], False, {}
 
@@ -78,73 +76,44 @@ class Bench:
             torch.cuda.synchronize()
         return result, (time.perf_counter() - start) / times
 
-    def measure(self, f, warm_up=None):
-        """The result of `f()` and a row of its median seconds. Repeats may take 1/150 of the budget; there is one at
-        least. Short calls are timed several in a row, 20 ms at least."""
-        first = self.call(warm_up or f)[1]
+    def measure(self, f):
+        """The result of `f()`, which is warm, and a row of its median seconds. Repeats may take 1/300 of the budget;
+        there is one at least. Short calls are timed several in a row, 20 ms at least."""
         result, seconds = self.call(f)
         times = max(1, math.ceil(0.02 / seconds))
-        repeats = min(7, int(self.spare(1 / 150) / (seconds * times)))
+        repeats = min(7, int(self.spare(1 / 300) / (seconds * times)))
         samples = [self.call(f, times)[1] for _ in range(max(repeats, times > 1))] or [seconds]
-        return result, {"seconds": statistics.median(samples), "repeats": len(samples), "calls_per_repeat": times,
-                        "first_call_seconds": first}
+        return result, {"seconds": statistics.median(samples), "repeats": len(samples), "calls_per_repeat": times}
 
     def trial(self, what, variants, *arguments):
         """Times each of `variants` (functions by name; with `passes=1` they do the first pass only, for warming up and
         compiling) and compares its result with that of the first. Returns rows by name."""
         rows = {}
         for name, f in variants.items():
+            compiles, start, result = name.endswith("compiled"), time.perf_counter(), None
             try:
-                result, rows[name] = self.first_within_limit(name, f, arguments)
+                if compiles and self.compile_left <= 0:
+                    raise TimeoutError("the seconds for compiling are spent")
+                signal.alarm(FIRST_PASS_LIMIT)
+                first = self.call(lambda: f(*arguments, passes=1))[1]
+                signal.alarm(0)
+                result, row = self.measure(lambda: f(*arguments))
             except Exception as e:  # out of memory, a compiler that fails or takes too long: said, and skipped
                 reason = "out of memory" if isinstance(e, torch.OutOfMemoryError) else f"{type(e).__name__}: {e}"
                 rows[name] = {"skipped": " ".join(reason.split())[:300]}
                 print(f"    {what}, {name}: skipped, {rows[name]['skipped']}", flush=True)
             else:
-                print(f"    {what}, {name}: {rows[name]['seconds']:.3e} s", flush=True)
+                print(f"    {what}, {name}: {row['seconds']:.3e} s", flush=True)
                 if what not in self.references:
                     self.references = {what: result}
-                rows[name]["difference"] = difference(result, self.references[what])
-                self.check(rows[name]["difference"] <= TOLERANCE, f"{what}, {name}: {rows[name]['difference']:.1e}")
-            result = None
-            self.free()
-        return rows
-
-    def first_within_limit(self, name, f, arguments):
-        """`measure`, given up where the first pass takes too long; compiling has a limit in all as well."""
-        compiles = name.endswith("compiled")
-        if compiles and self.compile_left <= 0:
-            raise Skipped("the seconds for compiling are spent")
-
-        def warm_up():
-            signal.alarm(FIRST_PASS_LIMIT)
-            start = time.perf_counter()
-            try:
-                f(*arguments, passes=1)
+                error = difference(result, self.references[what])
+                self.check(error <= TOLERANCE, f"{what}, {name}: {error:.1e}")
+                rows[name] = row | {"first_pass_seconds": first, "difference": error}
             finally:
                 signal.alarm(0)
-                self.compile_left -= compiles * (time.perf_counter() - start)
-
-        torch._dynamo.reset()
-        return self.measure(lambda: f(*arguments), warm_up)
-
-    def graphed(self, f, v):
-        """`f` recorded as a CUDA graph. A call copies its argument in and replays."""
-        held, side, graph = {name: t.clone() for name, t in v.items()}, torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            f(held)
-        torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(graph):
-            result = f(held)
-
-        def replay(v, passes=None):
-            for name, t in held.items():
-                t.copy_(v[name])
-            graph.replay()
-            return result
-
-        return replay
+            self.compile_left -= compiles * (time.perf_counter() - start)
+            self.free()
+        return rows
 
     def free(self):
         gc.collect()
@@ -175,12 +144,31 @@ class Bench:
         os.replace(self.out + ".tmp", self.out)
 
 
-class Skipped(Exception):
-    pass
-
-
 def too_long(*_):
-    raise Skipped(f"the first pass took more than {FIRST_PASS_LIMIT} s")
+    raise TimeoutError(f"the first pass took more than {FIRST_PASS_LIMIT} s")
+
+
+def graphed(f):
+    """`f` as a CUDA graph, recorded by the first call. Every call copies its argument in and replays."""
+    held = result = None
+    graph = torch.cuda.CUDAGraph()
+
+    def replay(v, passes=None):
+        nonlocal held, result
+        if result is None:
+            held, side = {name: t.clone() for name, t in v.items()}, torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                f(held)
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(graph):
+                result = f(held)
+        for name, t in held.items():
+            t.copy_(v[name])
+        graph.replay()
+        return result
+
+    return replay
 
 
 def fastest(rows):
@@ -196,7 +184,6 @@ def difference(a, b):
 
 
 # ---- models ----
-
 
 def mlp(*widths):
     layers = [nn.Flatten()]
@@ -261,6 +248,10 @@ class Problem:
         most = max(1, self.cells // k)
         return max(d for d in range(1, self.examples + 1) if self.examples % d == 0 and d <= most)
 
+    def passes(self, rows, most=None, examples=None):
+        """At most `most` pairs of `rows` inputs and labels."""
+        return islice(zip(self.x[:examples].split(rows), self.y[:examples].split(rows)), most)
+
     def directions(self, k):
         torch.manual_seed(2)
         return {name: torch.randn(k, *p.shape, device=p.device) for name, p in self.params.items()}
@@ -272,7 +263,6 @@ class Problem:
 
 
 # ---- products ----
-
 
 def count(v):
     return len(next(iter(v.values())))
@@ -338,11 +328,10 @@ def gauss_newton_variants(problem):
 
 def summed(chunk, problem, rows):
     """The product over all examples, from `chunk(v, x, y)` for `rows` of them."""
-    x, y = problem.x[: problem.examples], problem.y[: problem.examples]
 
     def product(v, passes=None):
         total = None
-        for part in islice(zip(x.split(rows), y.split(rows)), passes):
+        for part in problem.passes(rows, passes, problem.examples):
             new = chunk(v, *part)
             total = new if total is None else {name: t.add_(new[name]) for name, t in total.items()}
         return total
@@ -371,14 +360,10 @@ def product_work(problem, work, full):
     if k > 1:
         products[f"{forward}, one at a time"] = one_at_a_time(chunk, problem)
     products[f"{forward}, compiled"] = summed(torch.compile(chunk, dynamic=False), problem, rows)
+    torch._dynamo.reset()  # it keeps only a few compiled forms of one function
     timed = bench.trial(what, products, v)
     if bench.cuda and full <= 16 and (name := fastest(timed)):  # launches may bind
-        graph = f"{name}, CUDA graph"
-        try:
-            products[graph] = bench.graphed(products[name], v)
-            timed |= bench.trial(what, {graph: products[graph]}, v)
-        except RuntimeError as e:
-            timed[graph] = {"skipped": str(e)[:300]}
+        timed |= bench.trial(what, {f"{name}, CUDA graph": graphed(products[name])}, v)
     name = bench.best(f"{work}-{full}", problem.name, timed, n=problem.examples, k=k, rows_per_pass=rows)
     if name and (work, full) == ("gauss-newton", 100):
         problem.product = products[name], name, timed[name]["seconds"]
@@ -386,21 +371,14 @@ def product_work(problem, work, full):
 
 # ---- conjugate gradients ----
 
-
 def dots(a, b):
     """Inner products of the columns of two blocks: (k,)."""
     return sum((a[name] * b[name]).flatten(1).sum(1) for name in a)
 
 
-def column(coefficients, t):
-    """(k,) as (k, 1, ...), to be multiplied with the block `t`."""
-    return coefficients.view(-1, *[1] * (t.dim() - 1))
-
-
-def add(a, coefficients, b):
-    """a + coefficients b in place, one coefficient per column."""
-    for name, t in a.items():
-        t.addcmul_(column(coefficients, t), b[name])
+def combine(a, coefficients, b):
+    """a + coefficients b, one coefficient per column."""
+    return {name: torch.addcmul(t, coefficients.view(-1, *[1] * (t.dim() - 1)), b[name]) for name, t in a.items()}
 
 
 def damped(product, v):
@@ -409,17 +387,14 @@ def damped(product, v):
 
 def conjugate_gradients(product, b, iterations):
     """`iterations` steps on (product + DAMPING I) x = b from x = 0. Returns x and the largest relative residual."""
-    x = {name: torch.zeros_like(t) for name, t in b.items()}
-    r, p = ({name: t.clone() for name, t in b.items()} for _ in range(2))
+    x, r, p = {name: torch.zeros_like(t) for name, t in b.items()}, b, b
     rr = start = dots(r, r)
     for _ in range(iterations):
         q = damped(product, p)
         step = rr / dots(p, q)
-        add(x, step, p)
-        add(r, -step, q)
+        x, r = combine(x, step, p), combine(r, -step, q)
         old, rr = rr, dots(r, r)
-        for name, t in p.items():
-            t.mul_(column(rr / old, t)).add_(r[name])
+        p = combine(r, rr / old, p)
     return x, (rr / start).sqrt().max()
 
 
@@ -447,7 +422,6 @@ def cg_work(problem):
 
 # ---- EK-FAC ----
 
-
 def layer_statistics(net, x):
     """Per layer with weights: inputs with a one appended (b, T, in + 1), and gradients at the outputs for each label
     times the square root of its probability (classes, b, T, out). T: positions of a convolution, 1 for a dense layer.
@@ -468,14 +442,18 @@ def layer_statistics(net, x):
     return [(a, d.flatten(3).transpose(2, 3) if d.dim() == 5 else d[:, :, None]) for a, d in zip(inputs, deltas)]
 
 
-def covariances(problem, x, rows):
+def covariances(problem):
     """Per layer the sums over examples and positions of a a^T and d d^T, divided by n."""
-    sums = None
-    for part in x.split(rows):
-        pairs = [(a.flatten(0, 1), d.flatten(0, 2)) for a, d in layer_statistics(problem.net, part)]
-        new = [(a.T @ a / len(x), d.T @ d / len(x)) for a, d in pairs]
+    n, sums = problem.examples, None
+    for x, _ in problem.passes(1_000, None, n):
+        pairs = [(a.flatten(0, 1), d.flatten(0, 2)) for a, d in layer_statistics(problem.net, x)]
+        new = [(a.T @ a / n, d.T @ d / n) for a, d in pairs]
         sums = new if sums is None else [(s.add_(a), t.add_(d)) for (s, t), (a, d) in zip(sums, new)]
     return sums
+
+
+def eigenbases(sums):
+    return [tuple(torch.linalg.eigh(s)[1] for s in pair) for pair in sums]
 
 
 def rotated_gradients(a, d, qa, qg):
@@ -497,61 +475,58 @@ def rotated_factors(a, d, qa, qg):
     return sum(torch.einsum("bto,bti->boi", label, a).square().sum(0) for label in d)
 
 
+def correction(problem, form, bases, examples):
+    """The function that computes the eigenvalue corrections of all layers by `form`, over some examples."""
+
+    def run(passes=None):
+        total = {i: 0 for i in range(len(bases))}
+        for x, _ in problem.passes(1_000, passes, examples):
+            for i, ((a, d), (qa, qg)) in enumerate(zip(layer_statistics(problem.net, x), bases)):
+                total[i] = total[i] + form(a, d, qa, qg) / examples
+        return total
+
+    return run
+
+
 def ekfac_work(problem):
     """Covariances, eigenbases and correction. Where rotating every gradient is too much work, it is timed on a part of
     the examples, and both forms are compared on that part."""
-    bench, x, rows = problem.bench, problem.x[: problem.examples], min(1_000, problem.examples)
-    sums, first = bench.measure(lambda: covariances(problem, x, rows))
-    bases, second = bench.measure(lambda: [tuple(torch.linalg.eigh(s)[1] for s in pair) for pair in sums])
+    bench, n, what = problem.bench, problem.examples, f"ekfac correction, {problem.name}"
+    bases = eigenbases(covariances(problem))  # warm
+    sums, first = bench.measure(lambda: covariances(problem))
+    bases, second = bench.measure(lambda: eigenbases(sums))
     flops = sum(2 * CLASSES * len(qa) * len(qg) * (len(qa) + len(qg)) for qa, qg in bases)  # of an example
-    part = max(1, min(len(x), int(1e14 * bench.scale / flops)))
-
-    def correction(form, examples):
-        def run(passes=None):
-            total = {i: 0 for i in range(len(bases))}
-            for some in islice(x[:examples].split(rows), passes):
-                for i, ((a, d), (qa, qg)) in enumerate(zip(layer_statistics(problem.net, some), bases)):
-                    total[i] = total[i] + form(a, d, qa, qg) / len(x)
-            return total
-
-        return run
-
-    what, whole = f"ekfac correction, {problem.name}", {"factors rotated": correction(rotated_factors, len(x))}
-    gradients = {"gradients rotated": correction(rotated_gradients, part)}
-    if part == len(x):
-        done = bench.trial(what, gradients | whole)
-    else:
-        done = bench.trial(f"{what}, {part} examples",
-                           gradients | {"factors rotated": correction(rotated_factors, part)})
+    part = max(1, min(n, int(1e14 * bench.scale / flops)))
+    forms = {"gradients rotated": rotated_gradients, "factors rotated": rotated_factors}
+    done = bench.trial(f"{what}, {part} examples",
+                       {name: correction(problem, form, bases, part) for name, form in forms.items()})
+    if part < n:
         if "seconds" in (slow := done["gradients rotated"]):
-            slow |= {"seconds": slow["seconds"] * len(x) / part, "examples_timed": part, "extrapolated": True}
-        done |= bench.trial(what, whole)
+            slow |= {"seconds": slow["seconds"] * n / part, "examples_timed": part, "extrapolated": True}
+        done |= bench.trial(what, {"factors rotated": correction(problem, rotated_factors, bases, n)})
     for row in done.values():
         if "seconds" in row:
             row["correction_seconds"] = row["seconds"]
             row["seconds"] += first["seconds"] + second["seconds"]
-    bench.best("ekfac", problem.name, done, n=len(x), classes=CLASSES, eigendecomposition="f32",
+    bench.best("ekfac", problem.name, done, n=n, classes=CLASSES, eigendecomposition="f32",
                covariance_seconds=first["seconds"], eigen_seconds=second["seconds"])
 
 
 # ---- scoring ----
 
-
-def scores_from_gradients(problem, params, v, x, y, passes=None):
+def scores_from_gradients(problem, params, v, passes):
     """<g_i, v_j>, (n, k), from per-example gradients of some examples at a time."""
-    columns, rows = {name: t.flatten(1).T for name, t in v.items()}, problem.gradient_rows
-    scores = []
-    for part in islice(zip(x.split(rows), y.split(rows)), passes):
-        g = problem.gradients(params, *part)
+    scores, columns = [], {name: t.flatten(1).T for name, t in v.items()}
+    for x, y in problem.passes(problem.gradient_rows, passes):
+        g = problem.gradients(params, x, y)
         scores.append(sum(g[name].flatten(1) @ t for name, t in columns.items()))
     return torch.cat(scores)
 
 
-def scores_forward(problem, params, v, x, y, passes=None):
+def scores_forward(problem, params, v, passes):
     """The same as derivatives of the losses along each vector."""
-    rows = max(1, problem.cells // count(v))
     along = lambda d, x, y: jvp(lambda p: problem.losses(p, x, y), (params,), (d,))[1]
-    parts = islice(zip(x.split(rows), y.split(rows)), passes)
+    parts = problem.passes(max(1, problem.cells // count(v)), passes)
     return torch.cat([vmap(along, in_dims=(0, None, None))(v, *part) for part in parts], dim=1).T
 
 
@@ -559,32 +534,30 @@ SCORES = {"gradients formed": scores_from_gradients, "jvp of losses": scores_for
 
 
 def scoring_work(problem):
-    v, params = problem.directions(len(problem.queries[1])), problem.params
-    run = lambda form: lambda passes=None: {"": form(problem, params, v, problem.x, problem.y, passes)}
+    v = problem.directions(len(problem.queries[1]))
+    run = lambda form: lambda passes=None: {"scores": form(problem, problem.params, v, passes)}
     rows = problem.bench.trial(f"scoring, {problem.name}", {name: run(form) for name, form in SCORES.items()})
     name = problem.bench.best("scoring", problem.name, rows, n=len(problem.x), k=count(v))
     problem.scores = name or problem.scores
 
 
 def tracin_work(problem):
-    """With the way of scoring that was the fastest, or with gradients formed where scoring was not timed."""
+    """By the way of scoring that was the fastest, or with gradients formed where scoring was not timed."""
     checkpoints = [problem.network(seed)[1] for seed in range(CHECKPOINTS)]
 
     def run(passes=None):
         total = 0
         for params in checkpoints[:passes]:
             v = problem.gradients(params, *problem.queries)
-            form = SCORES[problem.scores]
-            total = total + LEARNING_RATE * form(problem, params, v, problem.x, problem.y, passes)
-        return {"": total}
+            total = total + LEARNING_RATE * SCORES[problem.scores](problem, params, v, passes)
+        return {"scores": total}
 
     rows = problem.bench.trial(f"tracin, {problem.name}", {problem.scores: run})
-    n, k = len(problem.x), len(problem.queries[1])
-    problem.bench.best("tracin", problem.name, rows, n=n, k=k, checkpoints=CHECKPOINTS)
+    sizes = {"n": len(problem.x), "k": len(problem.queries[1]), "checkpoints": CHECKPOINTS}
+    problem.bench.best("tracin", problem.name, rows, **sizes)
 
 
 # ---- the device's own rates ----
-
 
 def rates_work(bench):
     products = [("f32", 8192, torch.float32), ("tf32", 8192, torch.float32),
@@ -593,15 +566,18 @@ def rates_work(bench):
         n = bench.size(full, 64)
         a, b = (torch.randn(n, n, device=bench.device).to(dtype) for _ in range(2))
         allow_tf32(precision == "tf32")
-        _, row = bench.measure(lambda: a @ b)
+        rate(bench, "gemm", f"{n}x{n}x{n}", precision, lambda: a @ b, flops=2 * n**3)
         allow_tf32(False)
-        detail = {"flops_per_second": 2 * n**3 / row["seconds"]}
-        bench.record("rate-gemm", f"{n}x{n}x{n}", precision, row["seconds"], row["repeats"], detail)
-    count = bench.size(2**30, 2**10)
-    a, b = (torch.randn(count, device=bench.device) for _ in range(2))
-    _, row = bench.measure(lambda: b.copy_(a))
-    detail = {"bytes_per_second": 2 * 4 * count / row["seconds"], "bytes": "read and written"}
-    bench.record("rate-copy", f"{4 * count} bytes", "f32", row["seconds"], row["repeats"], detail)
+    n = bench.size(2**30, 2**10)
+    a, b = (torch.randn(n, device=bench.device) for _ in range(2))
+    rate(bench, "copy", f"{n} numbers", "f32", lambda: b.copy_(a), bytes_read_and_written=2 * 4 * n)
+
+
+def rate(bench, work, size, precision, f, **counted):
+    f()
+    _, row = bench.measure(f)
+    detail = counted | {f"{what}_per_second": number / row["seconds"] for what, number in counted.items()}
+    bench.record(f"rate-{work}", size, precision, row["seconds"], row["repeats"], detail)
 
 
 def allow_tf32(on):
@@ -610,6 +586,13 @@ def allow_tf32(on):
 
 
 # ---- the run ----
+
+WORK_FUNCTIONS = {
+    "hessian": lambda problem: [product_work(problem, "hessian", k) for k in (100, 1, 16)],
+    "gauss-newton": lambda problem: [product_work(problem, "gauss-newton", k) for k in (100, 1, 16)],
+    "cg": cg_work, "ekfac": ekfac_work, "scoring": scoring_work, "tracin": tracin_work,
+}
+WORKS = ["rates", *WORK_FUNCTIONS]
 
 
 def run(bench, only):
@@ -621,15 +604,14 @@ def run(bench, only):
         rates_work(bench)
     for name in Problem.ALL:
         problem = Problem(name, bench)
-        for work in ("hessian", "gauss-newton"):
-            if work in only:
-                for k in (1, 16, 100):
-                    product_work(problem, work, k)
-        for work, f in [("cg", cg_work), ("ekfac", ekfac_work), ("scoring", scoring_work), ("tracin", tracin_work)]:
-            if work in only:
-                f(problem)
+        bench.compile_left += bench.compile_share
+        for work in (work for work in WORK_FUNCTIONS if work in only):
+            try:
+                WORK_FUNCTIONS[work](problem)
+            except torch.OutOfMemoryError:
+                print(f"{work}, {name}: out of memory, skipped", flush=True)
+            bench.free()
         del problem
-        bench.free()
     detail = {"torch": torch.__version__, "cuda": torch.version.cuda, "scale": bench.scale, "works": only,
               "device": torch.cuda.get_device_name(bench.device) if bench.cuda else "cpu",
               "allow_tf32": False, "cudnn_benchmark": True, "threads": torch.get_num_threads(),
@@ -643,7 +625,7 @@ def main():
     parser.add_argument("--out", default="peer.json", help="JSON of the results")
     parser.add_argument("--scale", type=float, default=1.0, help="sizes by this factor; the models stay")
     parser.add_argument("--budget", type=float, default=150, help="seconds that the run should take")
-    parser.add_argument("--compile-seconds", type=float, default=40, help="for all of torch.compile; 0: none")
+    parser.add_argument("--compile-seconds", type=float, default=60, help="for all of torch.compile; 0: none")
     parser.add_argument("--only", default=",".join(WORKS), help="works, with commas")
     options = parser.parse_args()
     only = options.only.split(",")
