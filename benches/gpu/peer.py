@@ -12,10 +12,11 @@ Works (`--only` takes their names; at --scale 1, n = 10,000 training examples):
   scoring       <g_i, v_j> of 50,000 training examples and 100 vectors
   tracin        sum over 5 checkpoints of lr <g_i, g_q>, 50,000 training examples and 100 queries
 
-Every work is done in several ways (variants). They must agree within 1e-4 (norm-wise, relative, each tensor),
-else MISMATCH is printed and the exit code is 1. The fastest variant is the peer; all are in `detail`. Everything is
-f32 with TF32 off, except the rates that name another precision. Inputs are standard normal, labels uniform, weights
-torch's default initialisation with logits scaled to unit size. A variant that runs out of memory is named and skipped.
+Every work is done in several ways (variants), which must agree within 1e-4 (norm-wise, relative, each tensor), else
+MISMATCH is printed and the exit code is 1. The fastest variant is the peer; `detail` has all. f32 with TF32 off, but
+for rates that name another precision. Inputs are standard normal, labels uniform, weights torch's default with logits
+scaled to unit size. A variant that runs out of memory is named and skipped; when the budget is spent, so is every
+variant but the first of a work.
 
 Output: a list of {work, model, precision, seconds, repeats, detail}. At another scale the names of the works stay, and
 `detail` holds the true sizes. Seconds are medians over `repeats`, each between two synchronisations, after a warm-up;
@@ -47,14 +48,12 @@ TOLERANCE = 1e-4
 FIRST_PASS_LIMIT = 60  # seconds, compiling included
 
 
-# ---- timing, agreement, records ----
-
 class Bench:
     """One device, one clock, the records of one run."""
 
     def __init__(self, options):
         self.device, self.scale, self.out = torch.device(options.device), options.scale, options.out
-        self.budget, self.compile_share, self.compile_left = options.budget, options.compile_seconds / len(Problem.ALL), 0
+        self.budget, self.compile_left = options.budget, 0
         self.cuda, self.start = self.device.type == "cuda", time.perf_counter()
         self.records, self.mismatch, self.references = [], False, {}
 
@@ -92,8 +91,8 @@ class Bench:
         for name, f in variants.items():
             compiles, start, result = name.endswith("compiled"), time.perf_counter(), None
             try:
-                if compiles and self.compile_left <= 0:
-                    raise TimeoutError("the seconds for compiling are spent")
+                if (compiles and self.compile_left <= 0) or (rows and not self.spare(1)):
+                    raise TimeoutError("its seconds are spent")
                 signal.alarm(FIRST_PASS_LIMIT)
                 first = self.call(lambda: f(*arguments, passes=1))[1]
                 signal.alarm(0)
@@ -107,7 +106,7 @@ class Bench:
                 if what not in self.references:
                     self.references = {what: result}
                 error = difference(result, self.references[what])
-                self.check(error <= TOLERANCE, f"{what}, {name}: {error:.1e}")
+                self.check(f"{what}, {name}", error)
                 rows[name] = row | {"first_pass_seconds": first, "difference": error}
             finally:
                 signal.alarm(0)
@@ -120,10 +119,10 @@ class Bench:
         if self.cuda:
             torch.cuda.empty_cache()
 
-    def check(self, holds, what):
-        if not holds:
+    def check(self, what, error):
+        if not error <= TOLERANCE:  # NaN is a mismatch, too
             self.mismatch = True
-            print(f"MISMATCH {what}", flush=True)
+            print(f"MISMATCH {what}: {error:.1e}", flush=True)
 
     def best(self, work, model, rows, **detail):
         """Records the fastest of `rows`, and returns its name; None where every variant was skipped."""
@@ -177,13 +176,10 @@ def fastest(rows):
 
 
 def difference(a, b):
-    """Largest |a - b| / |b| (Euclidean norms) over the tensors of two dictionaries; NaN is infinite."""
+    """Largest |a - b| / |b| (Euclidean norms) over the tensors of two dictionaries; NaN where one is."""
     norm = torch.linalg.vector_norm
-    ratios = [float(norm(a[name] - b[name]) / norm(b[name])) for name in b]
-    return math.inf if any(map(math.isnan, ratios)) else max(ratios)
+    return float(torch.stack([norm(a[name] - b[name]) / norm(b[name]) for name in b]).max())
 
-
-# ---- models ----
 
 def mlp(*widths):
     layers = [nn.Flatten()]
@@ -261,8 +257,6 @@ class Problem:
         one = grad(lambda p, x, y: self.losses(p, x[None], y[None])[0])
         return vmap(one, in_dims=(None, 0, 0))(params, x, y)
 
-
-# ---- products ----
 
 def count(v):
     return len(next(iter(v.values())))
@@ -369,8 +363,6 @@ def product_work(problem, work, full):
         problem.product = products[name], name, timed[name]["seconds"]
 
 
-# ---- conjugate gradients ----
-
 def dots(a, b):
     """Inner products of the columns of two blocks: (k,)."""
     return sum((a[name] * b[name]).flatten(1).sum(1) for name in a)
@@ -412,15 +404,12 @@ def cg_work(problem):
     (x, recurrence), seconds = bench.call(lambda: conjugate_gradients(product, b, timed))
     residual = {key: b[key] - t for key, t in damped(product, x).items()}
     true = float((dots(residual, residual) / dots(b, b)).sqrt().max())
-    what = f"cg, {problem.name}: residual {true:.1e}, by recurrence {recurrence:.1e}"
-    bench.check(abs(true - recurrence) <= TOLERANCE, what)
+    bench.check(f"cg, {problem.name}, residual {true:.1e} beside the recurrence", abs(true - float(recurrence)))
     bench.record("cg-100", problem.name, "f32", seconds * CG_ITERATIONS / timed, 1, {
         "fastest": name, "n": problem.examples, "k": count(b), "damping": DAMPING, "iterations": CG_ITERATIONS,
         "iterations_timed": timed, "extrapolated": timed < CG_ITERATIONS, "largest_residual": true,
         "product_seconds": each})
 
-
-# ---- EK-FAC ----
 
 def layer_statistics(net, x):
     """Per layer with weights: inputs with a one appended (b, T, in + 1), and gradients at the outputs for each label
@@ -450,10 +439,6 @@ def covariances(problem):
         new = [(a.T @ a / n, d.T @ d / n) for a, d in pairs]
         sums = new if sums is None else [(s.add_(a), t.add_(d)) for (s, t), (a, d) in zip(sums, new)]
     return sums
-
-
-def eigenbases(sums):
-    return [tuple(torch.linalg.eigh(s)[1] for s in pair) for pair in sums]
 
 
 def rotated_gradients(a, d, qa, qg):
@@ -492,7 +477,8 @@ def ekfac_work(problem):
     """Covariances, eigenbases and correction. Where rotating every gradient is too much work, it is timed on a part of
     the examples, and both forms are compared on that part."""
     bench, n, what = problem.bench, problem.examples, f"ekfac correction, {problem.name}"
-    bases = eigenbases(covariances(problem))  # warm
+    eigenbases = lambda sums: [tuple(torch.linalg.eigh(s)[1] for s in pair) for pair in sums]
+    eigenbases(covariances(problem))  # warm
     sums, first = bench.measure(lambda: covariances(problem))
     bases, second = bench.measure(lambda: eigenbases(sums))
     flops = sum(2 * CLASSES * len(qa) * len(qg) * (len(qa) + len(qg)) for qa, qg in bases)  # of an example
@@ -511,8 +497,6 @@ def ekfac_work(problem):
     bench.best("ekfac", problem.name, done, n=n, classes=CLASSES, eigendecomposition="f32",
                covariance_seconds=first["seconds"], eigen_seconds=second["seconds"])
 
-
-# ---- scoring ----
 
 def scores_from_gradients(problem, params, v, passes):
     """<g_i, v_j>, (n, k), from per-example gradients of some examples at a time."""
@@ -557,8 +541,6 @@ def tracin_work(problem):
     problem.bench.best("tracin", problem.name, rows, **sizes)
 
 
-# ---- the device's own rates ----
-
 def rates_work(bench):
     products = [("f32", 8192, torch.float32), ("tf32", 8192, torch.float32),
                 ("bf16", 8192, torch.bfloat16), ("f64", 4096, torch.float64)]
@@ -585,8 +567,6 @@ def allow_tf32(on):
     torch.backends.cudnn.allow_tf32 = on
 
 
-# ---- the run ----
-
 WORK_FUNCTIONS = {
     "hessian": lambda problem: [product_work(problem, "hessian", k) for k in (100, 1, 16)],
     "gauss-newton": lambda problem: [product_work(problem, "gauss-newton", k) for k in (100, 1, 16)],
@@ -595,7 +575,7 @@ WORK_FUNCTIONS = {
 WORKS = ["rates", *WORK_FUNCTIONS]
 
 
-def run(bench, only):
+def run(bench, only, compile_seconds):
     allow_tf32(False)
     torch.backends.cudnn.benchmark = True  # convolutions by the fastest f32 algorithm
     vmap(lambda v: jvp(grad(torch.sin), (v,), (v,))[1])(torch.ones(2))  # torch loads these on first use
@@ -604,7 +584,7 @@ def run(bench, only):
         rates_work(bench)
     for name in Problem.ALL:
         problem = Problem(name, bench)
-        bench.compile_left += bench.compile_share
+        bench.compile_left += compile_seconds / len(Problem.ALL)
         for work in (work for work in WORK_FUNCTIONS if work in only):
             try:
                 WORK_FUNCTIONS[work](problem)
@@ -635,8 +615,12 @@ def main():
         parser.error("--scale must be above 0 and at most 1, --budget above 0")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device that this torch can use")
+    try:
+        open(options.out + ".tmp", "w").close()
+    except OSError as e:
+        parser.error(f"--out: {e}")
     bench = Bench(options)
-    run(bench, only)
+    run(bench, only, options.compile_seconds)
     sys.exit(1 if bench.mismatch else 0)
 
 
