@@ -119,8 +119,8 @@ class Bench:
         if self.cuda:
             torch.cuda.empty_cache()
 
-    def check(self, what, error):
-        if not error <= TOLERANCE:  # NaN is a mismatch, too
+    def check(self, what, error, tolerance=TOLERANCE):
+        if not error <= tolerance:  # NaN is a mismatch, too
             self.mismatch = True
             print(f"MISMATCH {what}: {error:.1e}", flush=True)
 
@@ -404,11 +404,13 @@ def cg_work(problem):
     (x, recurrence), seconds = bench.call(lambda: conjugate_gradients(product, b, timed))
     residual = {key: b[key] - t for key, t in damped(product, x).items()}
     true = float((dots(residual, residual) / dots(b, b)).sqrt().max())
-    bench.check(f"cg, {problem.name}, residual {true:.1e} beside the recurrence", abs(true - float(recurrence)))
+    # in f32 the recurrence drifts from the true residual with the condition of the system: a wide bound, for mistakes
+    drift = abs(true - float(recurrence)) / max(1, true)
+    bench.check(f"cg, {problem.name}, recurrence beside residual {true:.1e}", drift, 1e-2)
     bench.record("cg-100", problem.name, "f32", seconds * CG_ITERATIONS / timed, 1, {
         "fastest": name, "n": problem.examples, "k": count(b), "damping": DAMPING, "iterations": CG_ITERATIONS,
         "iterations_timed": timed, "extrapolated": timed < CG_ITERATIONS, "largest_residual": true,
-        "product_seconds": each})
+        "by_recurrence": float(recurrence), "product_seconds": each})
 
 
 def layer_statistics(net, x):
@@ -489,7 +491,9 @@ def ekfac_work(problem):
     if part < n:
         if "seconds" in (slow := done["gradients rotated"]):
             slow |= {"seconds": slow["seconds"] * n / part, "examples_timed": part, "extrapolated": True}
-        done |= bench.trial(what, {"factors rotated": correction(problem, rotated_factors, bases, n)})
+        whole = bench.trial(what, {"factors rotated": correction(problem, rotated_factors, bases, n)})
+        whole["factors rotated"]["difference"] = done["factors rotated"].get("difference")  # seen on the part
+        done |= whole
     for row in done.values():
         if "seconds" in row:
             row["correction_seconds"] = row["seconds"]
