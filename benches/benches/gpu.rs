@@ -215,7 +215,7 @@ impl Run {
         (seconds, repeats): (f64, usize),
         detail: Value,
     ) {
-        println!("{work:16} {model:9} {precision:4} {seconds:.4e} s {detail}");
+        println!("{work:16} {model:20} {precision:4} {seconds:.4e} s {detail}");
         self.records.push(json!({
             "work": work, "model": model, "precision": precision, "seconds": seconds, "repeats": repeats,
             "detail": detail,

@@ -202,9 +202,9 @@ class Problem:
 
     # name: constructor, shape of an input, examples times directions in one pass (about 16 GB in the widest variant)
     ALL = {
-        "mlp-784-256-128-10": (lambda: mlp(784, 256, 128, 10), (784,), 1_000_000),
-        "cnn-16-32": (cnn, (1, 28, 28), 25_000),
-        "mlp-3072-1024-512-10": (lambda: mlp(3072, 1024, 512, 10), (3072,), 250_000),
+        "MLP 784-256-128-10": (lambda: mlp(784, 256, 128, 10), (784,), 1_000_000),
+        "CNN 16-32": (cnn, (1, 28, 28), 25_000),
+        "MLP 3072-1024-512-10": (lambda: mlp(3072, 1024, 512, 10), (3072,), 250_000),
     }
 
     def __init__(self, name, bench):

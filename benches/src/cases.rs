@@ -41,7 +41,7 @@ pub fn mlp() -> Case {
         dense("4", 10),
     ];
     let costs = [(785 * 256, false), (257 * 128, true), (129 * 10, true)];
-    Case { name: "MLP", spec: spec(vec![1, 28, 28], layers), layers: costs.map(cost).into() }
+    Case { name: "MLP 784-256-128-10", spec: spec(vec![1, 28, 28], layers), layers: costs.map(cost).into() }
 }
 
 /// Two convolutions of 16 and 32 planes with pools, and a dense layer.
@@ -58,14 +58,14 @@ pub fn cnn() -> Case {
         dense("7", 10),
     ];
     let costs = [(10 * 16 * 784, false), (145 * 32 * 196, true), (1569 * 10, true)];
-    Case { name: "CNN", spec: spec(vec![1, 28, 28], layers), layers: costs.map(cost).into() }
+    Case { name: "CNN 16-32", spec: spec(vec![1, 28, 28], layers), layers: costs.map(cost).into() }
 }
 
 /// 3072-1024-512-10, relu.
 pub fn wide_mlp() -> Case {
     let layers = vec![dense("0", 1024), LayerSpec::Relu, dense("2", 512), LayerSpec::Relu, dense("4", 10)];
     let costs = [(3073 * 1024, false), (1025 * 512, true), (513 * 10, true)];
-    Case { name: "MLP 3072", spec: spec(vec![3072], layers), layers: costs.map(cost).into() }
+    Case { name: "MLP 3072-1024-512-10", spec: spec(vec![3072], layers), layers: costs.map(cost).into() }
 }
 
 fn spec(input: Vec<usize>, layers: Vec<LayerSpec>) -> ModelSpec {

@@ -221,13 +221,13 @@ impl<B: Backend> Network<B> {
 }
 
 /// Parts of all examples, in order, of `k` directions (`k x rows x width` each) as one `k x n x width` array.
-pub(crate) fn direction_major(
-    parts: impl Iterator<Item = (usize, Vec<f64>)>,
+pub(crate) fn direction_major<T: Real>(
+    parts: impl Iterator<Item = (usize, Vec<T>)>,
     k: usize,
     n: usize,
     width: usize,
-) -> Vec<f64> {
-    let mut all = vec![0.0; k * n * width];
+) -> Vec<T> {
+    let mut all = vec![T::ZERO; k * n * width];
     let mut start = 0;
     for (rows, part) in parts {
         for j in 0..k {

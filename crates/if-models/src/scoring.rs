@@ -9,11 +9,12 @@
 //! materialised   V_j whole:                            <g_i, V_j>                            (R + k) out in
 //! ```
 
-use if_linalg::{Backend, Block, Real, Segment, View, ViewMut};
+use if_linalg::{Backend, Block, Segment, View, ViewMut};
 
 use crate::inputs::{Inputs, Rows};
 use crate::layer::{Factors, Layer, Primal, Scratch};
 use crate::network::Network;
+use crate::passes::direction_major;
 use crate::tape::Point;
 
 /// How a layer's share of a score is computed.
@@ -210,7 +211,7 @@ impl<B: Backend> Network<B> {
                 self.scores_of_pass(scratch, at, v.k(), |s| LayerVectors::Whole(v.stacked(s, 0, v.k())))
             })
         });
-        by_vector(&parts, v.k(), rows.len())
+        direction_major(parts.into_iter(), v.k(), rows.len(), 1)
     }
 
     fn scores_against<'v>(
@@ -228,17 +229,17 @@ impl<B: Backend> Network<B> {
         }
         let blocks =
             self.map_blocks(inputs, theta, |scratch, at| self.scores_of_pass(scratch, at, k, &vectors));
-        by_vector(&blocks, k, inputs.len())
+        direction_major(blocks.into_iter(), k, inputs.len(), 1)
     }
 
-    /// Scores of the examples of a pass, `rows x k`.
+    /// The number of examples of a pass and their scores, `k x rows`.
     fn scores_of_pass<'v>(
         &self,
         scratch: &mut Scratch<B>,
         at: Point<B>,
         k: usize,
         vectors: impl Fn(usize) -> LayerVectors<'v, B>,
-    ) -> Vec<B::Elem>
+    ) -> (usize, Vec<B::Elem>)
     where
         B: 'v,
     {
@@ -253,15 +254,11 @@ impl<B: Backend> Network<B> {
                 LayerVectors::Whole(v) => materialised_scores(layer, scratch, primal, dy, v, out),
             }
         });
-        self.backend().download(View::new(&sums, 0, at.rows, k))
+        let mut by_vector = scratch.take(at.rows * k);
+        let target = ViewMut::new(&mut by_vector, 0, k, at.rows);
+        self.backend().swap_axes([at.rows, k, 1], View::new(&sums, 0, at.rows, k), target);
+        let scores = self.backend().download(View::new(&by_vector, 0, k, at.rows));
+        scratch.give(by_vector);
+        (at.rows, scores)
     }
-}
-
-/// Parts of all examples, in order, `rows x k` each, as one `k x n` matrix.
-fn by_vector<T: Real>(parts: &[Vec<T>], k: usize, n: usize) -> Vec<T> {
-    let mut all = vec![T::ZERO; k * n];
-    for (i, row) in parts.iter().flat_map(|part| part.chunks_exact(k)).enumerate() {
-        row.iter().enumerate().for_each(|(j, score)| all[j * n + i] = *score);
-    }
-    all
 }

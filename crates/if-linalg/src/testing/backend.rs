@@ -107,6 +107,18 @@ impl<'a, B: Backend> Results<'a, B> {
             self.backend.swap_axes([a, b, c], view(&x, from), into(&mut y, to));
             self.keep(format!("swap_axes {a} {b} {c}"), &y, to);
         }
+        // Larger than a device copies in one go, twice, so that the second meets the first.
+        let large = (5, 2_000_003, 2_000_003);
+        let numbers: Vec<B::Elem> =
+            (0..OFFSET + 5 * large.1).map(|i| B::Elem::from_f64((i % 4093) as f64)).collect();
+        let [first, second] = [&numbers[..], &numbers[1..]].map(|numbers| self.backend.upload(numbers));
+        let ones = self.backend.upload(&vec![B::Elem::ONE; OFFSET + 5 * large.1]);
+        for (name, buffer) in [("first", &first), ("second", &second)] {
+            let mut sums = vec![0.0; 4];
+            let part = (4, large.1, large.1);
+            self.backend.dots(&[[view(buffer, part), view(&ones, part)]], &mut sums);
+            self.keep_values(format!("upload, {name}"), sums);
+        }
         let mut y = self.given(shape);
         self.backend.write(&mut y, 11, &[B::Elem::ONE; 5]);
         self.keep("write", &y, shape);

@@ -89,12 +89,17 @@ impl<B: Backend> Layer<B> for Dense {
         let (rows, out) = (at.x.rows, self.outputs);
         let mut beta = 0.0;
         if let Some(v) = v {
-            if v.rows == out {
+            let k = v.rows / out;
+            if k == 1 {
                 backend.gemm(1.0, self.seen(at.x), v.t(), 0.0, ry.reborrow());
+            } else if B::IN_HAND.is_some() {
+                // Each direction is work enough, and goes where it belongs.
+                let (steps, own) = ([0, out * self.cols(), rows * out], v.row_range(0, out));
+                let target = ry.part(0, rows, out);
+                backend.gemm_batch(k, steps, 1.0, [self.seen(at.x), own.t()], 0.0, target);
             } else {
                 let (products, width) = self.products(scratch, at.x, v);
                 let source = View::new(&products, 0, rows, width);
-                let k = width / out;
                 backend.swap_axes([rows, k, out], source, ry.reborrow().reshape(k, rows * out));
                 scratch.give(products);
             }
@@ -126,6 +131,12 @@ impl<B: Backend> Layer<B> for Dense {
                 backend.gemm(1.0, dy.t(), x, 1.0, dw);
                 return;
             }
+            if B::IN_HAND.is_some() {
+                let steps = [rows * out, 0, out * self.cols()];
+                let (mut dw, own) = (dw, dy.row_range(0, rows));
+                backend.gemm_batch(k, steps, 1.0, [own.t(), x], 1.0, dw.part(0, out, self.cols()));
+                return;
+            }
             // All directions in one product: (k out) x rows times rows x (in + 1).
             let mut together = scratch.take(dy.rows * out);
             let target = ViewMut::new(&mut together, 0, rows, k * out);
@@ -148,16 +159,15 @@ impl<B: Backend> Layer<B> for Dense {
         let (rows, out) = (at.x.rows, self.outputs);
         let (first_rdx, first_dw) = (rdx.as_mut().map(ViewMut::reborrow), dw.as_mut().map(ViewMut::reborrow));
         self.backward(scratch, at, delta.rdy, first_rdx, first_dw);
-        for j in 0..delta.rdy.rows / rows {
-            if let (Some(rdx), Some(v)) = (&mut rdx, direction.v) {
-                let v = v.row_range(j * out, out).col_range(0, self.inputs);
-                let cols = rdx.cols;
-                backend.gemm(1.0, delta.dy, v, 1.0, rdx.part(j * rows, rows, cols));
-            }
-            if let (Some(dw), Some(rx)) = (&mut dw, direction.rx) {
-                let rx = rx.row_range(j * rows, rows);
-                backend.gemm(1.0, delta.dy.t(), rx, 1.0, dw.part(j * out, out, self.inputs));
-            }
+        let k = delta.rdy.rows / rows;
+        if let (Some(rdx), Some(v)) = (&mut rdx, direction.v) {
+            let own = v.row_range(0, out).col_range(0, self.inputs);
+            let (steps, cols) = ([0, out * self.cols(), rows * rdx.cols], rdx.cols);
+            backend.gemm_batch(k, steps, 1.0, [delta.dy, own], 1.0, rdx.part(0, rows, cols));
+        }
+        if let (Some(dw), Some(rx)) = (&mut dw, direction.rx) {
+            let (steps, own) = ([0, rows * rx.cols, out * self.cols()], rx.row_range(0, rows));
+            backend.gemm_batch(k, steps, 1.0, [delta.dy.t(), own], 1.0, dw.part(0, out, self.inputs));
         }
     }
 

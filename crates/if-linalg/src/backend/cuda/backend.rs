@@ -7,7 +7,7 @@ use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{LaunchConfig, PushKernelArg, result};
 
 use super::kernels::{self, Matrix, Windows};
-use super::{Cuda, CudaBuffer, CudaReal, Products, expect};
+use super::{Cuda, CudaBuffer, CudaReal, Products, bytes, expect};
 use crate::{Activation, Adam, Backend, CgProducts, CgStep, Loss, Real, View, ViewMut, Window};
 
 /// Threads of a block.
@@ -182,13 +182,12 @@ impl<T: CudaReal> Backend for Cuda<T> {
     }
 
     fn upload(&self, host: &[T]) -> CudaBuffer<T> {
-        let buffer = self.allocate(host.len());
-        self.write_at(&buffer, 0, host);
-        buffer
+        self.send(host)
     }
 
     fn write(&self, buffer: &mut CudaBuffer<T>, offset: usize, host: &[T]) {
-        self.write_at(buffer, offset, host);
+        assert!(offset + host.len() <= buffer.len, "more numbers than the buffer holds");
+        self.device.copy_in(buffer.at(offset), bytes(host));
     }
 
     fn download(&self, x: View<Self>) -> Vec<T> {
@@ -550,13 +549,6 @@ impl<T: CudaReal> Backend for Cuda<T> {
     fn loss_root(&self, loss: Loss, curvature: View<Self>, first: usize, out: ViewMut<Self>) {
         let (coupled, out) = (i32::from(loss.couples_outputs()), out.matrix());
         launch!(self, "loss_root", self.each(out.len()), coupled, curvature.matrix(), first as i64, out);
-    }
-}
-
-impl<T: CudaReal> Cuda<T> {
-    fn write_at(&self, buffer: &CudaBuffer<T>, offset: usize, host: &[T]) {
-        assert!(offset + host.len() <= buffer.len, "more numbers than the buffer holds");
-        self.copy_in(buffer.at(offset), host);
     }
 }
 

@@ -13,6 +13,7 @@ use super::CudaError;
 use super::compile::{Compiler, Image};
 use super::error::expect;
 use super::kernels::KERNELS;
+use super::staging::{LARGE, Staging};
 
 /// In which arithmetic matrices of `f32` are multiplied. Sums are `f32` always, and all else is `f32` as well;
 /// `f64` knows [`Full`](Self::Full) only.
@@ -72,6 +73,7 @@ pub(super) struct Device {
     // Fields are dropped in this order: the context goes last.
     blas: Mutex<Blas>,
     kernels: HashMap<&'static str, CudaFunction>,
+    staging: Mutex<Staging>,
     pub stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
     /// Blocks of threads that fill the device.
@@ -124,7 +126,8 @@ impl Device {
         unsafe { blas::set_stream(handle.0, stream.cu_stream().cast())? };
         let processors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let blocks = 16 * processors as u32;
-        Ok(Self { name, stream, context, kernels, blas: Mutex::new(handle), blocks })
+        let staging = Mutex::new(Staging::new(&context)?);
+        Ok(Self { name, blas: Mutex::new(handle), kernels, staging, stream, context, blocks })
     }
 
     pub fn kernel(&self, name: &str) -> &CudaFunction {
@@ -133,10 +136,35 @@ impl Device {
 
     /// Memory for `bytes` bytes, with whatever is in it.
     pub fn allocate(&self, bytes: usize) -> sys::CUdeviceptr {
+        self.allocate_in(&self.stream, bytes)
+    }
+
+    /// Memory with a copy of `host`, which may be changed at once.
+    pub fn upload(&self, host: &[u8]) -> sys::CUdeviceptr {
+        if host.len() < LARGE {
+            let pointer = self.allocate(host.len());
+            self.copy_in(pointer, host);
+            return pointer;
+        }
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let pointer = self.allocate_in(staging.stream(), host.len());
+        // SAFETY: the memory was just allocated in that queue, for so many bytes.
+        expect(unsafe { staging.copy(host, pointer, &self.stream) });
+        pointer
+    }
+
+    /// Queues a copy from the host. The driver takes pageable memory aside before it returns.
+    pub fn copy_in(&self, to: sys::CUdeviceptr, host: &[u8]) {
+        self.bind();
+        // SAFETY: the caller allocated as many bytes from `to` on.
+        expect(unsafe { result::memcpy_htod_async(to, host, self.stream.cu_stream()) });
+    }
+
+    fn allocate_in(&self, stream: &CudaStream, bytes: usize) -> sys::CUdeviceptr {
         self.bind();
         // An empty buffer still has an address.
         // SAFETY: the stream is alive, and the memory is freed by `free` alone.
-        let pointer = unsafe { result::malloc_async(self.stream.cu_stream(), bytes.max(1)) };
+        let pointer = unsafe { result::malloc_async(stream.cu_stream(), bytes.max(1)) };
         pointer.unwrap_or_else(|error| match error.into() {
             CudaError::OutOfMemory { .. } => CudaError::OutOfMemory { bytes }.raise(),
             other => other.raise(),

@@ -9,6 +9,7 @@ mod compile;
 mod device;
 mod error;
 mod kernels;
+mod staging;
 
 pub use device::{CudaOptions, Products, cuda_devices};
 pub use error::CudaError;
@@ -87,19 +88,10 @@ impl<T: CudaReal> Cuda<T> {
         CudaBuffer { device: self.device.clone(), pointer, len, real: PhantomData }
     }
 
-    /// Host numbers on the device, in the queue.
+    /// Host numbers on the device.
     fn send<N: DeviceRepr>(&self, host: &[N]) -> CudaBuffer<N> {
-        let pointer = self.device.allocate(size_of_val(host));
-        let buffer = CudaBuffer { device: self.device.clone(), pointer, len: host.len(), real: PhantomData };
-        self.copy_in(pointer, host);
-        buffer
-    }
-
-    fn copy_in<N: DeviceRepr>(&self, to: u64, host: &[N]) {
-        self.device.bind();
-        // SAFETY: the caller allocated as many bytes from `to` on. The driver takes pageable memory aside before it
-        // returns, so the host may reuse it at once.
-        expect(unsafe { result::memcpy_htod_async(to, host, self.device.stream.cu_stream()) });
+        let pointer = self.device.upload(bytes(host));
+        CudaBuffer { device: self.device.clone(), pointer, len: host.len(), real: PhantomData }
     }
 
     /// Numbers of the device on the host, when all that is in the queue is done.
@@ -109,6 +101,12 @@ impl<T: CudaReal> Cuda<T> {
         expect(unsafe { result::memcpy_dtoh_async(host, from, self.device.stream.cu_stream()) });
         self.device.wait();
     }
+}
+
+/// Numbers as they lie in memory.
+fn bytes<N: DeviceRepr>(numbers: &[N]) -> &[u8] {
+    // SAFETY: the slice is that many bytes long, and numbers that a device takes have no padding between them.
+    unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
 }
 
 /// Memory of a GPU.
