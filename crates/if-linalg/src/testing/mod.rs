@@ -2,9 +2,11 @@
 //! any crate that writes one.
 
 mod conformance;
+mod wide;
 mod zoo;
 
 pub use conformance::{check_operator, check_solver};
+pub use wide::Wide;
 pub use zoo::{Expectation, Problem, zoo};
 
 use rand::{Rng, SeedableRng};
