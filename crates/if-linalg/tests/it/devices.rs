@@ -35,6 +35,7 @@ mod gpus {
     use if_linalg::{Backend, Cuda, CudaError, CudaOptions, CudaReal, Products, cuda_devices};
 
     /// Calls `check` with every GPU, one after another; where there is none, says that `test` is skipped and why.
+    #[allow(clippy::print_stderr)]
     pub fn on_gpus<T: CudaReal>(products: Products, test: &str, check: impl Fn(&Cuda<T>)) {
         match opened(products) {
             Ok(gpus) => gpus.iter().for_each(|gpu| {
