@@ -3,10 +3,12 @@
 
 mod backend;
 mod conformance;
+mod wide;
 mod zoo;
 
 pub use backend::check_backend;
 pub use conformance::{check_operator, check_solver};
+pub use wide::Wide;
 pub use zoo::{Expectation, Problem, zoo};
 
 use rand::{Rng, SeedableRng};

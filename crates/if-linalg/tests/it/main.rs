@@ -1,5 +1,7 @@
 //! All integration tests in one program: the solvers they instantiate are compiled once.
 
+#[macro_use]
+mod devices;
 mod kernels;
 mod lissa;
 mod low_rank;

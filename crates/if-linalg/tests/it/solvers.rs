@@ -1,4 +1,4 @@
-//! Every solver through the zoo; every operator of the algebra through the conformance kit.
+//! Every solver through the zoo, every operator of the algebra through the conformance kit, on every device.
 
 use if_linalg::testing::{Expectation, check_operator, check_solver, random, zoo};
 use if_linalg::{
@@ -7,23 +7,29 @@ use if_linalg::{
     PreconditionedCg, Scaled, Shifted, Solver, Sum, SymmetricMatrix, Termination,
 };
 
+test_on_devices!(
+    f64: zoo_f64, zoo_of_approximations, algebra, report_knows_spectrum_and_damping,
+    negative_curvature_is_measured_and_explained, iteration_limit_is_reported, blocks_of_dependent_right_hand_sides,
+    a_block_needs_fewer_products,
+);
+test_on_devices!(f32: zoo_f32, f32_stalls_above_its_floor_and_says_so);
+
 fn well_conditioned() -> SymmetricMatrix {
     zoo().into_iter().find(|p| p.name == "well conditioned").unwrap().matrix
 }
 
-#[test]
-fn zoo_f64() {
-    let cpu = Cpu::<f64>::new();
-    let cg = check_solver(&cpu, &Cg { tolerance: 1e-9, max_iterations: 500 }, 1e-9);
-    let block = check_solver(&cpu, &BlockCg { tolerance: 1e-9, max_iterations: 500 }, 1e-9);
-    let cholesky = check_solver(&cpu, &Cholesky { tolerance: 1e-9, memory_budget: 1 << 20 }, 1e-9);
-    let eigen = check_solver(&cpu, &Eigen { tolerance: 1e-9, memory_budget: 1 << 20 }, 1e-9);
+fn zoo_f64<B: Backend<Elem = f64>>(backend: &B) {
+    let cg = check_solver(backend, &Cg { tolerance: 1e-9, max_iterations: 500 }, 1e-9);
+    let block = check_solver(backend, &BlockCg { tolerance: 1e-9, max_iterations: 500 }, 1e-9);
+    let cholesky = check_solver(backend, &Cholesky { tolerance: 1e-9, memory_budget: 1 << 20 }, 1e-9);
+    let eigen = check_solver(backend, &Eigen { tolerance: 1e-9, memory_budget: 1 << 20 }, 1e-9);
     for lines in [cg, block, cholesky, eigen] {
         assert_eq!(lines.len(), zoo().len());
     }
-    let neumann = check_solver(&cpu, &Neumann { tolerance: 1e-9, max_iterations: 1000, scale: None }, 1e-9);
+    let neumann =
+        check_solver(backend, &Neumann { tolerance: 1e-9, max_iterations: 1000, scale: None }, 1e-9);
     let lissa = Lissa { tolerance: 1e-6, depth: None, repeats: 2, scale: None, batch: None, seed: 1 };
-    let lissa = check_solver(&cpu, &lissa, 1e-6);
+    let lissa = check_solver(backend, &lissa, 1e-6);
     // What the spectral estimate sees is named, not left to the iterates.
     for lines in [neumann, lissa] {
         assert!(
@@ -35,14 +41,12 @@ fn zoo_f64() {
 }
 
 /// Approximations of the whole space are solvers: what can be solved is, and nothing else is called so.
-#[test]
-fn zoo_of_approximations() {
-    let cpu = Cpu::<f64>::new();
+fn zoo_of_approximations<B: Backend<Elem = f64>>(backend: &B) {
     let nystroem = Nystroem { rank: 30, seed: 1, complement: Complement::Zero };
     let layers = LayerBlocks { memory_budget: 1 << 20 };
-    let wholes: [Box<dyn Approximation<Cpu<f64>>>; 2] = [Box::new(nystroem), Box::new(layers)];
+    let wholes: [Box<dyn Approximation<B>>; 2] = [Box::new(nystroem), Box::new(layers)];
     for approximation in wholes {
-        let lines = check_solver(&cpu, &Approximate { approximation, tolerance: 1e-9 }, 1e-9);
+        let lines = check_solver(backend, &Approximate { approximation, tolerance: 1e-9 }, 1e-9);
         for (line, problem) in lines.iter().zip(zoo()) {
             assert!(problem.expectation != Expectation::Solved || !line.contains("approximated"), "{line}");
             check_ending(line);
@@ -50,10 +54,10 @@ fn zoo_of_approximations() {
     }
     let arnoldi = Box::new(Arnoldi { rank: 10, steps: 30, seed: 1 });
     let arnoldi = Approximate { approximation: arnoldi, tolerance: 1e-9 };
-    check_solver(&cpu, &arnoldi, 1e-9).iter().for_each(|line| check_ending(line));
+    check_solver(backend, &arnoldi, 1e-9).iter().for_each(|line| check_ending(line));
     let preconditioner = Box::new(Nystroem { rank: 5, seed: 1, complement: Complement::Smallest });
     let cg = Cg { tolerance: 1e-9, max_iterations: 500 };
-    let lines = check_solver(&cpu, &PreconditionedCg { cg, preconditioner }, 1e-9);
+    let lines = check_solver(backend, &PreconditionedCg { cg, preconditioner }, 1e-9);
     for line in lines.iter().filter(|line| line.contains("definite")) {
         assert!(line.contains("negative curvature"), "{line}");
     }
@@ -68,19 +72,15 @@ fn check_ending(line: &str) {
     }
 }
 
-#[test]
-fn zoo_f32() {
-    let cpu = Cpu::<f32>::new();
-    check_solver(&cpu, &Neumann { tolerance: 1e-4, max_iterations: 1000, scale: None }, 1e-4);
+fn zoo_f32<B: Backend<Elem = f32>>(backend: &B) {
+    check_solver(backend, &Neumann { tolerance: 1e-4, max_iterations: 1000, scale: None }, 1e-4);
     let lissa = Lissa { tolerance: 1e-3, depth: None, repeats: 1, scale: None, batch: None, seed: 1 };
-    check_solver(&cpu, &lissa, 1e-3);
+    check_solver(backend, &lissa, 1e-3);
 }
 
-#[test]
-fn f32_stalls_above_its_floor_and_says_so() {
-    let cpu = Cpu::<f32>::new();
-    let operator = DenseOperator::new(&cpu, &well_conditioned());
-    let b = Block::from_f64(&cpu, operator.layout(), &random(40, 1));
+fn f32_stalls_above_its_floor_and_says_so<B: Backend<Elem = f32>>(backend: &B) {
+    let operator = DenseOperator::new(backend, &well_conditioned());
+    let b = Block::from_f64(backend, operator.layout(), &random(40, 1));
     // Reachable in f32.
     let reach = Cg { tolerance: 1e-5, max_iterations: 500 }.prepare(&operator).unwrap().solve(&b, &());
     assert!(reach.report.all_converged(), "{}", reach.report.summary());
@@ -93,13 +93,11 @@ fn f32_stalls_above_its_floor_and_says_so() {
     assert!(beyond.report.summary().contains("--precision f64"), "{}", beyond.report.summary());
 }
 
-#[test]
-fn algebra() {
-    let cpu = Cpu::<f64>::new();
-    let a = DenseOperator::new(&cpu, &well_conditioned());
-    let vectors = Block::from_f64(&cpu, a.layout(), &random(3 * 20, 4));
+fn algebra<B: Backend<Elem = f64>>(backend: &B) {
+    let a = DenseOperator::new(backend, &well_conditioned());
+    let vectors = Block::from_f64(backend, a.layout(), &random(3 * 20, 4));
     let low = LowRank { vectors: &vectors, coefficients: &[1.0, -2.0, 0.5] };
-    let operators: [&dyn LinearOperator<Cpu<f64>>; 5] = [
+    let operators: [&dyn LinearOperator<B>; 5] = [
         &a,
         &Shifted { operator: &a, shift: 0.3 },
         &Scaled { operator: &a, alpha: -2.0 },
@@ -147,26 +145,22 @@ fn bits_do_not_depend_on_threads() {
     assert_eq!(run(1), run(2));
 }
 
-#[test]
-fn report_knows_spectrum_and_damping() {
-    let cpu = Cpu::<f64>::new();
-    let a = DenseOperator::new(&cpu, &well_conditioned());
+fn report_knows_spectrum_and_damping<B: Backend<Elem = f64>>(backend: &B) {
+    let a = DenseOperator::new(backend, &well_conditioned());
     let system = Shifted { operator: &a, shift: 0.5 };
-    let b = Block::from_f64(&cpu, a.layout(), &random(20, 1));
+    let b = Block::from_f64(backend, a.layout(), &random(20, 1));
     let report = Cg { tolerance: 1e-10, max_iterations: 100 }.prepare(&system).unwrap().solve(&b, &()).report;
     let [low, high] = report.columns[0].eigenvalues.unwrap();
     assert!((low - 1.5).abs() < 1e-6 && (high - 20.5).abs() < 1e-6, "{low} {high}");
     assert_eq!(report.damping, 0.5);
 }
 
-#[test]
-fn negative_curvature_is_measured_and_explained() {
+fn negative_curvature_is_measured_and_explained<B: Backend<Elem = f64>>(backend: &B) {
     let problem = zoo().into_iter().find(|p| p.name == "indefinite").unwrap();
-    let cpu = Cpu::<f64>::new();
-    let operator = DenseOperator::new(&cpu, &problem.matrix);
-    let b = Block::from_f64(&cpu, operator.layout(), &problem.b);
+    let operator = DenseOperator::new(backend, &problem.matrix);
+    let b = Block::from_f64(backend, operator.layout(), &problem.b);
     for solver in [
-        Box::new(Cg { tolerance: 1e-8, max_iterations: 100 }) as Box<dyn Solver<Cpu<f64>>>,
+        Box::new(Cg { tolerance: 1e-8, max_iterations: 100 }) as Box<dyn Solver<B>>,
         Box::new(Cholesky { tolerance: 1e-8, memory_budget: 1 << 20 }),
     ] {
         let report = solver.prepare(&operator).unwrap().solve(&b, &()).report;
@@ -202,23 +196,19 @@ fn cancelled_columns_say_so() {
     assert!((solution.report.columns[0].residual - 1.0).abs() < 1e-12);
 }
 
-#[test]
-fn iteration_limit_is_reported() {
-    let cpu = Cpu::<f64>::new();
-    let operator = DenseOperator::new(&cpu, &well_conditioned());
-    let b = Block::from_f64(&cpu, operator.layout(), &random(20, 1));
+fn iteration_limit_is_reported<B: Backend<Elem = f64>>(backend: &B) {
+    let operator = DenseOperator::new(backend, &well_conditioned());
+    let b = Block::from_f64(backend, operator.layout(), &random(20, 1));
     let report = Cg { tolerance: 1e-12, max_iterations: 3 }.prepare(&operator).unwrap().solve(&b, &()).report;
     assert_eq!(report.columns[0].termination, Termination::MaxIterations);
     assert_eq!((report.columns[0].iterations, report.columns[0].products), (3, 4));
     assert!(report.columns[0].residual > 1e-12);
-    let _ = cpu.describe();
+    let _ = backend.describe();
 }
 
 /// Equal, dependent and more right-hand sides than dimensions: the block shrinks, and all are solved.
-#[test]
-fn blocks_of_dependent_right_hand_sides() {
-    let cpu = Cpu::<f64>::new();
-    let operator = DenseOperator::new(&cpu, &well_conditioned());
+fn blocks_of_dependent_right_hand_sides<B: Backend<Elem = f64>>(backend: &B) {
+    let operator = DenseOperator::new(backend, &well_conditioned());
     let n = operator.dim();
     let mut rows = random(3 * n, 5);
     rows.extend(rows[..n].to_vec());
@@ -226,7 +216,7 @@ fn blocks_of_dependent_right_hand_sides() {
     rows.extend(rows[..n].iter().map(|v| 1e-30 * v).collect::<Vec<_>>());
     let many = random(25 * n, 6);
     for rows in [rows, many] {
-        let b = Block::from_f64(&cpu, operator.layout(), &rows);
+        let b = Block::from_f64(backend, operator.layout(), &rows);
         let solution =
             BlockCg { tolerance: 1e-10, max_iterations: 50 }.prepare(&operator).unwrap().solve(&b, &());
         assert!(solution.report.all_converged(), "{}", solution.report.summary());
@@ -240,16 +230,14 @@ fn blocks_of_dependent_right_hand_sides() {
 }
 
 /// The reason to share: each right-hand side needs fewer products.
-#[test]
-fn a_block_needs_fewer_products() {
-    let cpu = Cpu::<f64>::new();
+fn a_block_needs_fewer_products<B: Backend<Elem = f64>>(backend: &B) {
     let n = 300;
     let spread: Vec<f64> = (0..n).map(|i| 10f64.powf(-3.0 * i as f64 / n as f64)).collect();
     let v = random(n, 3);
     let dense =
         (0..n * n).map(|at| v[at / n] * v[at % n] + if at % (n + 1) == 0 { spread[at / n] } else { 0.0 });
-    let operator = DenseOperator::new(&cpu, &SymmetricMatrix::from_rows(n, dense.collect()));
-    let b = Block::from_f64(&cpu, operator.layout(), &random(30 * n, 2));
+    let operator = DenseOperator::new(backend, &SymmetricMatrix::from_rows(n, dense.collect()));
+    let b = Block::from_f64(backend, operator.layout(), &random(30 * n, 2));
     let single =
         Cg { tolerance: 1e-6, max_iterations: 1000 }.prepare(&operator).unwrap().solve(&b, &()).report;
     let block =

@@ -76,15 +76,15 @@ fn check(network: &Network<Double>, theta: &Block<Double>, data: &Dataset) {
 /// Several row blocks, and a layer so wide that 33 directions do not go back through it together.
 #[test]
 fn dense_layers_follow_the_formula() {
-    let network = mlp(&[3, 300, 2], Loss::CrossEntropy);
+    let network = mlp(&cpu(), &[3, 300, 2], Loss::CrossEntropy);
     check(&network, &random_theta(&network, 4), &random_data(530, 3, Loss::CrossEntropy, 2, 5));
-    let network = mlp(&[3, 4, 3, 1], Loss::Logistic);
+    let network = mlp(&cpu(), &[3, 4, 3, 1], Loss::Logistic);
     check(&network, &random_theta(&network, 4), &random_data(1100, 3, Loss::Logistic, 1, 5));
 }
 
 #[test]
 fn convolutions_and_batch_norm_follow_the_formula() {
-    let (network, theta, data) = pictures(9);
+    let (network, theta, data) = pictures(&cpu(), 9);
     check(&network, &theta, &data);
 }
 
@@ -117,7 +117,7 @@ fn one_example_is_exact() {
 
 #[test]
 fn without_a_shift_there_is_no_inverse() {
-    let network = mlp(&[3, 4, 2], Loss::CrossEntropy);
+    let network = mlp(&cpu(), &[3, 4, 2], Loss::CrossEntropy);
     let (theta, data) = (random_theta(&network, 4), random_data(9, 3, Loss::CrossEntropy, 2, 5));
     let inputs = Inputs::new(&network, &data, usize::MAX).unwrap();
     let risk = EmpiricalRisk::new(&network, &inputs, RiskSettings::mean(0.1)).unwrap();

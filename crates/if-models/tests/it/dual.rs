@@ -132,9 +132,9 @@ fn linear_models() {
 /// So wide that the outputs do not go back through it together.
 #[test]
 fn hidden_layers() {
-    let network = mlp(&[3, 5, 4], Loss::CrossEntropy);
+    let network = mlp(&cpu(), &[3, 5, 4], Loss::CrossEntropy);
     check(&network, &random_theta(&network, 4), &random_data(20, 3, Loss::CrossEntropy, 4, 5));
-    let network = mlp(&[2, 100, 3], Loss::CrossEntropy);
+    let network = mlp(&cpu(), &[2, 100, 3], Loss::CrossEntropy);
     check(&network, &random_theta(&network, 4), &random_data(12, 2, Loss::CrossEntropy, 3, 5));
 }
 
@@ -142,7 +142,7 @@ fn hidden_layers() {
 #[test]
 fn convolutions_and_batch_norm() {
     for n in [7, 515] {
-        let (network, theta, data) = pictures(n);
+        let (network, theta, data) = pictures(&cpu(), n);
         check(&network, &theta, &data);
     }
 }

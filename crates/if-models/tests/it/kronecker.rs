@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::common::{Double, assert_close, cpu, dense_network, random_data, random_theta};
+use crate::common::{assert_close, dense_network, random_data, random_theta};
 use if_linalg::testing::{check_solver, random};
 use if_linalg::{
     Approximate, Approximation, Backend, Block, Cg, DenseOperator, Kronecker, KroneckerFactors, Layout,
@@ -16,12 +16,19 @@ use if_models::{
 };
 use ndarray::ArrayD;
 
+test_on_devices!(
+    f64: diagonals_and_corrected_eigenvalues_are_those_of_the_explicit_matrix,
+    the_inverse_is_exact_where_the_factors_are, the_inverse_is_the_formula,
+    preconditioned_solutions_are_the_solutions, sampled_labels_estimate_the_expectation,
+    squares_of_layers_with_few_terms, the_zoo,
+);
+
 fn conv(name: &str, out: usize, kernel: usize) -> LayerSpec {
     LayerSpec::Conv2d { name: name.into(), out, kernel, stride: 1, padding: 0, bias: true }
 }
 
 /// Two convolutions and a dense layer, on images of 2 x 4 x 4.
-fn images(n: usize) -> (Network<Double>, Dataset) {
+fn images<B: Backend>(backend: &B, n: usize) -> (Network<B>, Dataset) {
     let layers = vec![
         conv("0", 3, 2),
         LayerSpec::Tanh,
@@ -32,10 +39,10 @@ fn images(n: usize) -> (Network<Double>, Dataset) {
     let spec = ModelSpec { input: vec![2, 4, 4], loss: Loss::CrossEntropy, layers };
     let x = ArrayD::from_shape_vec(vec![n, 2, 4, 4], random(n * 32, 3)).expect("as many numbers");
     let data = Dataset::new(HostArray::F64(x), (0..n).map(|i| (i % 3) as f64).collect()).expect("finite");
-    (spec.build(&cpu()).expect("the layers fit"), data)
+    (spec.build(backend).expect("the layers fit"), data)
 }
 
-fn tokens(n: usize) -> (Network<Double>, Dataset) {
+fn tokens<B: Backend>(backend: &B, n: usize) -> (Network<B>, Dataset) {
     let layers = vec![
         LayerSpec::EmbeddingBag { name: "words".into(), vocab: 6, dim: 4 },
         LayerSpec::BatchNorm { name: "bn".into(), eps: 1e-5 },
@@ -46,18 +53,19 @@ fn tokens(n: usize) -> (Network<Double>, Dataset) {
     let ids = random(n * 5, 3).iter().map(|v| (3.0 * (v + 1.0)).floor()).collect();
     let x = ArrayD::from_shape_vec(vec![n, 5], ids).expect("as many numbers");
     let data = Dataset::new(HostArray::F64(x), (0..n).map(|i| (i % 3) as f64).collect()).expect("finite");
-    (spec.build(&cpu()).expect("the layers fit"), data)
+    (spec.build(backend).expect("the layers fit"), data)
 }
 
-fn problems() -> Vec<(Network<Double>, Dataset)> {
-    let dense =
-        |loss, outputs| (dense_network(&[4, 3, outputs], true, loss), random_data(40, 4, loss, outputs, 5));
+fn problems<B: Backend<Elem = f64>>(backend: &B) -> Vec<(Network<B>, Dataset)> {
+    let dense = |loss, outputs| {
+        (dense_network(backend, &[4, 3, outputs], true, loss), random_data(40, 4, loss, outputs, 5))
+    };
     vec![
         dense(Loss::CrossEntropy, 3),
         dense(Loss::Squared, 2),
         dense(Loss::Logistic, 1),
-        images(21),
-        tokens(30),
+        images(backend, 21),
+        tokens(backend, 30),
     ]
 }
 
@@ -67,12 +75,17 @@ fn diagonal(matrix: &SymmetricMatrix) -> Vec<f64> {
 }
 
 /// `q C q^T`'s diagonal, with `q` the rows of the basis of every segment.
-fn diagonal_in(factors: &KroneckerFactors<Double>, layout: &Layout, c: &SymmetricMatrix) -> Vec<f64> {
+fn diagonal_in<B: Backend<Elem = f64>>(
+    factors: &KroneckerFactors<B>,
+    layout: &Layout,
+    c: &SymmetricMatrix,
+) -> Vec<f64> {
     let n = c.dim();
     let mut all = Vec::new();
     for (s, Segment { rows, cols, .. }) in layout.segments().iter().enumerate() {
         let start = layout.start(s);
-        let host = |side: usize| factors.basis(s).map(|basis| cpu().download(basis[side]));
+        let host =
+            |side: usize| factors.basis(s).map(|basis| factors.values().backend().download(basis[side]));
         let (left, right) = (host(0), host(1));
         let entry = |q: &Option<Vec<f64>>, n: usize, a: usize, i: usize| match q {
             Some(q) => q[a * n + i],
@@ -94,9 +107,8 @@ fn diagonal_in(factors: &KroneckerFactors<Double>, layout: &Layout, c: &Symmetri
     all
 }
 
-#[test]
-fn diagonals_and_corrected_eigenvalues_are_those_of_the_explicit_matrix() {
-    for (network, data) in problems() {
+fn diagonals_and_corrected_eigenvalues_are_those_of_the_explicit_matrix<B: Backend<Elem = f64>>(backend: &B) {
+    for (network, data) in problems(backend) {
         let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
         let risk = EmpiricalRisk::new(&network, &inputs, RiskSettings::mean(0.0)).expect("in range");
         let theta = random_theta(&network, 4);
@@ -115,15 +127,14 @@ fn diagonals_and_corrected_eigenvalues_are_those_of_the_explicit_matrix() {
 }
 
 /// With one example the Gauss-Newton matrix of a single dense layer is `G x A`: K-FAC is exact.
-#[test]
-fn the_inverse_is_exact_where_the_factors_are() {
+fn the_inverse_is_exact_where_the_factors_are<B: Backend<Elem = f64>>(backend: &B) {
     for (loss, outputs) in [(Loss::CrossEntropy, 4), (Loss::Squared, 2)] {
-        let network = Network::linear(&cpu(), 3, outputs, true, loss);
+        let network = Network::linear(backend, 3, outputs, true, loss);
         let (theta, data) = (random_theta(&network, 4), random_data(1, 3, loss, outputs, 5));
         let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
         let risk = EmpiricalRisk::new(&network, &inputs, RiskSettings::mean(0.03)).expect("in range");
         let operator = risk.operator(&theta, Curvature::GaussNewton, 0.2, 0);
-        let b = Block::from_f64(&cpu(), network.layout(), &random(3 * network.layout().dim(), 6));
+        let b = Block::from_f64(backend, network.layout(), &random(3 * network.layout().dim(), 6));
         for corrected in [false, true] {
             let fit = if corrected { Network::ekfac } else { Network::kfac };
             let factors = Arc::new(fit(&network, &inputs, &theta, LabelExpectation::Exact));
@@ -137,9 +148,8 @@ fn the_inverse_is_exact_where_the_factors_are() {
 }
 
 /// Against the formula with explicit Kronecker products, on a network where it is no exact inverse.
-#[test]
-fn the_inverse_is_the_formula() {
-    let (network, data) = images(21);
+fn the_inverse_is_the_formula<B: Backend<Elem = f64>>(backend: &B) {
+    let (network, data) = images(backend, 21);
     let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
     let risk = EmpiricalRisk::new(&network, &inputs, RiskSettings::mean(0.0)).expect("in range");
     let theta = random_theta(&network, 4);
@@ -147,7 +157,7 @@ fn the_inverse_is_the_formula() {
     let operator = risk.operator(&theta, Curvature::GaussNewton, damping, 0);
     let p = network.layout().dim();
     let b = random(2 * p, 6);
-    let block = Block::from_f64(&cpu(), network.layout(), &b);
+    let block = Block::from_f64(backend, network.layout(), &b);
     let factors = Arc::new(network.kfac(&inputs, &theta, LabelExpectation::Exact));
     let solver =
         Approximate { approximation: Box::new(Kronecker { name: "kfac", factors }), tolerance: 1e-9 };
@@ -183,14 +193,13 @@ fn dot(x: &[f64], y: &[f64]) -> f64 {
 }
 
 /// As a preconditioner any of them leads to the same solution.
-#[test]
-fn preconditioned_solutions_are_the_solutions() {
-    for (network, data) in problems() {
+fn preconditioned_solutions_are_the_solutions<B: Backend<Elem = f64>>(backend: &B) {
+    for (network, data) in problems(backend) {
         let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
         let risk = EmpiricalRisk::new(&network, &inputs, RiskSettings::mean(0.01)).expect("in range");
         let theta = random_theta(&network, 4);
         let operator = risk.operator(&theta, Curvature::GaussNewton, 0.01, 0);
-        let b = Block::from_f64(&cpu(), network.layout(), &random(3 * network.layout().dim(), 6));
+        let b = Block::from_f64(backend, network.layout(), &random(3 * network.layout().dim(), 6));
         let cg = Cg { tolerance: 1e-11, max_iterations: 2000 };
         let exact = cg.prepare(&operator).expect("nothing to prepare").solve(&b, &());
         for (name, factors) in [
@@ -209,9 +218,8 @@ fn preconditioned_solutions_are_the_solutions() {
 }
 
 /// Sampled labels are an unbiased estimate, the same for the same seed and any number of threads.
-#[test]
-fn sampled_labels_estimate_the_expectation() {
-    let (network, data) = problems().swap_remove(0);
+fn sampled_labels_estimate_the_expectation<B: Backend<Elem = f64>>(backend: &B) {
+    let (network, data) = problems(backend).swap_remove(0);
     let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
     let theta = random_theta(&network, 4);
     let values = |expectation| network.diagonal(&inputs, &theta, expectation).values().to_f64();
@@ -233,26 +241,25 @@ fn sampled_labels_estimate_the_expectation() {
 }
 
 /// A convolution of one window of few positions, where rotating the factors first is cheaper.
-#[test]
-fn squares_of_layers_with_few_terms() {
+fn squares_of_layers_with_few_terms<B: Backend<Elem = f64>>(backend: &B) {
     use if_linalg::Window;
     let window = Window { channels: 3, image: [1, 2], kernel: [1, 1], stride: 1, padding: 0 };
     let layer = Conv2d::new("conv", window, 4, true);
-    check_layer(&cpu(), &layer, LayerCheck::new(6));
+    check_layer(backend, &layer, LayerCheck::new(6));
 }
 
 /// A matrix with its eigenvectors as the only basis: the inverse is exact, and what is not positive definite is said.
 struct Exact;
 
-impl Approximation<Double> for Exact {
+impl<B: Backend<Elem = f64>> Approximation<B> for Exact {
     fn name(&self) -> &'static str {
         "kfac"
     }
 
     fn fit<'a>(
         &self,
-        operator: &'a dyn LinearOperator<Double>,
-    ) -> Result<Result<Box<dyn if_linalg::Inverse<Double> + 'a>, Termination>, if_linalg::LinalgError>
+        operator: &'a dyn LinearOperator<B>,
+    ) -> Result<Result<Box<dyn if_linalg::Inverse<B> + 'a>, Termination>, if_linalg::LinalgError>
     where
         Self: 'a,
     {
@@ -262,20 +269,22 @@ impl Approximation<Double> for Exact {
         }
         let (values, vectors) = dense.eigen();
         let values = Block::from_f64(operator.backend(), operator.layout(), &values);
-        let factors = Arc::new(KroneckerFactors::new(vec![Some([vec![1.0], vectors])], values));
+        let factors = Arc::new(KroneckerFactors::new(
+            vec![Some([vec![1.0], vectors].map(|side| operator.backend().upload(&side)))],
+            values,
+        ));
         Kronecker { name: "kfac", factors }.fit(operator)
     }
 }
 
-#[test]
-fn the_zoo() {
-    check_solver(&cpu(), &Approximate { approximation: Box::new(Exact), tolerance: 1e-9 }, 1e-9);
+fn the_zoo<B: Backend<Elem = f64>>(backend: &B) {
+    check_solver(backend, &Approximate { approximation: Box::new(Exact), tolerance: 1e-9 }, 1e-9);
     let cg = Cg { tolerance: 1e-9, max_iterations: 500 };
-    check_solver(&cpu(), &PreconditionedCg { cg, preconditioner: Box::new(Exact) }, 1e-9);
+    check_solver(backend, &PreconditionedCg { cg, preconditioner: Box::new(Exact) }, 1e-9);
     let indefinite = SymmetricMatrix::from_rows(2, vec![1.0, 0.0, 0.0, -2.0]);
-    let operator = DenseOperator::new(&cpu(), &indefinite);
+    let operator = DenseOperator::new(backend, &indefinite);
     let solver = Approximate { approximation: Box::new(Exact), tolerance: 1e-9 };
-    let b = Block::from_f64(&cpu(), operator.layout(), &[1.0, 1.0]);
+    let b = Block::from_f64(backend, operator.layout(), &[1.0, 1.0]);
     let report = solver.prepare(&operator).expect("small").solve(&b, &()).report;
     assert_eq!(report.columns[0].termination, Termination::NegativeCurvature { curvature: -2.0 });
 }

@@ -1,4 +1,4 @@
-//! The dense layer and two others through the kit; and a kit that sees every fault planted in a layer.
+//! Every layer through the kit, on every device; and a kit that sees every fault planted in a layer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,74 +12,80 @@ use if_models::layer::{
 use if_models::testing::{LayerCheck, check_layer};
 use proptest::prelude::*;
 
-#[test]
-fn dense() {
+test_on_devices!(
+    f64: dense, dense_of_any_shape, conv2d_of_any_shape, conv2d_in_groups, embedding_bag_of_any_shape,
+    batch_norm_of_any_shape, pools_of_any_shape, elementwise,
+);
+
+fn dense<B: Backend<Elem = f64>>(backend: &B) {
     for bias in [true, false] {
         for (inputs, outputs) in [(1, 1), (3, 1), (1, 4), (4, 3), (7, 5), (17, 2)] {
             for (rows, directions) in [(1, 1), (1, 3), (2, 1), (5, 3), (9, 33)] {
                 let layer = Dense::new("fc", inputs, outputs, bias);
-                check_layer(&cpu(), &layer, LayerCheck { inputs, rows, directions, seed: 3 });
+                check_layer(backend, &layer, LayerCheck { inputs, rows, directions, seed: 3 });
             }
         }
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() })]
-
-    #[test]
-    fn dense_of_any_shape(
-        inputs in 1usize..12, outputs in 1usize..9, rows in 1usize..9, directions in 1usize..6,
-        bias: bool, seed in 0u64..1000,
-    ) {
-        let layer = Dense::new("fc", inputs, outputs, bias);
-        check_layer(&cpu(), &layer, LayerCheck { inputs, rows, directions, seed });
-    }
+/// Random sizes, as many as keep a run short.
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() })]
+fn dense_of_any_shape<B: Backend<Elem = f64>>(backend: &B) {
+    proptest!(config(), |(
+        inputs in 1usize..12, outputs in 1usize..9, rows in 1usize..9, directions in 1usize..6,
+        bias: bool, seed in 0u64..1000,
+    )| {
+        let layer = Dense::new("fc", inputs, outputs, bias);
+        check_layer(backend, &layer, LayerCheck { inputs, rows, directions, seed });
+    });
+}
 
-    /// Odd sizes, strides that leave a rest, windows as large as the image, padding beyond the image.
-    #[test]
-    fn conv2d_of_any_shape(
+/// Odd sizes, strides that leave a rest, windows as large as the image, padding beyond the image.
+fn conv2d_of_any_shape<B: Backend<Elem = f64>>(backend: &B) {
+    proptest!(config(), |(
         channels in 1usize..4, height in 1usize..8, width in 1usize..8, kernel in (1usize..8, 1usize..8),
         stride in 1usize..4, padding in 0usize..4, outputs in 1usize..4, bias: bool,
         rows in 1usize..4, directions in 1usize..4, seed in 0u64..1000,
-    ) {
+    )| {
         let window = Window { channels, image: [height, width], kernel: kernel.into(), stride, padding };
         prop_assume!(window.steps().is_some());
         let sizes = LayerCheck { inputs: window.inputs(), rows, directions, seed };
-        check_layer(&cpu(), &Conv2d::new("conv", window, outputs, bias), sizes);
-    }
+        check_layer(backend, &Conv2d::new("conv", window, outputs, bias), sizes);
+    });
+}
 
-    /// More and fewer tokens than an example has places, so that they repeat, and do not.
-    #[test]
-    fn embedding_bag_of_any_shape(
+/// More and fewer tokens than an example has places, so that they repeat, and do not.
+fn embedding_bag_of_any_shape<B: Backend<Elem = f64>>(backend: &B) {
+    proptest!(config(), |(
         vocabulary in 1usize..9, dim in 1usize..5, inputs in 1usize..7, rows in 1usize..6,
         directions in 1usize..5, seed in 0u64..1000,
-    ) {
+    )| {
         let sizes = LayerCheck { inputs, rows, directions, seed };
-        check_layer(&cpu(), &EmbeddingBag::new("emb", vocabulary, dim), sizes);
-    }
+        check_layer(backend, &EmbeddingBag::new("emb", vocabulary, dim), sizes);
+    });
+}
 
-    #[test]
-    fn batch_norm_of_any_shape(
+fn batch_norm_of_any_shape<B: Backend<Elem = f64>>(backend: &B) {
+    proptest!(config(), |(
         planes in 1usize..5, positions in 1usize..6, rows in 1usize..5, directions in 1usize..4,
         seed in 0u64..1000,
-    ) {
-        let mean = if_linalg::testing::random(planes, seed);
-        let variance = if_linalg::testing::random(planes, seed + 1).iter().map(|v| 0.1 + v * v).collect();
+    )| {
+        let mean = random(planes, seed);
+        let variance = random(planes, seed + 1).iter().map(|v| 0.1 + v * v).collect();
         let layer = BatchNorm::new("bn", positions, mean, variance, 1e-5);
-        check_layer(&cpu(), &layer, LayerCheck { inputs: planes * positions, rows, directions, seed });
-    }
+        check_layer(backend, &layer, LayerCheck { inputs: planes * positions, rows, directions, seed });
+    });
+}
 
-    #[test]
-    fn pools_of_any_shape(
+fn pools_of_any_shape<B: Backend<Elem = f64>>(backend: &B) {
+    proptest!(config(), |(
         channels in 1usize..4, height in 1usize..8, width in 1usize..8, kernel in (1usize..8, 1usize..8),
         stride in 1usize..4, padding in 0usize..3, rows in 1usize..4, directions in 1usize..4,
         seed in 0u64..1000,
-    ) {
+    )| {
         let window = Window { channels, image: [height, width], kernel: kernel.into(), stride, padding };
         prop_assume!(window.steps().is_some() && 2 * padding <= kernel.0.min(kernel.1));
         let sizes = LayerCheck { inputs: window.inputs(), rows, directions, seed };
@@ -91,8 +97,17 @@ proptest! {
             sorted.windows(2).all(|pair| pair[1] - pair[0] > 4e-5)
         }));
         for pooling in [Pooling::Max, Pooling::Mean] {
-            check_layer(&cpu(), &Pool2d::new(pooling, window), sizes);
+            check_layer(backend, &Pool2d::new(pooling, window), sizes);
         }
+    });
+}
+
+/// More directions and positions than a piece of work holds: groups of one image, of some, and of all.
+fn conv2d_in_groups<B: Backend<Elem = f64>>(backend: &B) {
+    for (image, outputs, rows, directions) in [([3, 4], 2, 11, 1), ([4, 5], 3, 7, 5), ([5, 5], 4, 5, 33)] {
+        let window = Window { channels: 2, image, kernel: [3, 2], stride: 1, padding: 1 };
+        let sizes = LayerCheck { inputs: window.inputs(), rows, directions, seed: 7 };
+        check_layer(backend, &Conv2d::new("conv", window, outputs, true), sizes);
     }
 }
 
@@ -126,8 +141,7 @@ fn windows_by_hand() {
     assert_eq!(dx, [1.0, 0.0, 0.0, 0.0]);
 }
 
-#[test]
-fn elementwise() {
+fn elementwise<B: Backend<Elem = f64>>(backend: &B) {
     let all = [
         Activation::Relu,
         Activation::LeakyRelu { slope: 0.1 },
@@ -141,7 +155,7 @@ fn elementwise() {
     for activation in all {
         for (inputs, rows, directions) in [(1, 1, 1), (1, 3, 2), (4, 1, 3), (5, 4, 3), (7, 9, 33)] {
             let layer = Elementwise::new(activation, inputs);
-            check_layer(&cpu(), &layer, LayerCheck { inputs, rows, directions, seed: 5 });
+            check_layer(backend, &layer, LayerCheck { inputs, rows, directions, seed: 5 });
         }
     }
 }

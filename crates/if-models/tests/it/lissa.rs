@@ -66,7 +66,7 @@ fn nothing_given_on_every_kind_of_model() {
         networks.push(Network::linear(&cpu(), WIDTH, outputs, true, loss));
         networks.push(tanh_network(outputs, loss));
     }
-    networks.push(dense_network(&[WIDTH, 4, 3], true, Loss::CrossEntropy));
+    networks.push(dense_network(&cpu(), &[WIDTH, 4, 3], true, Loss::CrossEntropy));
     let mut negative = 0;
     for network in &networks {
         for curvature in [Curvature::Hessian, Curvature::GaussNewton] {

@@ -10,23 +10,26 @@ use proptest::prelude::*;
 const TEMPERATURES: [f64; 4] = [0.001, 0.1, 1.0, 10.0];
 const SMOOTHINGS: [f64; 3] = [0.0, 0.1, 0.9];
 
-#[test]
-fn kernels_against_differences() {
+test_on_devices!(
+    f64: kernels_against_differences,
+);
+
+fn kernels_against_differences<B: Backend<Elem = f64>>(backend: &B) {
     for outputs in [1, 2, 3, 10, 17] {
-        check_loss(&cpu(), Loss::CrossEntropy, outputs);
-        check_loss(&cpu(), Loss::Squared, outputs);
-        check_loss(&cpu(), Loss::Logit, outputs);
-        check_loss(&cpu(), Loss::Margin, outputs);
+        check_loss(backend, Loss::CrossEntropy, outputs);
+        check_loss(backend, Loss::Squared, outputs);
+        check_loss(backend, Loss::Logit, outputs);
+        check_loss(backend, Loss::Margin, outputs);
         for smoothing in SMOOTHINGS {
-            check_loss(&cpu(), Loss::LabelSmoothing { smoothing }, outputs);
+            check_loss(backend, Loss::LabelSmoothing { smoothing }, outputs);
         }
     }
     for loss in [Loss::Logistic, Loss::Hinge] {
-        check_loss(&cpu(), loss, 1);
+        check_loss(backend, loss, 1);
     }
     // Differences cannot follow smaller temperatures; the dual numbers below do.
     for temperature in [0.1, 1.0, 10.0] {
-        check_loss(&cpu(), Loss::SmoothHinge { temperature }, 1);
+        check_loss(backend, Loss::SmoothHinge { temperature }, 1);
     }
 }
 

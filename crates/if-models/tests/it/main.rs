@@ -1,5 +1,9 @@
 //! All integration tests in one program: the networks they instantiate are compiled once.
 
+#[macro_use]
+#[path = "../../../if-linalg/tests/it/devices.rs"]
+mod devices;
+
 mod common;
 mod datainf;
 mod dataset;
@@ -11,6 +15,7 @@ mod lissa;
 mod losses;
 mod minibatch;
 mod networks;
+mod parity;
 mod readme;
 mod risk;
 mod scoring;

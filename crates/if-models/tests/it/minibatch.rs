@@ -170,7 +170,7 @@ fn settings_and_explosions_are_named() {
 /// More examples than one part of a minibatch has, some of them twice.
 #[test]
 fn gradients_of_large_batches() {
-    let network = dense_network(&[3, 4, 2], true, Loss::CrossEntropy);
+    let network = dense_network(&cpu(), &[3, 4, 2], true, Loss::CrossEntropy);
     let (theta, data) = (random_theta(&network, 4), random_data(90, 3, Loss::CrossEntropy, 2, 5));
     let inputs = Inputs::new(&network, &data, usize::MAX).unwrap();
     let risk = EmpiricalRisk::new(&network, &inputs, RiskSettings::mean(0.3)).unwrap();

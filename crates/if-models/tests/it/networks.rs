@@ -1,13 +1,20 @@
-//! Networks through the kit: linear models with every loss, and deeper ones.
+//! Networks through the kit, on every device: linear models with every loss, and deeper ones.
 
 use std::sync::Arc;
 
 use crate::common::{Square, Tanh, cpu, dense_network, random_data, random_theta};
+use if_linalg::Backend;
 use if_models::layer::Dense;
 use if_models::testing::check_network;
 use if_models::{Approximation, Dataset, HostArray, LayerSpec, Loss, ModelSpec, Network};
 use ndarray::ArrayD;
 use proptest::prelude::*;
+
+test_on_devices!(
+    f64: linear_models, two_linear_layers, several_row_blocks, one_wide_layer, many_features,
+    bytes_and_other_shapes, small_networks_of_every_kind, networks_of_token_ids, residual_networks,
+    networks_of_any_shape,
+);
 
 const LOSSES: [(Loss, usize); 11] = [
     (Loss::CrossEntropy, 3),
@@ -23,51 +30,46 @@ const LOSSES: [(Loss, usize); 11] = [
     (Loss::Margin, 1),
 ];
 
-#[test]
-fn linear_models() {
+fn linear_models<B: Backend<Elem = f64>>(backend: &B) {
     for (loss, outputs) in LOSSES {
         for bias in [true, false] {
-            let network = Network::linear(&cpu(), 3, outputs, bias, loss);
+            let network = Network::linear(backend, 3, outputs, bias, loss);
             let data = random_data(11, 3, loss, outputs, 5);
             check_network(&network, &data, &random_theta(&network, 9));
         }
     }
 }
 
-#[test]
-fn two_linear_layers() {
+fn two_linear_layers<B: Backend<Elem = f64>>(backend: &B) {
     for (loss, outputs) in LOSSES {
         for bias in [true, false] {
-            let network = dense_network(&[3, 2, outputs], bias, loss);
+            let network = dense_network(backend, &[3, 2, outputs], bias, loss);
             let data = random_data(11, 3, loss, outputs, 5);
             check_network(&network, &data, &random_theta(&network, 9));
         }
     }
 }
 
-#[test]
-fn several_row_blocks() {
+fn several_row_blocks<B: Backend<Elem = f64>>(backend: &B) {
     for (widths, loss) in
         [(vec![2, 2], Loss::CrossEntropy), (vec![2, 1], Loss::Logistic), (vec![1, 2, 2], Loss::CrossEntropy)]
     {
-        let network = dense_network(&widths, true, loss);
+        let network = dense_network(backend, &widths, true, loss);
         let data = random_data(1050, widths[0], loss, widths[widths.len() - 1], 5);
         check_network(&network, &data, &random_theta(&network, 9));
     }
 }
 
 /// Directions are taken in groups of 256 / width: one at a time here.
-#[test]
-fn one_wide_layer() {
-    let network = dense_network(&[1, 150, 1], false, Loss::Logistic);
+fn one_wide_layer<B: Backend<Elem = f64>>(backend: &B) {
+    let network = dense_network(backend, &[1, 150, 1], false, Loss::Logistic);
     let data = random_data(4, 1, Loss::Logistic, 1, 5);
     check_network(&network, &data, &random_theta(&network, 9));
 }
 
 /// More columns than one tile of the dense Hessian has.
-#[test]
-fn many_features() {
-    let network = Network::linear(&cpu(), 300, 1, true, Loss::Logistic);
+fn many_features<B: Backend<Elem = f64>>(backend: &B) {
+    let network = Network::linear(backend, 300, 1, true, Loss::Logistic);
     let data = random_data(9, 300, Loss::Logistic, 1, 5);
     check_network(&network, &data, &random_theta(&network, 9));
 }
@@ -96,18 +98,16 @@ fn a_single_layer_with_curvature() {
     check_network(&network, &data, &random_theta(&network, 9));
 }
 
-#[test]
-fn bytes_and_other_shapes() {
+fn bytes_and_other_shapes<B: Backend<Elem = f64>>(backend: &B) {
     let pixels: Vec<u8> = (0..6 * 4).map(|i| (i * 37 % 256) as u8).collect();
     let x = HostArray::U8(ArrayD::from_shape_vec(vec![6, 2, 2], pixels).unwrap());
     let data = Dataset::new(x, vec![0.0, 1.0, 1.0, 0.0, 1.0, 0.0]).unwrap();
-    let network = Network::linear(&cpu(), 4, 1, true, Loss::Logistic);
+    let network = Network::linear(backend, 4, 1, true, Loss::Logistic);
     check_network(&network, &data, &random_theta(&network, 9));
 }
 
 /// Convolutions, pools and activations together, as a description builds them.
-#[test]
-fn small_networks_of_every_kind() {
+fn small_networks_of_every_kind<B: Backend<Elem = f64>>(backend: &B) {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
     let conv = |name: &str, out, padding| LayerSpec::Conv2d {
         name: name.into(),
@@ -127,7 +127,7 @@ fn small_networks_of_every_kind() {
     ];
     for layers in lists {
         let spec = ModelSpec { input: vec![3], loss: Loss::CrossEntropy, layers };
-        let network = spec.build(&cpu()).unwrap();
+        let network = spec.build(backend).unwrap();
         check_network(&network, &random_data(9, 3, Loss::CrossEntropy, 3, 5), &random_theta(&network, 9));
     }
     let lists = [
@@ -137,14 +137,13 @@ fn small_networks_of_every_kind() {
     for mut layers in lists {
         layers.push(LayerSpec::Flatten);
         let spec = ModelSpec { input: vec![1, 3, 3], loss: Loss::CrossEntropy, layers };
-        let network = spec.build(&cpu()).unwrap();
+        let network = spec.build(backend).unwrap();
         check_network(&network, &random_data(7, 9, Loss::CrossEntropy, 2, 5), &random_theta(&network, 9));
     }
 }
 
 /// Texts of up to 4 tokens out of 5: some repeat, some are missing, one text is empty.
-#[test]
-fn networks_of_token_ids() {
+fn networks_of_token_ids<B: Backend<Elem = f64>>(backend: &B) {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
     let bag = |dim| LayerSpec::EmbeddingBag { name: "emb".into(), vocab: 5, dim };
     let ids = [
@@ -165,14 +164,13 @@ fn networks_of_token_ids() {
         vec![bag(3)],
     ];
     for layers in lists {
-        let network = ModelSpec { input: vec![4], loss: Loss::CrossEntropy, layers }.build(&cpu()).unwrap();
+        let network = ModelSpec { input: vec![4], loss: Loss::CrossEntropy, layers }.build(backend).unwrap();
         check_network(&network, &data, &random_theta(&network, 9));
     }
 }
 
 /// Skips from the input, around several layers, inside one another, and through batch normalisation.
-#[test]
-fn residual_networks() {
+fn residual_networks<B: Backend<Elem = f64>>(backend: &B) {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
     let block = |layers| LayerSpec::Residual { layers };
     let norm = |name: &str| LayerSpec::BatchNorm { name: name.into(), eps: 1e-5 };
@@ -188,22 +186,20 @@ fn residual_networks() {
     ];
     for layers in lists {
         let spec = ModelSpec { input: vec![3], loss: Loss::CrossEntropy, layers };
-        let network = spec.build(&cpu()).unwrap();
+        let network = spec.build(backend).unwrap();
         check_network(&network, &random_data(9, 3, Loss::CrossEntropy, 3, 5), &random_theta(&network, 9));
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
-
-    #[test]
-    fn networks_of_any_shape(
+fn networks_of_any_shape<B: Backend<Elem = f64>>(backend: &B) {
+    let config = ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() };
+    proptest!(config, |(
         n in 4usize..24, inputs in 1usize..5, hidden in proptest::option::of(1usize..4),
         which in 0usize..LOSSES.len(), bias: bool, seed in 0u64..1000,
-    ) {
+    )| {
         let (loss, outputs) = LOSSES[which];
         let widths: Vec<usize> = [Some(inputs), hidden, Some(outputs)].into_iter().flatten().collect();
-        let network = dense_network(&widths, bias, loss);
+        let network = dense_network(backend, &widths, bias, loss);
         check_network(&network, &random_data(n, inputs, loss, outputs, seed), &random_theta(&network, seed + 1));
-    }
+    });
 }

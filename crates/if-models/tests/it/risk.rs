@@ -187,7 +187,7 @@ fn settings_out_of_range() {
 #[test]
 fn hessian_and_gauss_newton() {
     for (widths, same) in [(vec![3, 3], true), (vec![3, 2, 3], false)] {
-        let network = dense_network(&widths, true, Loss::CrossEntropy);
+        let network = dense_network(&cpu(), &widths, true, Loss::CrossEntropy);
         let data = random_data(9, 3, Loss::CrossEntropy, 3, 5);
         let inputs = Inputs::new(&network, &data, usize::MAX).unwrap();
         let theta = random_theta(&network, 8);
@@ -247,7 +247,7 @@ fn single_precision() {
 /// towards zero, half of it, weights that removal forgets.
 #[test]
 fn what_is_added_to_an_objective_is_its_formula() {
-    let network = dense_network(&[4, 3, 2], true, Loss::CrossEntropy);
+    let network = dense_network(&cpu(), &[4, 3, 2], true, Loss::CrossEntropy);
     let data = random_data(20, 4, Loss::CrossEntropy, 2, 2);
     let train = Inputs::new(&network, &data, usize::MAX).unwrap();
     let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.3)).unwrap();

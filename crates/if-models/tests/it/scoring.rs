@@ -2,7 +2,7 @@
 
 use crate::common::{assert_close, cpu, dense_network, few_positions, pictures, random_data, random_theta};
 use if_linalg::testing::random;
-use if_linalg::{Block, Cpu, LinearOperator, SymmetricMatrix, View};
+use if_linalg::{Backend, Block, LinearOperator, SymmetricMatrix};
 use if_models::testing::check_network;
 use if_models::{
     Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LabelExpectation, LayerSpec, LayerVectors, Loss,
@@ -10,7 +10,12 @@ use if_models::{
 };
 use ndarray::ArrayD;
 
-type Double = Cpu<f64>;
+test_on_devices!(
+    f64: inner_products_of_gradients_are_those_of_explicit_gradients,
+    moments_multiply_to_the_gauss_newton_block_of_one_example, moments_are_means_over_all_examples,
+    selected_layers_have_their_part_of_everything, frozen_layers_leave_nothing_behind_them,
+    convolutions_with_few_positions_stay_in_factors,
+);
 
 fn at(matrix: &SymmetricMatrix, i: usize, j: usize) -> f64 {
     matrix.as_slice()[i * matrix.dim() + j]
@@ -21,9 +26,8 @@ fn dots(a: &[f64], b: &[f64], p: usize) -> Vec<f64> {
     a.chunks(p).flat_map(|a| b.chunks(p).map(move |b| dot(a, b))).collect()
 }
 
-#[test]
-fn inner_products_of_gradients_are_those_of_explicit_gradients() {
-    let (network, theta, data) = pictures(9);
+fn inner_products_of_gradients_are_those_of_explicit_gradients<B: Backend<Elem = f64>>(backend: &B) {
+    let (network, theta, data) = pictures(backend, 9);
     let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
     let p = network.layout().dim();
     let all = network.example_gradients(&inputs, &theta, Rows::Range(0, 9)).to_f64();
@@ -38,7 +42,7 @@ fn inner_products_of_gradients_are_those_of_explicit_gradients() {
 /// Dense layers keep the gradients of queries in factors, convolutions with many positions do not.
 #[test]
 fn the_cheapest_way_is_taken() {
-    let (network, theta, data) = pictures(9);
+    let (network, theta, data) = pictures(&cpu(), 9);
     let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
     let vectors = network.gradient_vectors(&inputs, &theta, Rows::Range(0, 5));
     let in_factors =
@@ -53,10 +57,9 @@ fn the_cheapest_way_is_taken() {
 }
 
 /// With a single example the Gauss-Newton block of a layer with one term is exactly `G x A`.
-#[test]
-fn moments_multiply_to_the_gauss_newton_block_of_one_example() {
+fn moments_multiply_to_the_gauss_newton_block_of_one_example<B: Backend<Elem = f64>>(backend: &B) {
     for (loss, outputs) in [(Loss::CrossEntropy, 3), (Loss::Squared, 2), (Loss::Logistic, 1)] {
-        let network = dense_network(&[3, 2, outputs], true, loss);
+        let network = dense_network(backend, &[3, 2, outputs], true, loss);
         let (theta, data) = (random_theta(&network, 4), random_data(1, 3, loss, outputs, 5));
         check_kronecker(&network, &theta, &data);
     }
@@ -68,13 +71,13 @@ fn moments_multiply_to_the_gauss_newton_block_of_one_example() {
         LayerSpec::Dense { name: "fc".into(), out: 3, bias: false },
     ];
     let spec = ModelSpec { input: vec![2, 2, 2], loss: Loss::CrossEntropy, layers };
-    let network = spec.build(&cpu()).expect("the layers fit");
+    let network = spec.build(backend).expect("the layers fit");
     let x = ArrayD::from_shape_vec(vec![1, 2, 2, 2], random(8, 3)).expect("as many numbers");
     let data = Dataset::new(HostArray::F64(x), vec![1.0]).expect("finite");
     check_kronecker(&network, &random_theta(&network, 4), &data);
 }
 
-fn check_kronecker(network: &Network<Double>, theta: &Block<Double>, data: &Dataset) {
+fn check_kronecker<B: Backend<Elem = f64>>(network: &Network<B>, theta: &Block<B>, data: &Dataset) {
     let inputs = Inputs::new(network, data, usize::MAX).expect("the data fit");
     let risk = EmpiricalRisk::new(network, &inputs, RiskSettings::mean(0.0)).expect("in range");
     let dense = risk.operator(theta, Curvature::GaussNewton, 0.0, 0).to_dense();
@@ -95,9 +98,8 @@ fn check_kronecker(network: &Network<Double>, theta: &Block<Double>, data: &Data
 }
 
 /// Over several row blocks, the moments of a linear model are the means of explicit outer products.
-#[test]
-fn moments_are_means_over_all_examples() {
-    let network = Network::linear(&cpu(), 3, 2, true, Loss::CrossEntropy);
+fn moments_are_means_over_all_examples<B: Backend<Elem = f64>>(backend: &B) {
+    let network = Network::linear(backend, 3, 2, true, Loss::CrossEntropy);
     let (theta, data) = (random_theta(&network, 4), random_data(1100, 3, Loss::CrossEntropy, 2, 5));
     let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
     let outputs = network.example_outputs(&inputs, &theta);
@@ -127,9 +129,8 @@ fn moments_are_means_over_all_examples() {
     assert!(twice[0] == twice[1] && twice[0] != twice[2], "labels follow from the seed");
 }
 
-#[test]
-fn selected_layers_have_their_part_of_everything() {
-    let (network, theta, data) = pictures(7);
+fn selected_layers_have_their_part_of_everything<B: Backend<Elem = f64>>(backend: &B) {
+    let (network, theta, data) = pictures(backend, 7);
     let names = ["second", "last"];
     let (part, chosen) = network.select(&theta, &names).expect("they exist");
     assert_eq!(part.last_layer(), Some("last"));
@@ -144,7 +145,7 @@ fn selected_layers_have_their_part_of_everything() {
         .collect();
     assert_eq!(positions.len(), part.layout().dim());
     for curvature in [Curvature::Hessian, Curvature::GaussNewton] {
-        let dense = |network: &Network<Double>, theta: &Block<Double>| {
+        let dense = |network: &Network<B>, theta: &Block<B>| {
             let risk = EmpiricalRisk::new(network, &inputs, RiskSettings::mean(0.1)).expect("in range");
             risk.operator(theta, curvature, 0.0, 0).to_dense()
         };
@@ -163,27 +164,23 @@ fn selected_layers_have_their_part_of_everything() {
     assert_eq!(unknown, Some(ModelError::UnknownLayer { name: "4".into(), known }));
 }
 
-#[test]
-fn frozen_layers_leave_nothing_behind_them() {
-    let (network, theta, data) = pictures(5);
+fn frozen_layers_leave_nothing_behind_them<B: Backend<Elem = f64>>(backend: &B) {
+    let (network, theta, data) = pictures(backend, 5);
     let (part, chosen) = network.select(&theta, &["last"]).expect("it exists");
     let inputs = Inputs::new(&part, &data, usize::MAX).expect("the data fit");
     let gradients = part.example_gradients(&inputs, &chosen, Rows::Range(0, 5));
     let all = network.example_gradients(&inputs, &theta, Rows::Range(0, 5));
-    let own = cpu_rows(&all, network.layout().segments().len() - 1);
+    let own = host_rows(&all, network.layout().segments().len() - 1);
     assert_close(&gradients.to_f64(), &own, 1e-14);
 }
 
-fn cpu_rows(block: &Block<Double>, segment: usize) -> Vec<f64> {
-    use if_linalg::Backend;
-    let view: View<Double> = block.segment(segment);
-    cpu().download(view)
+fn host_rows<B: Backend<Elem = f64>>(block: &Block<B>, segment: usize) -> Vec<f64> {
+    block.backend().download(block.segment(segment))
 }
 
 /// A convolution with few positions and many channels keeps gradients as several outer products.
-#[test]
-fn convolutions_with_few_positions_stay_in_factors() {
-    let (network, theta, data) = few_positions(7);
+fn convolutions_with_few_positions_stay_in_factors<B: Backend<Elem = f64>>(backend: &B) {
+    let (network, theta, data) = few_positions(backend, 7);
     let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
     let vectors = network.gradient_vectors(&inputs, &theta, Rows::Range(1, 4));
     assert!(matches!(vectors.layer(0), LayerVectors::Outer(factors) if factors.terms == 2));

@@ -198,7 +198,7 @@ fn other_losses_and_two_layers() {
     let fit = newton(1e-9).minimise(&problem.risk(), &random_theta(&problem.network, 4), &());
     assert!(fit.report.converged(), "{:?}", fit.report);
 
-    let network = dense_network(&[3, 2, 3], true, Loss::CrossEntropy);
+    let network = dense_network(&cpu(), &[3, 2, 3], true, Loss::CrossEntropy);
     let data = random_data(60, 3, Loss::CrossEntropy, 3, 5);
     let problem = Problem::new(network, data, RiskSettings::mean(0.02));
     let start = random_theta(&problem.network, 4);
@@ -389,7 +389,7 @@ fn what_the_dual_cannot_do_is_refused() {
     assert!(refused(Problem::linear(9, 2, 1, true, Loss::Hinge, RiskSettings::mean(0.0))));
     assert!(refused(Problem::linear(9, 2, 1, true, Loss::Hinge, spared)));
     assert!(refused(Problem::linear(9, 2, 1, true, Loss::Hinge, sum)));
-    let two = dense_network(&[2, 2, 1], true, Loss::Hinge);
+    let two = dense_network(&cpu(), &[2, 2, 1], true, Loss::Hinge);
     assert!(refused(Problem::new(two, random_data(9, 2, Loss::Hinge, 1, 3), mean)));
     // Without a bias there is nothing to spare.
     assert!(!refused(Problem::linear(9, 2, 1, false, Loss::Hinge, spared)));

@@ -65,7 +65,7 @@ const VALUES: [f64; 6] = [1.0, 0.5, 0.2, 0.05, 0.01, 1e-3];
 
 #[test]
 fn truncation_leaves_the_smaller_singular_values_out() {
-    let network = mlp(&[30, 40, 25, 20], Loss::CrossEntropy);
+    let network = mlp(&cpu(), &[30, 40, 25, 20], Loss::CrossEntropy);
     let theta = random_theta(&network, 4);
     let inputs = Inputs::new(&network, &random_data(60, 30, Loss::CrossEntropy, 20, 5), usize::MAX).unwrap();
     let x = with_singular_values(&network, 3, &VALUES);
@@ -96,7 +96,7 @@ fn truncation_leaves_the_smaller_singular_values_out() {
 /// Below the root of rounding singular vectors are not told apart; the bound is no less true.
 #[test]
 fn bounds_hold_for_tiny_singular_values() {
-    let network = mlp(&[30, 40, 25, 20], Loss::CrossEntropy);
+    let network = mlp(&cpu(), &[30, 40, 25, 20], Loss::CrossEntropy);
     let theta = random_theta(&network, 4);
     let inputs = Inputs::new(&network, &random_data(60, 30, Loss::CrossEntropy, 20, 5), usize::MAX).unwrap();
     let x = with_singular_values(&network, 3, &[1.0, 1e-3, 1e-6, 1e-8, 1e-9, 1e-10, 1e-11]);
@@ -120,7 +120,7 @@ fn bounds_hold_for_tiny_singular_values() {
 /// Ranks differ among vectors, down to none at all.
 #[test]
 fn every_vector_has_its_own_rank() {
-    let network = mlp(&[20, 15, 10], Loss::CrossEntropy);
+    let network = mlp(&cpu(), &[20, 15, 10], Loss::CrossEntropy);
     let theta = random_theta(&network, 4);
     let inputs = Inputs::new(&network, &random_data(20, 20, Loss::CrossEntropy, 10, 5), usize::MAX).unwrap();
     let mut x = Block::zeros(&cpu(), network.layout(), 3);
@@ -138,7 +138,7 @@ fn every_vector_has_its_own_rank() {
 #[test]
 fn where_outer_products_are_dearer_a_layer_stays_whole_and_exact() {
     // 4 x 9 and 3 x 5 weights of dense layers; convolutions with 16 positions; batch normalisation.
-    let (network, theta, data) = pictures(9);
+    let (network, theta, data) = pictures(&cpu(), 9);
     let inputs = Inputs::new(&network, &data, usize::MAX).unwrap();
     let x = Block::from_f64(&cpu(), network.layout(), &random(5 * network.layout().dim(), 7));
     let truncated = network.truncate(&x, QueryRank::Rank(1));
@@ -161,7 +161,7 @@ fn where_outer_products_are_dearer_a_layer_stays_whole_and_exact() {
 /// A convolution with two positions; more weights than rows of its matrix.
 #[test]
 fn convolutions_are_truncated_where_it_pays() {
-    let (network, theta, data) = few_positions(7);
+    let (network, theta, data) = few_positions(&cpu(), 7);
     let inputs = Inputs::new(&network, &data, usize::MAX).unwrap();
     let x = with_singular_values(&network, 4, &VALUES);
     let truncated = network.truncate(&x, QueryRank::Rank(2));
@@ -171,7 +171,7 @@ fn convolutions_are_truncated_where_it_pays() {
 
 #[test]
 fn layer_norms_are_those_of_explicit_gradients() {
-    let (network, theta, data) = pictures(9);
+    let (network, theta, data) = pictures(&cpu(), 9);
     let inputs = Inputs::new(&network, &data, usize::MAX).unwrap();
     let gradients = network.example_gradients(&inputs, &theta, if_models::Rows::Range(0, 9));
     let squares = network.layer_squared_norms(&inputs, &theta);
@@ -203,7 +203,7 @@ fn single_precision() {
 
 #[test]
 fn numbers_that_are_not_finite_stay_what_they_are() {
-    let network = mlp(&[20, 15, 10], Loss::CrossEntropy);
+    let network = mlp(&cpu(), &[20, 15, 10], Loss::CrossEntropy);
     let theta = random_theta(&network, 4);
     let inputs = Inputs::new(&network, &random_data(20, 20, Loss::CrossEntropy, 10, 5), usize::MAX).unwrap();
     let mut x = with_singular_values(&network, 2, &VALUES);

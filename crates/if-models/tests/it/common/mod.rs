@@ -32,15 +32,15 @@ pub fn random_data(n: usize, width: usize, loss: Loss, outputs: usize, seed: u64
 }
 
 /// Dense layers of these widths, the first of which is the input's.
-pub fn dense_network(widths: &[usize], bias: bool, loss: Loss) -> Network<Double> {
+pub fn dense_network<B: Backend>(backend: &B, widths: &[usize], bias: bool, loss: Loss) -> Network<B> {
     let layer = |(l, pair): (usize, &[usize])| {
-        Arc::new(Dense::new(format!("{l}"), pair[0], pair[1], bias)) as Arc<dyn Layer<Double>>
+        Arc::new(Dense::new(format!("{l}"), pair[0], pair[1], bias)) as Arc<dyn Layer<B>>
     };
-    Network::new(&cpu(), widths[0], widths.windows(2).enumerate().map(layer).collect(), loss)
+    Network::new(backend, widths[0], widths.windows(2).enumerate().map(layer).collect(), loss)
 }
 
-pub fn random_theta(network: &Network<Double>, seed: u64) -> Block<Double> {
-    Block::from_f64(&cpu(), network.layout(), &random(network.layout().dim(), seed))
+pub fn random_theta<B: Backend>(network: &Network<B>, seed: u64) -> Block<B> {
+    Block::from_f64(network.backend(), network.layout(), &random(network.layout().dim(), seed))
 }
 
 #[track_caller]
@@ -58,17 +58,17 @@ pub fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
 }
 
 /// Dense layers of these widths with tanh between them.
-pub fn mlp(widths: &[usize], loss: Loss) -> Network<Double> {
+pub fn mlp<B: Backend>(backend: &B, widths: &[usize], loss: Loss) -> Network<B> {
     let mut layers = Vec::new();
     for (l, out) in widths[1..].iter().enumerate() {
         layers.extend((l > 0).then_some(LayerSpec::Tanh));
         layers.push(LayerSpec::Dense { name: format!("{l}"), out: *out, bias: true });
     }
-    ModelSpec { input: vec![widths[0]], loss, layers }.build(&cpu()).unwrap()
+    ModelSpec { input: vec![widths[0]], loss, layers }.build(backend).unwrap()
 }
 
 /// A network with every kind of layer that has parameters, and pictures for it.
-pub fn pictures(n: usize) -> (Network<Double>, Block<Double>, Dataset) {
+pub fn pictures<B: Backend>(backend: &B, n: usize) -> (Network<B>, Block<B>, Dataset) {
     let conv = |name: &str, out, padding| LayerSpec::Conv2d {
         name: name.into(),
         out,
@@ -89,7 +89,7 @@ pub fn pictures(n: usize) -> (Network<Double>, Block<Double>, Dataset) {
         LayerSpec::Dense { name: "last".into(), out: 3, bias: true },
     ];
     let spec = ModelSpec { input: vec![1, 4, 4], loss: Loss::CrossEntropy, layers };
-    let network = spec.build(&cpu()).expect("the layers fit");
+    let network = spec.build(backend).expect("the layers fit");
     let x = ArrayD::from_shape_vec(vec![n, 1, 4, 4], random(16 * n, 3)).expect("as many numbers");
     let data = Dataset::new(HostArray::F64(x), (0..n).map(|i| (i % 3) as f64).collect()).expect("finite");
     let theta = random_theta(&network, 9);
@@ -97,13 +97,13 @@ pub fn pictures(n: usize) -> (Network<Double>, Block<Double>, Dataset) {
 }
 
 /// A network whose convolution has few positions and many channels, and pictures for it.
-pub fn few_positions(n: usize) -> (Network<Double>, Block<Double>, Dataset) {
+pub fn few_positions<B: Backend>(backend: &B, n: usize) -> (Network<B>, Block<B>, Dataset) {
     let conv =
         LayerSpec::Conv2d { name: "conv".into(), out: 12, kernel: 2, stride: 1, padding: 0, bias: true };
     let dense = LayerSpec::Dense { name: "fc".into(), out: 3, bias: true };
     let layers = vec![conv, LayerSpec::Tanh, LayerSpec::Flatten, dense];
     let spec = ModelSpec { input: vec![8, 2, 3], loss: Loss::CrossEntropy, layers };
-    let network = spec.build(&cpu()).expect("the layers fit");
+    let network = spec.build(backend).expect("the layers fit");
     let x = ArrayD::from_shape_vec(vec![n, 8, 2, 3], random(48 * n, 3)).expect("as many numbers");
     let data = Dataset::new(HostArray::F64(x), (0..n).map(|i| (i % 3) as f64).collect()).expect("finite");
     let theta = random_theta(&network, 9);
