@@ -1,67 +1,55 @@
 //! Every kernel of every device against the CPU in `f64`.
 
-use if_linalg::Cpu;
-use if_linalg::testing::check_backend;
+use if_linalg::testing::{Wide, check_backend};
+use if_linalg::{Backend, Cpu};
 
+test_on_devices!(f64: in_double);
+test_on_devices!(f32: in_single);
+
+fn in_double<B: Backend>(backend: &B) {
+    check_backend(backend, 1e-14, 1e-14);
+}
+
+fn in_single<B: Backend>(backend: &B) {
+    check_backend(backend, 1e-5, 1e-5);
+}
+
+/// The kit compares what it says, and the backends of the CPU are the reference to the bit.
 #[test]
-fn cpu() {
+fn the_reference_is_itself() {
     check_backend(&Cpu::<f64>::new(), 0.0, 0.0);
-    check_backend(&Cpu::<f32>::new(), 1e-6, 1e-6);
+    check_backend(&Wide::<f64>::new(), 0.0, 0.0);
+    let single = std::panic::catch_unwind(|| check_backend(&Cpu::<f32>::new(), 1e-9, 1e-9));
+    assert!(single.is_err(), "f32 is not f64");
 }
 
 #[cfg(feature = "cuda")]
 mod cuda {
+    use crate::devices::on_gpus;
     use if_linalg::testing::check_backend;
-    use if_linalg::{Cuda, CudaError, CudaOptions, Products, cuda_devices};
+    use if_linalg::{Backend, Cuda, CudaError, CudaOptions, Products};
 
-    /// `test` on every GPU.
-    fn on_devices(test: impl Fn(CudaOptions)) {
-        match cuda_devices() {
-            Ok(devices) if !devices.is_empty() => {
-                (0..devices.len())
-                    .for_each(|ordinal| test(CudaOptions { ordinal, ..CudaOptions::default() }));
-            }
-            Ok(_) => eprintln!("skipped: no GPU"),
-            Err(error) => eprintln!("skipped: {error}"),
-        }
-    }
-
-    #[test]
-    fn kernels() {
-        on_devices(|options| {
-            check_backend(&Cuda::<f64>::new(&options).unwrap(), 1e-14, 1e-14);
-            check_backend(&Cuda::<f32>::new(&options).unwrap(), 1e-5, 1e-5);
-        });
-    }
-
-    /// Factors are rounded to 11 and 8 significant bits: half a unit in the last place of each.
+    /// Factors are rounded to 11 and 8 significant bits: by half a unit in the last place of each at most.
     #[test]
     fn narrow_products() {
-        on_devices(|options| {
-            for (products, bound) in [(Products::Tf32, 1e-3), (Products::Bf16, 8e-3)] {
-                let options = CudaOptions { products, ..options.clone() };
-                check_backend(&Cuda::<f32>::new(&options).unwrap(), 1e-5, bound);
-            }
-        });
+        for (products, bound) in [(Products::Tf32, 1e-3), (Products::Bf16, 8e-3)] {
+            on_gpus::<f32>(products, module_path!(), |cuda| check_backend(cuda, 1e-5, bound));
+        }
     }
 
     #[test]
     fn a_device_that_is_not_there_is_an_error() {
         let options = CudaOptions { ordinal: 999, ..CudaOptions::default() };
         let error = Cuda::<f32>::new(&options).err().unwrap();
-        assert!(matches!(
-            error,
-            CudaError::NoLibrary { .. } | CudaError::NoDevice { .. } | CudaError::OldDriver { .. }
-        ));
+        use CudaError::{NoDevice, NoLibrary, OldDriver};
+        assert!(matches!(error, NoLibrary { .. } | NoDevice { .. } | OldDriver { .. }));
         assert!(!error.to_string().contains('\n'));
     }
 
     /// A device whose memory is used up says so, and works again.
     #[test]
     fn memory_that_is_used_up_is_an_error() {
-        use if_linalg::Backend;
-        on_devices(|options| {
-            let cuda = Cuda::<f32>::new(&options).unwrap();
+        on_gpus::<f32>(Products::Full, module_path!(), |cuda| {
             let bytes = 1usize << 50;
             let error = CudaError::catch(|| drop(cuda.zeros(bytes / 4))).err();
             assert_eq!(error, Some(CudaError::OutOfMemory { bytes }));
