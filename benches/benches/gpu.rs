@@ -3,7 +3,7 @@
 //!
 //! `cargo bench -p if-benches --bench gpu --features cuda -- --out ours.json` measures the GPU; without the feature it
 //! runs on the CPU, for which `--scale 0.01` takes a hundredth of the examples. The program runs alone: it can be
-//! copied to a machine that has a GPU and no Rust.
+//! copied to a machine that has a GPU and no Rust. `--model CNN` and `--work hessian` measure what has that in its name.
 
 #![allow(clippy::print_stdout)]
 
@@ -27,7 +27,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let after = |name: &str| arguments.iter().position(|a| a == name).and_then(|i| arguments.get(i + 1));
     let scale = after("--scale").map_or(1.0, |scale| scale.parse::<f64>().expect("a number after --scale"));
-    let mut run = Run { scale, records: Vec::new() };
+    let only = after("--model").cloned().unwrap_or_default();
+    let work = after("--work").cloned().unwrap_or_default();
+    let mut run = Run { scale, only: [only, work], records: Vec::new() };
     measure(&mut run);
     if let Some(path) = after("--out") {
         fs::write(path, format!("{:#}\n", Value::Array(run.records))).expect("the results can be written");
@@ -51,7 +53,7 @@ fn measure(run: &mut Run) {
     for (products, name) in [(Products::Tf32, "tf32"), (Products::Bf16, "bf16")] {
         let backend = open(products);
         let rate = run.rate(&backend, name, 8192);
-        for case in [mlp(), wide_mlp(), cnn()] {
+        for case in [mlp(), cnn(), wide_mlp()].into_iter().filter(|case| run.wanted(case.name)) {
             run.products(&Problem::new(&backend, case, run.scale), name, rate);
         }
     }
@@ -68,6 +70,8 @@ fn measure(run: &mut Run) {
 /// One run of all.
 struct Run {
     scale: f64,
+    /// Parts of the names of models and works that are measured.
+    only: [String; 2],
     records: Vec<Value>,
 }
 
@@ -94,8 +98,17 @@ impl<B: Backend> Problem<B> {
 }
 
 impl Run {
+    fn wanted(&self, model: &str) -> bool {
+        model.contains(&self.only[0])
+    }
+
+    /// Median seconds of `f`, where `work` is wanted.
+    fn time(&self, work: &str, f: impl FnMut()) -> Option<(f64, usize)> {
+        work.contains(&self.only[1]).then(|| median(f))
+    }
+
     fn networks<B: Backend>(&mut self, backend: &B, precision: &str, rate: f64) {
-        for case in [mlp(), wide_mlp(), cnn()] {
+        for case in [mlp(), cnn(), wide_mlp()].into_iter().filter(|case| self.wanted(case.name)) {
             let problem = Problem::new(backend, case, self.scale);
             self.products(&problem, precision, rate);
             self.conjugate_gradients(&problem, precision, rate);
@@ -112,12 +125,13 @@ impl Run {
             let operator = risk.operator(theta, curvature, 0.0, usize::MAX);
             for k in [1, 16, 100] {
                 let (x, mut y) = (case.vectors(network, k, 1.0), case.vectors(network, k, 1.0));
-                let (seconds, repeats) = median(|| {
+                let work = format!("{work}-{k}");
+                let times = self.time(&work, || {
                     operator.apply(&x, &mut y);
                     finish(network.backend(), &y);
                 });
                 let flops = inputs.len() as f64 * k as f64 * case.direction(curvature);
-                self.fraction(&format!("{work}-{k}"), case.name, precision, (seconds, repeats), flops, rate);
+                self.fraction(&work, case.name, precision, times, flops, rate);
             }
         }
     }
@@ -130,7 +144,7 @@ impl Run {
         let cg = Cg { tolerance: 1e-30, max_iterations: ITERATIONS };
         let prepared = cg.prepare(&operator).expect("nothing to prepare");
         let b = network.example_gradients(inputs, theta, Rows::Range(0, QUERIES.min(inputs.len())));
-        let times = median(|| drop(black_box(prepared.solve(&b, &()).report)));
+        let times = self.time("cg-100", || drop(black_box(prepared.solve(&b, &()).report)));
         // One product more checks the residuals.
         let products = (ITERATIONS + 1) as f64 * b.k() as f64;
         let flops = inputs.len() as f64 * products * case.direction(Curvature::GaussNewton);
@@ -140,9 +154,9 @@ impl Run {
     fn kronecker<B: Backend>(&mut self, problem: &Problem<B>, precision: &str) {
         let Problem { case, network, inputs, theta } = problem;
         let exact = LabelExpectation::Exact;
-        let times = median(|| drop(black_box(network.ekfac(inputs, theta, exact))));
+        let times = self.time("ekfac", || drop(black_box(network.ekfac(inputs, theta, exact))));
         self.record("ekfac", case.name, precision, times, json!({}));
-        let times = median(|| drop(black_box(network.kfac(inputs, theta, exact))));
+        let times = self.time("kfac", || drop(black_box(network.kfac(inputs, theta, exact))));
         self.record("kfac", case.name, precision, times, json!({}));
     }
 
@@ -152,11 +166,11 @@ impl Run {
         let n = (5e4 * self.scale) as usize;
         let train = Inputs::new(network, &case.examples(n), usize::MAX).expect("the data fit");
         let v = case.vectors(network, QUERIES, 1.0);
-        let times = median(|| drop(black_box(network.scores(&train, theta, &v))));
+        let times = self.time("scoring", || drop(black_box(network.scores(&train, theta, &v))));
         let flops = case.forward() + case.backward() + 2.0 * (QUERIES * network.layout().dim()) as f64;
         self.fraction("scoring", case.name, precision, times, n as f64 * flops, rate);
         let queries = Rows::Range(0, QUERIES.min(problem.inputs.len()));
-        let times = median(|| {
+        let times = self.time("tracin", || {
             for _ in 0..CHECKPOINTS {
                 black_box(network.gradient_products(&train, theta, (&problem.inputs, queries)));
             }
@@ -176,7 +190,7 @@ impl Run {
         });
         let rate = 2.0 * (n as f64).powi(3) / seconds;
         let detail = json!({"flops_per_second": rate, "n": n});
-        self.record("rate-gemm", "", precision, (seconds, repeats), detail);
+        self.record("rate-gemm", "", precision, Some((seconds, repeats)), detail);
         rate
     }
 
@@ -190,7 +204,8 @@ impl Run {
             backend.download(View::new(&y, 0, 1, 1));
         });
         let rate = 2.0 * (len * size_of::<B::Elem>()) as f64 / seconds;
-        self.record("rate-copy", "", B::Elem::NAME, (seconds, repeats), json!({"bytes_per_second": rate}));
+        let detail = json!({"bytes_per_second": rate});
+        self.record("rate-copy", "", B::Elem::NAME, Some((seconds, repeats)), detail);
     }
 
     fn fraction(
@@ -198,11 +213,11 @@ impl Run {
         work: &str,
         model: &str,
         precision: &str,
-        times: (f64, usize),
+        times: Option<(f64, usize)>,
         flops: f64,
         rate: f64,
     ) {
-        let reached = flops / times.0;
+        let reached = flops / times.map_or(f64::NAN, |(seconds, _)| seconds);
         let detail = json!({"flops_per_second": reached, "fraction_of_gemm": reached / rate});
         self.record(work, model, precision, times, detail);
     }
@@ -212,9 +227,10 @@ impl Run {
         work: &str,
         model: &str,
         precision: &str,
-        (seconds, repeats): (f64, usize),
+        times: Option<(f64, usize)>,
         detail: Value,
     ) {
+        let Some((seconds, repeats)) = times else { return };
         println!("{work:16} {model:20} {precision:4} {seconds:.4e} s {detail}");
         self.records.push(json!({
             "work": work, "model": model, "precision": precision, "seconds": seconds, "repeats": repeats,
@@ -228,10 +244,15 @@ fn finish<B: Backend>(backend: &B, y: &Block<B>) {
     backend.download(y.segment(0).row_range(0, 1).col_range(0, 1));
 }
 
-/// Median seconds of one call, and of how many, after one that is not counted.
+/// Median seconds of one call, and of how many, after one that is not counted: unless that one takes so long that what
+/// only a first call pays does not matter.
 fn median(mut work: impl FnMut()) -> (f64, usize) {
-    work();
     let start = Instant::now();
+    work();
+    let first = start.elapsed().as_secs_f64();
+    if first > 3.0 {
+        return (first, 1);
+    }
     let mut seconds = Vec::new();
     while seconds.len() < 3 || (seconds.len() < 20 && start.elapsed().as_secs_f64() < 0.5) {
         let turn = Instant::now();

@@ -1,38 +1,39 @@
 // Vectors and blocks of vectors: twins in cpu.rs.
 
 extern "C" __global__ void copy_rows(Matrix x, Matrix y) {
-    EACH(y, i, j) row(y, i)[j] = row(x, i)[j];
+    each(y, [=](i64 i, i64 j) { return row(x, i)[j]; });
 }
 
 extern "C" __global__ void fill(real value, Matrix y) {
-    EACH(y, i, j) row(y, i)[j] = value;
+    each(y, [=](i64, i64) { return value; });
 }
 
 extern "C" __global__ void gather_rows(Matrix x, const i64 *indices, Matrix y) {
-    EACH(y, i, j) row(y, i)[j] = row(x, indices[i])[j];
+    each(y, [=](i64 i, i64 j) { return row(x, indices[i])[j]; });
 }
 
 // y[b][a][c] = x[a][b][c].
 extern "C" __global__ void swap_axes(i64 c, Matrix x, Matrix y) {
-    EACH(y, i, j) {
-        i64 a, inner;
-        split(j, c, a, inner);
-        row(y, i)[j] = row(x, a)[i * c + inner];
-    }
+    const Divisor inner(c);
+    each(y, [=](i64 i, i64 j) {
+        i64 a, rest;
+        inner.split(j, a, rest);
+        return row(x, a)[i * c + rest];
+    });
 }
 
 extern "C" __global__ void axpby(real alpha, Matrix x, real beta, Matrix y) {
-    EACH(y, i, j) {
-        real *slot = &row(y, i)[j];
-        *slot = beta == 0 ? alpha * row(x, i)[j] : alpha * row(x, i)[j] + beta * *slot;
-    }
+    each(y, [=](i64 i, i64 j) {
+        real value = alpha * row(x, i)[j];
+        return beta == 0 ? value : value + beta * row(y, i)[j];
+    });
 }
 
 extern "C" __global__ void row_axpby(const double *alpha, Matrix x, const double *beta, Matrix y) {
-    EACH(y, i, j) {
-        real *slot = &row(y, i)[j], a = (real)alpha[i], b = (real)beta[i];
-        *slot = b == 0 ? a * row(x, i)[j] : a * row(x, i)[j] + b * *slot;
-    }
+    each(y, [=](i64 i, i64 j) {
+        real b = (real)beta[i], value = (real)alpha[i] * row(x, i)[j];
+        return b == 0 ? value : value + b * row(y, i)[j];
+    });
 }
 
 // One block for `chunk` numbers (blockIdx.x) of one row (blockIdx.y): partial sums go to
@@ -86,25 +87,27 @@ extern "C" __global__ void sum_parts(const real *parts, i64 count, i64 size, dou
 
 extern "C" __global__ void adam(real b1, real b2, real rate, real epsilon, Matrix g, Matrix m, Matrix v,
                                 Matrix theta) {
-    EACH(theta, i, j) {
+    each(theta, [=](i64 i, i64 j) {
         real gradient = row(g, i)[j];
         real mean = b1 * row(m, i)[j] + (1 - b1) * gradient;
         real square = b2 * row(v, i)[j] + (1 - b2) * gradient * gradient;
         row(m, i)[j] = mean;
         row(v, i)[j] = square;
-        row(theta, i)[j] -= rate * mean / (sqrt(square) + epsilon);
-    }
+        return row(theta, i)[j] - rate * mean / (sqrt(square) + epsilon);
+    });
 }
 
 extern "C" __global__ void scale_rows(Matrix weights, Matrix y) {
-    EACH(y, i, j) row(y, i)[j] *= row(weights, i % weights.rows)[0];
+    const Divisor examples(weights.rows);
+    each(y, [=](i64 i, i64 j) { return row(y, i)[j] * row(weights, examples.remainder(i))[0]; });
 }
 
 // One warp for each of the groups of each row.
 extern "C" __global__ void row_dots(Matrix x, Matrix y, real beta, Matrix out) {
+    const Divisor groups(out.cols);
     EACH_ROW(out.rows * out.cols, at, lane) {
         i64 i, g;
-        split(at, out.cols, i, g);
+        groups.split(at, i, g);
         const real *a = row(x, i) + g * y.cols, *b = row(y, i);
         real sum = 0;
         for (i64 c = lane; c < y.cols; c += 32) sum += a[c] * b[c];
@@ -118,20 +121,20 @@ extern "C" __global__ void row_dots(Matrix x, Matrix y, real beta, Matrix out) {
 
 // The same where groups are so short that a warp would idle: one thread for each.
 extern "C" __global__ void row_dots_short(Matrix x, Matrix y, real beta, Matrix out) {
-    EACH(out, i, g) {
+    each(out, [=](i64 i, i64 g) {
         const real *a = row(x, i) + g * y.cols, *b = row(y, i);
         real sum = 0;
         for (i64 c = 0; c < y.cols; c++) sum += a[c] * b[c];
-        real *slot = &row(out, i)[g];
-        *slot = beta == 0 ? sum : sum + beta * *slot;
-    }
+        return beta == 0 ? sum : sum + beta * row(out, i)[g];
+    });
 }
 
 extern "C" __global__ void paired_dots(Matrix x, Matrix y, Matrix out) {
-    i64 width = x.cols / out.cols;
+    const i64 width = x.cols / out.cols;
+    const Divisor groups(out.cols);
     EACH_ROW(out.rows * out.cols, at, lane) {
         i64 i, g;
-        split(at, out.cols, i, g);
+        groups.split(at, i, g);
         const real *a = row(x, i) + g * width, *b = row(y, i) + g * width;
         real sum = 0;
         for (i64 c = lane; c < width; c += 32) sum += a[c] * b[c];
@@ -141,13 +144,14 @@ extern "C" __global__ void paired_dots(Matrix x, Matrix y, Matrix out) {
 }
 
 extern "C" __global__ void paired_products(Matrix x, Matrix y, Matrix out) {
-    EACH(out, i, g) row(out, i)[g] += row(x, i)[g] * row(y, i)[g];
+    each(out, [=](i64 i, i64 g) { return row(out, i)[g] + row(x, i)[g] * row(y, i)[g]; });
 }
 
 extern "C" __global__ void outer_rows(Matrix x, Matrix y, Matrix out) {
-    EACH(out, i, at) {
+    const Divisor columns(y.cols);
+    each(out, [=](i64 i, i64 at) {
         i64 a, b;
-        split(at, y.cols, a, b);
-        row(out, i)[at] = row(x, i)[a] * row(y, i)[b];
-    }
+        columns.split(at, a, b);
+        return row(x, i)[a] * row(y, i)[b];
+    });
 }

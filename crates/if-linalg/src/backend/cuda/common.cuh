@@ -14,23 +14,62 @@ struct Matrix {
 
 __device__ inline real *row(Matrix m, i64 i) { return m.data + i * m.stride; }
 
-// Position `at` of a matrix with `cols` columns. Division of 64 bits costs ten times that of 32.
-__device__ inline void split(i64 at, i64 cols, i64 &i, i64 &j) {
-    if (at <= 0xffffffffLL && cols <= 0xffffffffLL) {
-        unsigned a = (unsigned)at, c = (unsigned)cols;
-        i = a / c;
-        j = a % c;
-    } else {
-        i = at / cols;
-        j = at % cols;
+// Division by one number, many times: the remainder of a product with its inverse (Granlund & Montgomery 1994), a fifth
+// of the instructions. Exact for numbers below 2^31; larger ones are divided as they are.
+#define LARGE 0x80000000LL
+struct Divisor {
+    i64 by;
+    unsigned factor, shift;
+    bool large;
+
+    __device__ explicit Divisor(i64 by) : by(by), factor(0), shift(0), large(by >= LARGE) {
+        if (large) return;
+        shift = by > 1 ? 32 - __clz((int)by - 1) : 0;
+        factor = (unsigned)(((1ULL << 32) * ((1ULL << shift) - by)) / by + 1);
+    }
+
+    __device__ void split(i64 at, i64 &quotient, i64 &remainder) const {
+        if (at < LARGE && !large) {
+            unsigned q = (__umulhi(factor, (unsigned)at) + (unsigned)at) >> shift;
+            quotient = q;
+            remainder = (unsigned)at - q * (unsigned)by;
+        } else {
+            quotient = at / by;
+            remainder = at % by;
+        }
+    }
+
+    __device__ i64 remainder(i64 at) const {
+        i64 quotient, rest;
+        split(at, quotient, rest);
+        return rest;
+    }
+};
+
+// out[i][j] = f(i, j) for every element, whatever the size of the grid. Four at a time, all read before any is
+// written: a thread has to have several loads under way for memory to be busy.
+template <class F> __device__ inline void each(Matrix out, F f) {
+    if (out.cols == 0) return;
+    const Divisor cols(out.cols);
+    const i64 total = out.rows * out.cols, step = gridDim.x * (i64)blockDim.x;
+    i64 at = blockIdx.x * (i64)blockDim.x + threadIdx.x;
+    for (; at + 3 * step < total; at += 4 * step) {
+        i64 i[4], j[4];
+        real value[4];
+#pragma unroll
+        for (int u = 0; u < 4; u++) {
+            cols.split(at + u * step, i[u], j[u]);
+            value[u] = f(i[u], j[u]);
+        }
+#pragma unroll
+        for (int u = 0; u < 4; u++) row(out, i[u])[j[u]] = value[u];
+    }
+    for (; at < total; at += step) {
+        i64 i, j;
+        cols.split(at, i, j);
+        row(out, i)[j] = f(i, j);
     }
 }
-
-// Every element (i, j) of the matrix `m`, whatever the size of the grid.
-#define EACH(m, i, j)                                                                                        \
-    for (i64 at_ = blockIdx.x * (i64)blockDim.x + threadIdx.x, i = 0, j = 0;                                 \
-         at_ < (m).rows * (m).cols && (split(at_, (m).cols, i, j), true);                                    \
-         at_ += gridDim.x * (i64)blockDim.x)
 
 // Every row `i` of `rows`, one warp each; `lane` is the thread's place in the warp.
 #define EACH_ROW(rows, i, lane)                                                                              \

@@ -6,17 +6,18 @@ struct Window {
 };
 
 extern "C" __global__ void im2col(Window w, Matrix x, Matrix out) {
-    int positions = w.down * w.across;
-    EACH(out, patch, j) {
-        i64 image, position;
-        split(j, positions, image, position);
-        int v = patch % w.kernel_width, u = patch / w.kernel_width % w.kernel_height;
-        int c = patch / (w.kernel_width * w.kernel_height);
-        int up = (int)position / w.across * w.stride + u - w.padding;
-        int left = (int)position % w.across * w.stride + v - w.padding;
+    const Divisor positions(w.down * w.across), across(w.across);
+    each(out, [=](i64 patch, i64 j) {
+        i64 image, position, down, right;
+        positions.split(j, image, position);
+        across.split(position, down, right);
+        int p = (int)patch, area = w.kernel_height * w.kernel_width;
+        int c = p / area, u = p % area / w.kernel_width, v = p % w.kernel_width;
+        int up = (int)down * w.stride + u - w.padding;
+        int left = (int)right * w.stride + v - w.padding;
         bool inside = up >= 0 && up < w.height && left >= 0 && left < w.width;
-        row(out, patch)[j] = inside ? row(x, image)[(c * w.height + up) * w.width + left] : (real)0;
-    }
+        return inside ? row(x, image)[(c * w.height + up) * w.width + left] : (real)0;
+    });
 }
 
 // The pixel `at` of an image: plane, row, column.
@@ -34,7 +35,7 @@ __device__ inline int window_at(int at, int offset, int padding, int stride, int
 
 extern "C" __global__ void col2im(Window w, Matrix cols, Matrix images) {
     int positions = w.down * w.across;
-    EACH(images, image, at) {
+    each(images, [=](i64 image, i64 at) {
         int c, y, x;
         pixel(w, at, c, y, x);
         real sum = 0;
@@ -48,8 +49,8 @@ extern "C" __global__ void col2im(Window w, Matrix cols, Matrix images) {
                 sum += row(cols, patch)[image * positions + i * w.across + j];
             }
         }
-        row(images, image)[at] = sum;
-    }
+        return sum;
+    });
 }
 
 // Where the first maximum under window (i, j) of plane c is, in the image.
@@ -70,18 +71,21 @@ __device__ inline int maximum(Window w, const real *image, int c, int i, int j) 
 
 extern "C" __global__ void max_pool_gather(Window w, Matrix x, Matrix rx, Matrix out) {
     int positions = w.down * w.across;
-    EACH(out, i, at) {
+    const Divisor examples(x.rows);
+    each(out, [=](i64 i, i64 at) {
         int c = (int)at / positions, position = (int)at % positions;
-        int from = maximum(w, row(x, i % x.rows), c, position / w.across, position % w.across);
-        row(out, i)[at] = row(rx, i)[from];
-    }
+        const real *image = row(x, examples.remainder(i));
+        int from = maximum(w, image, c, position / w.across, position % w.across);
+        return row(rx, i)[from];
+    });
 }
 
 extern "C" __global__ void max_pool_scatter(Window w, Matrix x, Matrix dy, Matrix out) {
-    EACH(out, row_, at) {
+    const Divisor examples(x.rows);
+    each(out, [=](i64 line, i64 at) {
         int c, y, left;
         pixel(w, at, c, y, left);
-        const real *image = row(x, row_ % x.rows);
+        const real *image = row(x, examples.remainder(line));
         real sum = 0;
         for (int u = w.kernel_height - 1; u >= 0; u--) {
             int i = window_at(y, u, w.padding, w.stride, w.down);
@@ -89,17 +93,17 @@ extern "C" __global__ void max_pool_scatter(Window w, Matrix x, Matrix dy, Matri
             for (int v = w.kernel_width - 1; v >= 0; v--) {
                 int j = window_at(left, v, w.padding, w.stride, w.across);
                 if (j < 0 || maximum(w, image, c, i, j) != (int)at) continue;
-                sum += row(dy, row_)[(c * w.down + i) * w.across + j];
+                sum += row(dy, line)[(c * w.down + i) * w.across + j];
             }
         }
-        row(out, row_)[at] = sum;
-    }
+        return sum;
+    });
 }
 
 extern "C" __global__ void avg_pool(Window w, Matrix x, Matrix out) {
     int positions = w.down * w.across;
     real share = (real)1 / (w.kernel_height * w.kernel_width);
-    EACH(out, i, at) {
+    each(out, [=](i64 i, i64 at) {
         int c = (int)at / positions, position = (int)at % positions;
         real sum = 0;
         for (int u = 0; u < w.kernel_height; u++) {
@@ -110,13 +114,13 @@ extern "C" __global__ void avg_pool(Window w, Matrix x, Matrix out) {
                 if (left >= 0 && left < w.width) sum += share * row(x, i)[(c * w.height + up) * w.width + left];
             }
         }
-        row(out, i)[at] = sum;
-    }
+        return sum;
+    });
 }
 
 extern "C" __global__ void avg_pool_transpose(Window w, Matrix dy, Matrix out) {
     real share = (real)1 / (w.kernel_height * w.kernel_width);
-    EACH(out, row_, at) {
+    each(out, [=](i64 line, i64 at) {
         int c, y, x;
         pixel(w, at, c, y, x);
         real sum = 0;
@@ -125,15 +129,15 @@ extern "C" __global__ void avg_pool_transpose(Window w, Matrix dy, Matrix out) {
             if (i < 0) continue;
             for (int v = w.kernel_width - 1; v >= 0; v--) {
                 int j = window_at(x, v, w.padding, w.stride, w.across);
-                if (j >= 0) sum += share * row(dy, row_)[(c * w.down + i) * w.across + j];
+                if (j >= 0) sum += share * row(dy, line)[(c * w.down + i) * w.across + j];
             }
         }
-        row(out, row_)[at] = sum;
-    }
+        return sum;
+    });
 }
 
 extern "C" __global__ void bag_gather(Matrix ids, i64 vocabulary, Matrix w, Matrix out) {
-    EACH(out, i, j) {
+    each(out, [=](i64 i, i64 j) {
         const real *tokens = row(ids, i % ids.rows);
         i64 first = i / ids.rows * vocabulary;
         real sum = 0;
@@ -143,8 +147,8 @@ extern "C" __global__ void bag_gather(Matrix ids, i64 vocabulary, Matrix w, Matr
             sum += row(w, first + (i64)tokens[t])[j];
             count++;
         }
-        row(out, i)[j] = sum * ((real)1 / max(count, 1));
-    }
+        return sum * ((real)1 / max(count, 1));
+    });
 }
 
 // One row of `dw` for each direction (blockIdx.y) and distinct token (blockIdx.x): the rows of `dy` whose bags hold it,
@@ -163,7 +167,7 @@ extern "C" __global__ void bag_scatter(const i64 *tokens, const i64 *starts, con
 }
 
 extern "C" __global__ void bag_squares(Matrix ids, Matrix out) {
-    EACH(out, i, j) {
+    each(out, [=](i64 i, i64) {
         const real *tokens = row(ids, i);
         i64 count = 0, pairs = 0;
         for (i64 s = 0; s < ids.cols; s++) {
@@ -171,6 +175,6 @@ extern "C" __global__ void bag_squares(Matrix ids, Matrix out) {
             count++;
             for (i64 t = 0; t < ids.cols; t++) pairs += tokens[s] == tokens[t];
         }
-        row(out, i)[j] = (real)((double)pairs / (double)max(count * count, (i64)1));
-    }
+        return (real)((double)pairs / (double)max(count * count, (i64)1));
+    });
 }
