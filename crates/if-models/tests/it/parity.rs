@@ -231,7 +231,7 @@ fn compare(found: &[(String, Vec<f64>)], expected: &[(String, Vec<f64>)], bound:
         .collect();
     let worst = errors.iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are results");
     eprintln!("{device}: {} results, {:.1e} at the most, {}", errors.len(), worst.0, worst.1);
-    let beyond: Vec<_> = errors.iter().filter(|(error, _)| !(*error <= bound)).collect();
+    let beyond: Vec<_> = errors.iter().filter(|(error, _)| error.is_nan() || *error > bound).collect();
     assert!(beyond.is_empty(), "{device}: beyond {bound:e}: {beyond:?}");
 }
 
@@ -251,18 +251,16 @@ fn cnn_in_f64<B: Backend<Elem = f64>>(backend: &B) {
     cnn().check(backend, DOUBLE);
 }
 
-/// Rounding of a factor is `2^-11` (TF32) or `2^-8` (bf16), and of a product twice that at the most; a network and its
+/// Rounding of a factor is `2^-11` (TF32) or `2^-8` (bf16), and of a product about as much, norm-wise; a network and its
 /// derivatives pass through some ten products.
 #[cfg(feature = "cuda")]
 #[test]
-fn products_in_fewer_bits() {
+fn products_in_fewer_bits_on_cuda() {
     use if_linalg::Products;
     for (products, bound) in [(Products::Tf32, 5e-3), (Products::Bf16, 5e-2)] {
-        for problem in [mlp(), cnn(), texts()] {
-            crate::devices::on_gpus::<f32>(products, "products in fewer bits", |gpu| {
-                problem.check(gpu, bound)
-            });
-        }
+        crate::devices::on_gpus::<f32>(products, &format!("parity in {products:?}"), |gpu| {
+            [mlp(), cnn(), texts()].iter().for_each(|problem| problem.check(gpu, bound));
+        });
     }
 }
 
