@@ -8,7 +8,7 @@ use if_data::Source;
 use if_models::{ProjectionKind, QueryRank};
 use serde::Serialize;
 
-use super::{ConventionArgs, MeasureName, ModelArgs, ObjectiveArgs, Precision, SolveArgs};
+use super::{ConventionArgs, DeviceArgs, MeasureName, ModelArgs, ObjectiveArgs, Precision, SolveArgs};
 use crate::parse::{count, non_negative, query_rank};
 
 /// `--method`.
@@ -124,6 +124,9 @@ pub struct AttributeArgs {
     /// The solves.
     #[command(flatten)]
     pub solve: SolveArgs,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
 /// `influence fastif`.
@@ -171,4 +174,7 @@ pub struct FastIfArgs {
     /// The solves.
     #[command(flatten)]
     pub solve: SolveArgs,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }

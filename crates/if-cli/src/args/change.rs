@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use if_data::Source;
 
-use super::{MeasureName, ModelArgs, ModelName, ObjectiveArgs, Precision, QueryArgs, SolveArgs, WeightsArgs};
+use super::{
+    DeviceArgs, MeasureName, ModelArgs, ModelName, ObjectiveArgs, Precision, QueryArgs, SolveArgs,
+    WeightsArgs,
+};
 use crate::parse::{count, non_negative, positive};
 
 /// `influence perturb`.
@@ -84,6 +87,9 @@ pub struct AttackArgs {
     /// The solves.
     #[command(flatten)]
     pub solve: SolveArgs,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
 /// `influence multistage`.
@@ -150,4 +156,7 @@ pub struct MultiStageArgs {
     /// The solves of both stages.
     #[command(flatten)]
     pub solve: SolveArgs,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
