@@ -2,7 +2,7 @@
 
 use if_linalg::Cpu;
 #[cfg(feature = "cuda")]
-use if_linalg::{Backend, Cuda, CudaOptions, Products};
+use if_linalg::{Backend, Cuda, CudaError, CudaOptions, Products};
 
 use crate::args::{DeviceArgs, DeviceName, Precision};
 use crate::console::Console;
@@ -32,16 +32,16 @@ pub enum AnyBackend {
     CudaF64(Cuda<f64>),
 }
 
-/// `on_device!(device, |backend| body)`: `body`, with whatever backend `device` has.
+/// `on_device!(device, |backend| body)`: the result of `body` with whatever backend `device` has, or its failure.
 macro_rules! on_device {
     ($device:expr, |$backend:ident| $body:expr) => {
         match &$device.backend {
             $crate::device::AnyBackend::CpuF32($backend) => $body,
             $crate::device::AnyBackend::CpuF64($backend) => $body,
             #[cfg(feature = "cuda")]
-            $crate::device::AnyBackend::CudaF32($backend) => $body,
+            $crate::device::AnyBackend::CudaF32($backend) => $crate::device::caught(|| $body),
             #[cfg(feature = "cuda")]
-            $crate::device::AnyBackend::CudaF64($backend) => $body,
+            $crate::device::AnyBackend::CudaF64($backend) => $crate::device::caught(|| $body),
         }
     };
 }
@@ -52,13 +52,19 @@ macro_rules! in_double {
         match &$device.backend {
             $crate::device::AnyBackend::CpuF64($backend) => $body,
             #[cfg(feature = "cuda")]
-            $crate::device::AnyBackend::CudaF64($backend) => $body,
+            $crate::device::AnyBackend::CudaF64($backend) => $crate::device::caught(|| $body),
             _ => unreachable!("the command opens its device in double precision"),
         }
     };
 }
 
 pub(crate) use {in_double, on_device};
+
+/// The result of `body`, or what happened to the GPU under way, such as that its memory is used up.
+#[cfg(feature = "cuda")]
+pub fn caught<R>(body: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+    CudaError::catch(body).unwrap_or_else(|error| Err(Failure::input(error.to_string())))
+}
 
 impl Device {
     /// Opens what `--device` names.
@@ -98,7 +104,7 @@ impl Device {
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda(ordinal: usize, precision: Precision) -> Result<Self, if_linalg::CudaError> {
+    fn cuda(ordinal: usize, precision: Precision) -> Result<Self, CudaError> {
         let products = match precision {
             Precision::F32 | Precision::F64 => Products::Full,
             Precision::Tf32 => Products::Tf32,

@@ -40,9 +40,9 @@ impl Truth {
         console: &Console,
     ) -> Result<Option<Self>, Failure> {
         if retrain {
-            return Ok(Some(Self::Retrained(in_double!(device, |backend| Retraining::prepare(
-                backend, problem, settings, console
-            )?))));
+            let retraining =
+                in_double!(device, |backend| Retraining::prepare(backend, problem, settings, console))?;
+            return Ok(Some(Self::Retrained(retraining)));
         }
         if !proximal {
             return Ok(None);

@@ -94,7 +94,7 @@ impl Job<'_> {
         let table = Csv::create(&self.args.effects)?;
         let certificates = AtomicFile::create(self.certificates)?;
         let saved = self.args.draw.save_groups.as_deref().map(Csv::create).transpose()?;
-        let predicted = on_device!(device, |backend| self.predict(backend, groups, console)?);
+        let predicted = on_device!(device, |backend| self.predict(backend, groups, console))?;
         let Predicted { groups, found, .. } = &predicted;
         let actual = truth
             .map(|truth| in_double!(device, |backend| self.actual(backend, truth, &groups.members, console)));

@@ -37,7 +37,7 @@ pub fn run(args: &VerifyArgs, console: &Console) -> Result<Report, Failure> {
     }
     let mut problem = Problem::from_data(kind, train, &args.base.weights, settings.risk, console)?;
     let retraining =
-        in_double!(device, |backend| Retraining::prepare(backend, &mut problem, &settings, console)?);
+        in_double!(device, |backend| Retraining::prepare(backend, &mut problem, &settings, console))?;
     let job = Job { args, settings, problem: &problem, query: &query, retraining };
     in_double!(device, |backend| job.run(backend, console))
 }
