@@ -188,3 +188,76 @@ fn why_not() -> String {
     let why = "this program is built without CUDA: rebuild it with --features cuda".to_owned();
     why
 }
+
+/// Every method on a GPU against the processor, in double precision; named products within their rounding.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_computes_the_same() {
+    if !has_gpu() {
+        eprintln!("skipped: {}", why_not());
+        return;
+    }
+    let folder = folder();
+    let net = format!("attribute {NET} {SOLVE} --scores OUT.npy --solver");
+    let softmax = "--model softmax --train T.npz --query Q.npz --l2 0.05";
+    let trace = format!("attribute {NET} --scores OUT.npy --training-run R --method");
+    let cases = [
+        (format!("{net} cholesky --precision f64"), "OUT.npy", 1e-9),
+        (format!("{net} block-cg --precision f64"), "OUT.npy", 1e-6),
+        (format!("{net} cg --preconditioner nystroem --rank 5 --precision f64"), "OUT.npy", 1e-6),
+        (format!("{net} ekfac --precision f64"), "OUT.npy", 1e-7),
+        (format!("{net} identity --precision f64"), "OUT.npy", 1e-9),
+        (format!("{net} cholesky --precision f32"), "OUT.npy", 1e-4),
+        (format!("{net} cholesky --precision tf32"), "OUT.npy", 2e-2),
+        (format!("{net} cholesky --precision bf16"), "OUT.npy", 2e-1),
+        (format!("{trace} tracin --precision f64"), "OUT.npy", 1e-9),
+        (format!("{trace} tracin --projection 16 --precision f64"), "OUT.npy", 1e-9),
+        (format!("{trace} trak --projection 4 --precision f64"), "OUT.npy", 1e-6),
+        (
+            format!(
+                "attribute {NET} --weights N.safetensors --l2 0.05 --method representer --precision f64 --scores OUT.npy"
+            ),
+            "OUT.npy",
+            1e-9,
+        ),
+        (format!("perturb {softmax} --slopes OUT.npy"), "OUT.npy", 1e-6),
+        (
+            format!(
+                "multistage {NET} --weights N.safetensors --pretrain-model N.toml --pretrain-weights N.safetensors --pretrain T.npz --embedding-layers 1 --l2-pretrain 0.05 --l2 0.05 --damping 0.1 --curvature gauss-newton --solver cholesky --scores OUT.npy"
+            ),
+            "OUT.npy",
+            1e-8,
+        ),
+        (
+            format!(
+                "group {softmax} --draw random --draw-size 3 --draw-count 2 --order newton --retrain --parameter-changes OUT.npy --effects E.csv"
+            ),
+            "OUT.npy",
+            1e-6,
+        ),
+    ];
+    for (command, output, bound) in cases {
+        // The processor has no named products: there the reference is double.
+        let reference = command.replace("tf32", "f64").replace("bf16", "f64");
+        folder.succeed(&reference);
+        let expected = folder.scores(output).to_f64();
+        folder.succeed(&format!("{command} --device cuda"));
+        let found = folder.scores(output).to_f64();
+        let norm = |a: &ndarray::ArrayD<f64>| a.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let error = norm(&(&found - &expected)) / norm(&expected);
+        assert!(error < bound, "{command}: {error:e}");
+    }
+    assert!(folder.path("cache/influence/kernels").read_dir().unwrap().count() > 0, "kernels are kept");
+    for (command, line) in [
+        (format!("explain {softmax} --device cuda"), "proponents"),
+        ("audit --model softmax --train T.npz --l2 0.05 --flip 0.1 --device auto".into(), "self-influence"),
+        (format!("verify {softmax} --top 3 --device cuda"), "Pearson"),
+        (format!("damping {softmax} --device cuda"), "eigenvalues"),
+        (format!("fastif {NET} {SOLVE} --features 1 --candidates 9 --scores F.json --device cuda"), "as fast"),
+        ("train --model cnn:2 --train digits:train[0..64] --l2 0.01 --epochs 1 --out C.safetensors --device cuda".into(), "weights"),
+    ] {
+        assert!(folder.succeed(&command).stdout.contains(line), "{command}");
+    }
+    folder
+        .refuse(&format!("{net} cg --device cuda:99"), &["--device cuda:99: there is no GPU 99; found 0: "]);
+}
