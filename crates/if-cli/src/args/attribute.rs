@@ -112,6 +112,9 @@ pub struct AttributeArgs {
     /// Truncate each solved query, layer by layer: to a rank such as 8, or to a relative error such as 0.01
     #[arg(long, value_name = "RANK|ERROR", value_parser = query_rank, allow_negative_numbers = true)]
     pub query_rank: Option<QueryRank>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Arithmetic, and the type of OUT.npy [default: f64; networks: f32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
@@ -124,9 +127,6 @@ pub struct AttributeArgs {
     /// The solves.
     #[command(flatten)]
     pub solve: SolveArgs,
-    /// The device.
-    #[command(flatten)]
-    pub device: DeviceArgs,
 }
 
 /// `influence fastif`.
@@ -165,6 +165,9 @@ pub struct FastIfArgs {
     /// Where the scores go
     #[arg(long, value_name = "OUT.json")]
     pub scores: PathBuf,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Arithmetic [default: f64; networks: f32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
@@ -174,7 +177,4 @@ pub struct FastIfArgs {
     /// The solves.
     #[command(flatten)]
     pub solve: SolveArgs,
-    /// The device.
-    #[command(flatten)]
-    pub device: DeviceArgs,
 }

@@ -81,15 +81,15 @@ pub struct AttackArgs {
     /// Draw the target, and each example before and after, for square images
     #[arg(long, value_name = "OUT.svg")]
     pub picture: Option<PathBuf>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// The objective.
     #[command(flatten)]
     pub objective: ObjectiveArgs,
     /// The solves.
     #[command(flatten)]
     pub solve: SolveArgs,
-    /// The device.
-    #[command(flatten)]
-    pub device: DeviceArgs,
 }
 
 /// `influence multistage`.
@@ -150,13 +150,13 @@ pub struct MultiStageArgs {
     /// Where the scores go; certificates go to OUT.json beside them
     #[arg(long, value_name = "OUT.npy")]
     pub scores: PathBuf,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Arithmetic, and the type of OUT.npy
     #[arg(long, value_enum, value_name = "PRECISION", default_value = "f64")]
     pub precision: Precision,
     /// The solves of both stages.
     #[command(flatten)]
     pub solve: SolveArgs,
-    /// The device.
-    #[command(flatten)]
-    pub device: DeviceArgs,
 }

@@ -225,12 +225,12 @@ pub struct QueryArgs {
     /// The objective.
     #[command(flatten)]
     pub objective: ObjectiveArgs,
-    /// The solves.
-    #[command(flatten)]
-    pub solve: SolveArgs,
     /// The device.
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// The solves.
+    #[command(flatten)]
+    pub solve: SolveArgs,
 }
 
 /// `influence train`.
@@ -422,6 +422,9 @@ pub struct AuditArgs {
     /// Write every example with all its ranks as a csv table
     #[arg(long, value_name = "OUT.csv")]
     pub output: Option<PathBuf>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Arithmetic [default: f64; networks: f32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
@@ -431,9 +434,6 @@ pub struct AuditArgs {
     /// The solves.
     #[command(flatten)]
     pub solve: SolveArgs,
-    /// The device.
-    #[command(flatten)]
-    pub device: DeviceArgs,
 }
 
 /// `influence verify`.
@@ -480,15 +480,15 @@ pub struct DampingArgs {
     /// Write the spectrum and the path as a picture
     #[arg(long, value_name = "OUT.svg")]
     pub plot: Option<PathBuf>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Arithmetic [default: f64; networks: f32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
     /// Memory to keep to, such as 2GiB; the results have the same bits for any
     #[arg(long, value_name = "BYTES", default_value = "1536MiB", value_parser = bytes)]
     pub memory_budget: usize,
-    /// The device.
-    #[command(flatten)]
-    pub device: DeviceArgs,
 }
 
 /// `influence data`.
