@@ -191,6 +191,7 @@ fn why_not() -> String {
 
 /// Every method on a GPU against the processor, in double precision; named products within their rounding.
 #[cfg(feature = "cuda")]
+#[allow(clippy::print_stderr)]
 #[test]
 fn a_gpu_computes_the_same() {
     if !has_gpu() {
