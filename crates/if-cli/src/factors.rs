@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use if_data::{Array, AtomicFile, checksum, read_tensors, sha256_of, write_tensors};
-use if_linalg::{Block, Cpu, HostArray, KroneckerFactors, Layout, LowRankFactors, Real};
+use if_linalg::{Backend, Block, HostArray, KroneckerFactors, Layout, LowRankFactors, Real};
 use if_models::{Network, Tensors};
 use ndarray::{Array1, ArrayD};
 use serde_json::{Value, json};
@@ -119,20 +119,20 @@ impl Place {
 }
 
 /// Of the parameters and constants of a network.
-pub fn state_checksum<T: Real>(network: &Network<Cpu<T>>, theta: &Block<Cpu<T>>) -> String {
+pub fn state_checksum<B: Backend>(network: &Network<B>, theta: &Block<B>) -> String {
     let values: Vec<f64> = network.state(theta).values().flatten().copied().collect();
     checksum(&HostArray::F64(Array1::from_vec(values).into_dyn()), &[])
 }
 
 /// Kronecker factors as tensors: `values`, and of segment `s` `s.left` and `s.right`.
-pub fn kronecker_tensors<T: Real>(factors: &KroneckerFactors<Cpu<T>>) -> Tensors {
+pub fn kronecker_tensors<B: Backend>(factors: &KroneckerFactors<B>) -> Tensors {
     let values = factors.values();
     let mut tensors = Tensors::new();
     tensors.insert("values".into(), Array1::from_vec(values.to_f64()).into_dyn());
     for s in 0..values.layout().segments().len() {
         let Some(basis) = factors.basis(s) else { continue };
         for (side, name) in basis.into_iter().zip(["left", "right"]) {
-            let numbers: Vec<f64> = side.buffer.iter().map(|v| v.to_f64()).collect();
+            let numbers: Vec<f64> = values.backend().download(side).into_iter().map(Real::to_f64).collect();
             let square = ArrayD::from_shape_vec(vec![side.rows, side.cols], numbers);
             tensors.insert(format!("{s}.{name}"), square.expect("a square matrix"));
         }
@@ -141,15 +141,15 @@ pub fn kronecker_tensors<T: Real>(factors: &KroneckerFactors<Cpu<T>>) -> Tensors
 }
 
 /// The inverse of [`kronecker_tensors`]; `None` where the sizes are others.
-pub fn kronecker_factors<T: Real>(
-    backend: &Cpu<T>,
+pub fn kronecker_factors<B: Backend>(
+    backend: &B,
     layout: &Arc<Layout>,
     tensors: &Tensors,
-) -> Option<KroneckerFactors<Cpu<T>>> {
+) -> Option<KroneckerFactors<B>> {
     let values = Block::from_f64(backend, layout, &numbers(tensors, "values", layout.dim())?);
     let side = |s: usize, name: &str, n: usize| {
         let values = numbers(tensors, &format!("{s}.{name}"), n * n)?;
-        Some(values.into_iter().map(T::from_f64).collect::<Vec<T>>())
+        Some(backend.upload(&values.into_iter().map(B::Elem::from_f64).collect::<Vec<_>>()))
     };
     let basis = |(s, segment): (usize, &if_linalg::Segment)| {
         if !tensors.contains_key(&format!("{s}.left")) {
@@ -162,7 +162,7 @@ pub fn kronecker_factors<T: Real>(
 }
 
 /// Eigenpairs as tensors: `vectors` (`rank x p`) and `values`.
-pub fn low_rank_tensors<T: Real>(factors: &LowRankFactors<Cpu<T>>) -> Tensors {
+pub fn low_rank_tensors<B: Backend>(factors: &LowRankFactors<B>) -> Tensors {
     let vectors = factors.vectors();
     let shape = vec![vectors.k(), vectors.layout().dim()];
     let rows = ArrayD::from_shape_vec(shape, vectors.to_f64()).expect("as many numbers");
@@ -171,11 +171,11 @@ pub fn low_rank_tensors<T: Real>(factors: &LowRankFactors<Cpu<T>>) -> Tensors {
 }
 
 /// The inverse of [`low_rank_tensors`]; `None` where the sizes are others.
-pub fn low_rank_factors<T: Real>(
-    backend: &Cpu<T>,
+pub fn low_rank_factors<B: Backend>(
+    backend: &B,
     layout: &Arc<Layout>,
     tensors: &Tensors,
-) -> Option<LowRankFactors<Cpu<T>>> {
+) -> Option<LowRankFactors<B>> {
     let values = numbers(tensors, "values", tensors.get("values")?.len())?;
     let vectors =
         Block::from_f64(backend, layout, &numbers(tensors, "vectors", values.len() * layout.dim())?);

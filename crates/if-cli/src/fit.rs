@@ -1,6 +1,6 @@
 //! Training to the optimum, in double precision.
 
-use if_linalg::{Block, Cpu, Observer};
+use if_linalg::{Backend, Block, Observer};
 use if_models::{
     EmpiricalRisk, Fit, FitReport, HingeSvm, Inputs, Lbfgs, Loss, ModelError, Network, NewtonCg,
     RiskSettings, Tensors,
@@ -42,12 +42,13 @@ impl Trainer {
         Self { kind: kind.clone(), tolerance: tolerance.unwrap_or(default) }
     }
 
-    /// Trains on `train` from zero, or from `init`.
+    /// Trains on `train` from zero, or from `init`, on `backend`.
     ///
     /// # Errors
     /// Labels that the loss cannot take, settings without an optimum that can be computed, Ctrl-C.
-    pub fn train(
+    pub fn train<B: Backend<Elem = f64>>(
         &self,
+        backend: &B,
         train: &Data,
         bias: bool,
         settings: RiskSettings,
@@ -64,7 +65,7 @@ impl Trainer {
                 tensors: Tensors::new(),
             },
         };
-        let network = self.training_network(&model.network()?);
+        let network = self.training_network(&model.network(backend)?);
         let inputs = Inputs::new(&network, &train.set, usize::MAX).map_err(|e| train.failure(e))?;
         let risk = EmpiricalRisk::new(&network, &inputs, settings)?;
         let start = match model.tensors.is_empty() {
@@ -84,7 +85,7 @@ impl Trainer {
     }
 
     /// The network under the loss that training minimises.
-    pub fn training_network(&self, network: &Network<Cpu<f64>>) -> Network<Cpu<f64>> {
+    pub fn training_network<B: Backend>(&self, network: &Network<B>) -> Network<B> {
         match self.kind {
             Kind::Svm { .. } => network.with_loss(Loss::Hinge),
             _ => network.clone(),
@@ -95,13 +96,13 @@ impl Trainer {
     ///
     /// # Errors
     /// An svm without l2 or with a bias that is not regularised.
-    pub fn minimise(
+    pub fn minimise<B: Backend<Elem = f64>>(
         &self,
-        risk: &EmpiricalRisk<Cpu<f64>>,
-        start: &Block<Cpu<f64>>,
+        risk: &EmpiricalRisk<B>,
+        start: &Block<B>,
         duals: &mut Vec<f64>,
         observer: &dyn Observer,
-    ) -> Result<Fit<Cpu<f64>>, ModelError> {
+    ) -> Result<Fit<B>, ModelError> {
         match self.kind {
             Kind::Svm { .. } => {
                 let svm = HingeSvm { distance_tolerance: self.tolerance, ..HingeSvm::default() };

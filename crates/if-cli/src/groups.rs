@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use if_linalg::{Cpu, Real};
+use if_linalg::Backend;
 use if_methods::{GroupDraw, Influence, MethodError, Tail};
 use if_models::Inputs;
 
@@ -100,11 +100,11 @@ impl Groups {
     }
 
     /// Draws groups as `args` say; the tails of influence are those on the first of `queries`.
-    pub fn draw<T: Real>(
+    pub fn draw<B: Backend>(
         kind: DrawName,
         args: &DrawArgs,
-        session: &Session<T>,
-        (influence, queries): (&Influence<Cpu<T>>, &Inputs<Cpu<T>>),
+        session: &Session<B>,
+        (influence, queries): (&Influence<B>, &Inputs<B>),
     ) -> Result<Self, Failure> {
         let (network, theta) = (&session.network, &session.theta);
         let train = &session.problem.train;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use if_data::Source;
-use if_linalg::{Block, Cpu, Observer, Real, Solver};
+use if_linalg::{Backend, Block, Cpu, Observer, Solver};
 use if_methods::QUERY_BLOCK;
 use if_models::{Curvature, EmpiricalRisk, Family, HostArray, Inputs, Network, Removal, RiskSettings};
 use serde::Serialize;
@@ -14,6 +14,7 @@ use crate::args::{
     WeightsArgs,
 };
 use crate::console::Console;
+use crate::device::Device;
 use crate::error::Failure;
 use crate::fit::{Trained, Trainer, shortfall};
 use crate::model::{Kind, Model};
@@ -71,6 +72,8 @@ pub struct Settings {
     /// Whether that was given, though the solver does not iterate.
     #[serde(skip)]
     pub idle_max_iterations: bool,
+    /// Where it is computed.
+    pub device: String,
     /// Of the arithmetic.
     pub precision: Precision,
     /// Bytes to keep to; not part of what was computed.
@@ -82,18 +85,20 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Fills in the defaults that depend on precision.
+    /// Fills in the defaults that depend on the precision of `device`.
     pub fn new(
         objective: &ObjectiveArgs,
         solve: &SolveArgs,
-        precision: Precision,
+        device: &Device,
         solver: SolverName,
     ) -> Result<Self, Failure> {
         let solver = SolverSettings::new(solve, solver)?;
-        let tolerance = match precision {
+        let tolerance = match device.precision {
             _ if solver.name == SolverName::Lissa => 0.05,
-            Precision::F32 => 1e-4,
             Precision::F64 => 1e-8,
+            Precision::F32 => 1e-4,
+            Precision::Tf32 => 1e-3,
+            Precision::Bf16 => 1e-2,
         };
         let own_curvature = solver.own_curvature();
         let damping = solve.damping.unwrap_or(Damping::Number(solver.published_damping()));
@@ -106,7 +111,8 @@ impl Settings {
             layers: solve.layers.clone(),
             tolerance: solve.tolerance.unwrap_or(tolerance),
             max_iterations: solve.max_iterations.unwrap_or(MAX_ITERATIONS),
-            precision,
+            device: device.name.clone(),
+            precision: device.precision,
             memory_budget: solve.memory_budget,
             run: solve.run.clone(),
         })
@@ -124,10 +130,10 @@ impl Settings {
     }
 
     /// The damping of this system as a number.
-    pub fn damping_of<T: Real>(
+    pub fn damping_of<B: Backend>(
         &self,
-        risk: &EmpiricalRisk<Cpu<T>>,
-        theta: &Block<Cpu<T>>,
+        risk: &EmpiricalRisk<B>,
+        theta: &Block<B>,
         console: &Console,
     ) -> f64 {
         match self.damping {
@@ -144,7 +150,7 @@ impl Settings {
     ///
     /// # Errors
     /// One that is fitted to a single system.
-    pub fn plain_solver<T: Real>(&self, method: &str) -> Result<Box<dyn Solver<Cpu<T>>>, Failure> {
+    pub fn plain_solver<B: Backend>(&self, method: &str) -> Result<Box<dyn Solver<B>>, Failure> {
         self.solver.unfitted(self.limits()).ok_or_else(|| {
             Failure::input(format!(
                 "{method}: expected a solver that is fitted to nothing (cg without preconditioner, block-cg, cholesky, eigen, neumann, lissa)"
@@ -207,7 +213,8 @@ impl Problem {
         }
         // The optimum of the whole data is the same for both kinds of removal.
         let trainer = Trainer::new(&kind, None);
-        let Trained { model, report, .. } = trainer.train(&train, !weights.no_bias, risk, None, console)?;
+        let Trained { model, report, .. } =
+            trainer.train(&Cpu::<f64>::new(), &train, !weights.no_bias, risk, None, console)?;
         let shortfall = shortfall(&kind, &report);
         if let Some(text) = &shortfall {
             console.warn(text);
@@ -217,13 +224,13 @@ impl Problem {
 
     /// Whether it is a linear model so small that a factorisation is cheaper than many solves.
     pub fn is_small(&self) -> Result<bool, Failure> {
-        let network = self.model.network::<f64>()?;
+        let network = self.model.network(&Cpu::<f64>::new())?;
         Ok(network.is_linear() && network.layout().dim() <= CHOLESKY_UP_TO)
     }
 
     /// Refuses another matrix than the Gauss-Newton matrix, which the Hessian of a linear model is, for `what`.
     pub fn need_gauss_newton(&self, settings: &Settings, what: &str) -> Result<(), Failure> {
-        let linear = self.model.network::<f64>()?.is_linear();
+        let linear = self.model.network(&Cpu::<f64>::new())?.is_linear();
         match settings.curvature {
             Curvature::GaussNewton => Ok(()),
             Curvature::Hessian if linear => Ok(()),
@@ -271,8 +278,8 @@ pub struct MemoryPlan {
 
 impl MemoryPlan {
     /// Divides the budget: first what cannot be avoided, then converted features, then activations.
-    pub fn new<T: Real>(
-        network: &Network<Cpu<T>>,
+    pub fn new<B: Backend>(
+        network: &Network<B>,
         train: &HostArray,
         queries: usize,
         solver: &SolverSettings,
@@ -280,9 +287,9 @@ impl MemoryPlan {
     ) -> Self {
         let vectors = solver.vectors(queries.min(QUERY_BLOCK)).saturating_mul(network.layout().dim());
         let minimum =
-            minimum::<T>(network, train, queries).saturating_add(vectors.saturating_mul(size_of::<T>()));
+            minimum(network, train, queries).saturating_add(vectors.saturating_mul(size_of::<B::Elem>()));
         let resident = budget.saturating_sub(minimum);
-        let features = Inputs::<Cpu<T>>::resident_bytes(train.rows(), train.width());
+        let features = Inputs::<B>::resident_bytes(train.rows(), train.width());
         let cache = if features <= resident { resident - features } else { resident };
         Self { budget, minimum, resident, cache }
     }
@@ -305,7 +312,7 @@ const SOLVE_VECTORS: usize = 10;
 
 /// Bytes that no budget can avoid: the stored examples (twice while they are streamed), one block of
 /// solves, one block of score rows, and what passes have in hand.
-fn minimum<T: Real>(network: &Network<Cpu<T>>, train: &HostArray, queries: usize) -> usize {
+fn minimum<B: Backend>(network: &Network<B>, train: &HostArray, queries: usize) -> usize {
     let stored = match train {
         HostArray::U8(a) => a.len(),
         HostArray::F32(a) => 4 * a.len(),
@@ -313,5 +320,5 @@ fn minimum<T: Real>(network: &Network<Cpu<T>>, train: &HostArray, queries: usize
     };
     let (block, n) = (queries.min(QUERY_BLOCK), train.rows());
     let solves = SOLVE_VECTORS * block * network.layout().dim();
-    2 * stored + size_of::<T>() * (solves + 3 * block * n) + network.bytes_in_hand(n, block)
+    2 * stored + size_of::<B::Elem>() * (solves + 3 * block * n) + network.bytes_in_hand(n, block)
 }

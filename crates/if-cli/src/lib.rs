@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod console;
+mod device;
 mod error;
 mod factors;
 mod fit;

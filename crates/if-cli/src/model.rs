@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use if_linalg::{Block, Cpu, Real, sigmoid};
+use if_linalg::{Backend, Block, Cpu, sigmoid};
 use if_models::{LayerSpec, Loss, ModelError, ModelSpec, Network, Tensors};
 
 use crate::args::{ModelArgs, ModelName, Precision};
@@ -175,7 +175,7 @@ impl Model {
         }
         let bias = tensors.contains_key("fc.bias");
         let model = Self { kind: kind.clone(), inputs: train.set.width(), outputs, bias, tensors };
-        model.build::<f64>().map_err(|error| {
+        model.build(&Cpu::<f64>::new()).map_err(|error| {
             // The shapes inside a network have little to do with the examples.
             let shape = matches!(
                 (&error, kind),
@@ -190,18 +190,17 @@ impl Model {
     }
 
     /// The network without parameters.
-    pub fn network<T: Real>(&self) -> Result<Network<Cpu<T>>, ModelError> {
-        let cpu = Cpu::new();
+    pub fn network<B: Backend>(&self, backend: &B) -> Result<Network<B>, ModelError> {
         match &self.kind {
             // Running statistics are part of the network.
-            Kind::Network(spec) => Ok(spec.load(&cpu, &self.tensors)?.0),
-            kind => Ok(Network::linear(&cpu, self.inputs, self.outputs, self.bias, kind.loss())),
+            Kind::Network(spec) => Ok(spec.load(backend, &self.tensors)?.0),
+            kind => Ok(Network::linear(backend, self.inputs, self.outputs, self.bias, kind.loss())),
         }
     }
 
     /// The network and its parameters.
-    pub fn build<T: Real>(&self) -> Result<(Network<Cpu<T>>, Block<Cpu<T>>), ModelError> {
-        let network = self.network()?;
+    pub fn build<B: Backend>(&self, backend: &B) -> Result<(Network<B>, Block<B>), ModelError> {
+        let network = self.network(backend)?;
         let theta = network.parameters(&self.tensors)?;
         Ok((network, theta))
     }

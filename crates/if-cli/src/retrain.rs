@@ -1,10 +1,11 @@
 //! Ground truth: the model trained again without some examples, from its own optimum; or the proximal response.
 
-use if_linalg::{Block, Cpu};
+use if_linalg::{Backend, Block};
 use if_methods::{LossChanges, loss_changes};
 use if_models::{EmpiricalRisk, FitReport, Inputs, Lbfgs, Removal};
 
 use crate::console::Console;
+use crate::device::{Device, in_double};
 use crate::error::Failure;
 use crate::fit::{Trainer, optimality_name};
 use crate::job::{Problem, Settings};
@@ -30,15 +31,18 @@ pub enum Truth {
 }
 
 impl Truth {
-    /// What was asked for, if anything; retraining takes the model of `problem` to an optimum first.
+    /// What was asked for, if anything; retraining takes the model of `problem` to an optimum first, on `device`.
     pub fn prepare(
+        device: &Device,
         (retrain, proximal): (bool, bool),
         problem: &mut Problem,
         settings: &Settings,
         console: &Console,
     ) -> Result<Option<Self>, Failure> {
         if retrain {
-            return Ok(Some(Self::Retrained(Retraining::prepare(problem, settings, console)?)));
+            let retraining =
+                in_double!(device, |backend| Retraining::prepare(backend, problem, settings, console))?;
+            return Ok(Some(Self::Retrained(retraining)));
         }
         if !proximal {
             return Ok(None);
@@ -60,10 +64,10 @@ impl Truth {
 
     /// What becomes of the queries' losses without each of `groups`, groups x queries, and whether some of it is not
     /// exact.
-    pub fn actual(
+    pub fn actual<B: Backend<Elem = f64>>(
         &self,
-        session: &Session<f64>,
-        queries: &Inputs<Cpu<f64>>,
+        session: &Session<B>,
+        queries: &Inputs<B>,
         groups: &[Vec<usize>],
         settings: &Settings,
         console: &Console,
@@ -79,9 +83,9 @@ impl Truth {
     }
 }
 
-fn responses(
-    session: &Session<f64>,
-    queries: &Inputs<Cpu<f64>>,
+fn responses<B: Backend<Elem = f64>>(
+    session: &Session<B>,
+    queries: &Inputs<B>,
     groups: &[Vec<usize>],
     settings: &Settings,
     console: &Console,
@@ -94,7 +98,7 @@ fn responses(
     let before = session.network.example_losses(queries, theta);
     let lbfgs =
         Lbfgs { gradient_tolerance: RESPONSE_GRADIENT_NORM, max_iterations: 20_000, ..Lbfgs::default() };
-    let respond = |risk: &EmpiricalRisk<Cpu<f64>>| lbfgs.minimise(risk, theta, &());
+    let respond = |risk: &EmpiricalRisk<B>| lbfgs.minimise(risk, theta, &());
     let found = loss_changes(&proximal, groups, queries, &before, respond, console)?;
     let stopped = found.fits.iter().filter(|fit| !fit.converged()).count();
     if stopped > 0 {
@@ -120,7 +124,12 @@ impl Retraining {
     ///
     /// # Errors
     /// Layers that are left out, as retraining takes all.
-    pub fn prepare(problem: &mut Problem, settings: &Settings, console: &Console) -> Result<Self, Failure> {
+    pub fn prepare<B: Backend<Elem = f64>>(
+        backend: &B,
+        problem: &mut Problem,
+        settings: &Settings,
+        console: &Console,
+    ) -> Result<Self, Failure> {
         if !settings.layers.is_empty() {
             return Err(Failure::input("retraining changes every layer: expected no --layers"));
         }
@@ -131,8 +140,14 @@ impl Retraining {
             Kind::Linear(_) => GRADIENT_NORM,
         };
         let trainer = Trainer::new(kind, Some(tolerance));
-        let polished =
-            trainer.train(&problem.train, true, settings.risk, Some(problem.model.clone()), console)?;
+        let polished = trainer.train(
+            backend,
+            &problem.train,
+            true,
+            settings.risk,
+            Some(problem.model.clone()),
+            console,
+        )?;
         if problem.weights.is_some() && polished.report.iterations > 0 {
             console.note(&format!(
                 "the given weights were first trained on, to {} {:.1e}",
@@ -145,19 +160,19 @@ impl Retraining {
     }
 
     /// What becomes of the queries' losses without each of `groups`.
-    pub fn changes(
+    pub fn changes<B: Backend<Elem = f64>>(
         &self,
-        session: &Session<f64>,
-        queries: &Inputs<Cpu<f64>>,
+        session: &Session<B>,
+        queries: &Inputs<B>,
         groups: &[Vec<usize>],
         settings: &Settings,
         console: &Console,
     ) -> Result<LossChanges, Failure> {
         let network = self.trainer.training_network(&session.network);
         let risk = EmpiricalRisk::new(&network, &session.train, settings.risk)?;
-        let theta: &Block<Cpu<f64>> = &session.theta;
+        let theta: &Block<B> = &session.theta;
         let before = network.example_losses(queries, theta);
-        let retrain = |risk: &EmpiricalRisk<Cpu<f64>>| {
+        let retrain = |risk: &EmpiricalRisk<B>| {
             let fit = self.trainer.minimise(risk, theta, &mut self.duals.clone(), &());
             fit.expect("the whole model was trained in the same way")
         };

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use if_data::{Array, AtomicFile, read_tensors, sha256_of, write_tensors};
-use if_linalg::{Block, Cpu, Real};
+use if_linalg::{Backend, Block, Real};
 use if_models::{Network, RiskSettings, TrainState, Training};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,6 +31,9 @@ pub struct RunConfig {
     pub objective: RiskSettings,
     /// Optimiser, rates, epochs, batch and seed: with `examples` they say which example was in which step.
     pub training: Training,
+    /// Where it is computed; runs that were begun when there was but one device do not say.
+    #[serde(default = "cpu")]
+    pub device: String,
     /// Arithmetic.
     pub precision: String,
     /// Where the training examples came from.
@@ -41,6 +44,10 @@ pub struct RunConfig {
     pub data_sha256: String,
     /// Parameters that training began with, where they were given.
     pub init_sha256: Option<String>,
+}
+
+fn cpu() -> String {
+    "cpu".into()
 }
 
 /// A point that a run can be resumed from.
@@ -135,11 +142,11 @@ impl RunDir {
     ///
     /// # Errors
     /// Where all are missing, changed, or not those of the network.
-    pub fn last<T: Real>(
+    pub fn last<B: Backend>(
         &mut self,
-        network: &Network<Cpu<T>>,
+        network: &Network<B>,
         note: impl Fn(&str),
-    ) -> Result<Option<TrainState<Cpu<T>>>, Failure> {
+    ) -> Result<Option<TrainState<B>>, Failure> {
         while let Some(checkpoint) = self.manifest.checkpoints.last() {
             match self.state(network, checkpoint) {
                 Ok(state) => return Ok(Some(state)),
@@ -153,11 +160,11 @@ impl RunDir {
         Ok(None)
     }
 
-    fn state<T: Real>(
+    fn state<B: Backend>(
         &self,
-        network: &Network<Cpu<T>>,
+        network: &Network<B>,
         checkpoint: &Checkpoint,
-    ) -> Result<TrainState<Cpu<T>>, Failure> {
+    ) -> Result<TrainState<B>, Failure> {
         if checkpoint.weights != weights_name(checkpoint.step) {
             return Err(Failure::input(format!(
                 "{}: step {} has {}, expected {}",
@@ -183,10 +190,10 @@ impl RunDir {
     ///
     /// # Errors
     /// A full disk.
-    pub fn save<T: Real>(
+    pub fn save<B: Backend>(
         &mut self,
-        network: &Network<Cpu<T>>,
-        state: &TrainState<Cpu<T>>,
+        network: &Network<B>,
+        state: &TrainState<B>,
         learning_rate: f64,
     ) -> Result<(), Failure> {
         if self.manifest.checkpoints.last().is_some_and(|last| last.step == state.step) {
@@ -233,13 +240,13 @@ impl RunDir {
     }
 
     /// The tensors whose names begin with `prefix`, as a vector of parameters.
-    fn block<T: Real>(
+    fn block<B: Backend>(
         &self,
-        network: &Network<Cpu<T>>,
+        network: &Network<B>,
         name: &str,
         tensors: &BTreeMap<String, Array>,
         prefix: &str,
-    ) -> Result<Block<Cpu<T>>, Failure> {
+    ) -> Result<Block<B>, Failure> {
         let own = tensors.iter().filter_map(|(name, array)| Some((name.strip_prefix(prefix)?, array)));
         let own = own.map(|(name, array)| (name.to_owned(), array.to_f64())).collect();
         network
@@ -253,12 +260,8 @@ fn weights_name(step: usize) -> String {
 }
 
 /// A vector of parameters as tensors of its own type, names with a prefix.
-pub fn tensors<T: Real>(
-    network: &Network<Cpu<T>>,
-    theta: &Block<Cpu<T>>,
-    prefix: &str,
-) -> BTreeMap<String, Array> {
-    let array = |values: ndarray::ArrayD<f64>| match T::NAME {
+pub fn tensors<B: Backend>(network: &Network<B>, theta: &Block<B>, prefix: &str) -> BTreeMap<String, Array> {
+    let array = |values: ndarray::ArrayD<f64>| match B::Elem::NAME {
         // Exact for parameters, which were single before they were widened; running statistics may be double.
         "f32" if values.iter().all(|value| f64::from(*value as f32) == *value) => {
             Array::F32(values.mapv(|value| value as f32))

@@ -1,7 +1,7 @@
-//! A problem on the device, in one precision, with a solver: what every question starts from.
+//! A problem on a device, in one precision, with a solver: what every question starts from.
 
 use if_data::checksum;
-use if_linalg::{Block, Cpu, LinearOperator, Observer, Prepared, Real, SolveReport};
+use if_linalg::{Backend, Block, LinearOperator, Observer, Prepared, SolveReport};
 use if_methods::{GroupInfluence, Influence};
 use if_models::{Curvature, CurvatureOperator, EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
 use serde::Serialize;
@@ -18,15 +18,15 @@ use crate::solver::System;
 use crate::source::Data;
 
 /// The network, its parameters and its training examples.
-pub struct Session<'a, T: Real> {
+pub struct Session<'a, B: Backend> {
     /// What they were made from.
     pub problem: &'a Problem,
     /// The network.
-    pub network: Network<Cpu<T>>,
+    pub network: Network<B>,
     /// Its parameters.
-    pub theta: Block<Cpu<T>>,
+    pub theta: Block<B>,
     /// The training examples.
-    pub train: Inputs<Cpu<T>>,
+    pub train: Inputs<B>,
     /// How much of the network counts.
     pub coverage: Coverage,
     memory: MemoryPlan,
@@ -47,7 +47,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    fn of<T: Real>(network: &Network<Cpu<T>>, whole: &Network<Cpu<T>>) -> Self {
+    fn of<B: Backend>(network: &Network<B>, whole: &Network<B>) -> Self {
         let layers = network.layout().segments().iter().map(|segment| segment.name.clone()).collect();
         let (covered, of) = (network.layout().dim(), whole.layout().dim());
         Self { layers, covered, of, share: covered as f64 / of as f64 }
@@ -64,12 +64,12 @@ impl Coverage {
 }
 
 /// Examples that fit the model, on the device where `budget` bytes hold them.
-pub fn inputs<T: Real>(
+pub fn inputs<B: Backend>(
     kind: &Kind,
-    network: &Network<Cpu<T>>,
+    network: &Network<B>,
     data: &Data,
     budget: usize,
-) -> Result<Inputs<Cpu<T>>, Failure> {
+) -> Result<Inputs<B>, Failure> {
     if let Kind::Network(spec) = kind {
         check_shape(spec, data)?;
     }
@@ -77,11 +77,11 @@ pub fn inputs<T: Real>(
 }
 
 /// The layers that `names` say, all where there are none.
-pub fn select<T: Real>(
-    network: &Network<Cpu<T>>,
-    theta: Block<Cpu<T>>,
+pub fn select<B: Backend>(
+    network: &Network<B>,
+    theta: Block<B>,
     names: &[String],
-) -> Result<(Network<Cpu<T>>, Block<Cpu<T>>), Failure> {
+) -> Result<(Network<B>, Block<B>), Failure> {
     if names.is_empty() {
         return Ok((network.clone(), theta));
     }
@@ -113,10 +113,15 @@ const NOT_AN_OPTIMUM: f64 = 1e-3;
 /// and in the smooth hinge with half of it: the gradient of the latter is not zero there.
 const NOT_AN_OPTIMUM_SVM: f64 = 0.1;
 
-impl<'a, T: Real> Session<'a, T> {
+impl<'a, B: Backend> Session<'a, B> {
     /// Brings `problem` to the device; `queries` solves share a block.
-    pub fn open(problem: &'a Problem, settings: &Settings, queries: usize) -> Result<Self, Failure> {
-        let (whole, theta) = problem.model.build::<T>()?;
+    pub fn open(
+        backend: &B,
+        problem: &'a Problem,
+        settings: &Settings,
+        queries: usize,
+    ) -> Result<Self, Failure> {
+        let (whole, theta) = problem.model.build(backend)?;
         let (network, theta) = select(&whole, theta, &settings.layers)?;
         let coverage = Coverage::of(&network, &whole);
         let features = problem.train.set.features();
@@ -126,13 +131,13 @@ impl<'a, T: Real> Session<'a, T> {
     }
 
     /// Other examples for the same network.
-    pub fn inputs(&self, data: &Data) -> Result<Inputs<Cpu<T>>, Failure> {
+    pub fn inputs(&self, data: &Data) -> Result<Inputs<B>, Failure> {
         // A few queries; whatever there are, they are streamed past what the training examples left.
         inputs(&self.problem.model.kind, &self.network, data, self.memory.cache)
     }
 
     /// The network under what is explained of queries.
-    pub fn measured(&self, measure: MeasureName) -> Result<Network<Cpu<T>>, Failure> {
+    pub fn measured(&self, measure: MeasureName) -> Result<Network<B>, Failure> {
         let measured = self.network.measured_by(measure.loss(self.network.loss()));
         measured.map_err(|error| Failure::input(format!("--measure {}: {error}", measure.name())))
     }
@@ -141,7 +146,7 @@ impl<'a, T: Real> Session<'a, T> {
     pub fn influence<R>(
         &self,
         console: &Console,
-        body: impl FnOnce(&EmpiricalRisk<Cpu<T>>, Influence<Cpu<T>>) -> Result<R, Failure>,
+        body: impl FnOnce(&EmpiricalRisk<B>, Influence<B>) -> Result<R, Failure>,
     ) -> Result<(R, Optimality), Failure> {
         self.solved(console, |risk, _, prepared| {
             let influence = match prepared {
@@ -156,7 +161,7 @@ impl<'a, T: Real> Session<'a, T> {
     pub fn groups<R>(
         &self,
         console: &Console,
-        body: impl FnOnce(GroupInfluence<Cpu<T>>) -> Result<R, Failure>,
+        body: impl FnOnce(GroupInfluence<B>) -> Result<R, Failure>,
     ) -> Result<(R, Optimality), Failure> {
         let Settings { tolerance, max_iterations, .. } = self.settings;
         self.solved(console, |_, operator, prepared| {
@@ -171,9 +176,9 @@ impl<'a, T: Real> Session<'a, T> {
         &self,
         console: &Console,
         body: impl FnOnce(
-            &EmpiricalRisk<Cpu<T>>,
-            &CurvatureOperator<Cpu<T>>,
-            Option<&dyn Prepared<Cpu<T>>>,
+            &EmpiricalRisk<B>,
+            &CurvatureOperator<B>,
+            Option<&dyn Prepared<B>>,
         ) -> Result<R, Failure>,
     ) -> Result<(R, Optimality), Failure> {
         let Settings { risk, curvature, .. } = self.settings.clone();
@@ -210,7 +215,7 @@ impl<'a, T: Real> Session<'a, T> {
     pub fn curvature<R>(
         &self,
         console: &Console,
-        body: impl FnOnce(&EmpiricalRisk<Cpu<T>>, &dyn LinearOperator<Cpu<T>>) -> Result<R, Failure>,
+        body: impl FnOnce(&EmpiricalRisk<B>, &dyn LinearOperator<B>) -> Result<R, Failure>,
     ) -> Result<(R, Optimality), Failure> {
         let Settings { risk, curvature, .. } = self.settings.clone();
         let risk = EmpiricalRisk::new(&self.network, &self.train, risk)?;
@@ -220,7 +225,7 @@ impl<'a, T: Real> Session<'a, T> {
     }
 
     /// Refuses weights at which nothing is finite, and says what there is to say about the others.
-    fn checked(&self, risk: &EmpiricalRisk<Cpu<T>>, console: &Console) -> Result<Optimality, Failure> {
+    fn checked(&self, risk: &EmpiricalRisk<B>, console: &Console) -> Result<Optimality, Failure> {
         let optimality = self.optimality(risk);
         if !optimality.gradient_norm.is_finite() {
             return Err(Failure::input(format!(
@@ -248,13 +253,15 @@ impl<'a, T: Real> Session<'a, T> {
     fn store(&self) -> FactorStore {
         let common = || {
             let train = &self.problem.train.set;
-            let (whole, theta) = self.problem.model.build::<T>().expect("it was built before");
+            let (whole, theta) =
+                self.problem.model.build(self.network.backend()).expect("it was built before");
             json!({
                 "program": env!("CARGO_PKG_VERSION"),
                 "train_sha256": checksum(train.features(), train.labels()),
                 "weights_sha256": state_checksum(&whole, &theta),
                 "model": format!("{:?}", self.problem.model.kind),
                 "layers": self.network.layout().segments().iter().map(|s| &s.name).collect::<Vec<_>>(),
+                "device": self.settings.device,
                 "precision": self.settings.precision,
             })
         };
@@ -262,7 +269,7 @@ impl<'a, T: Real> Session<'a, T> {
     }
 
     /// How near the weights are to an optimum.
-    fn optimality(&self, risk: &EmpiricalRisk<Cpu<T>>) -> Optimality {
+    fn optimality(&self, risk: &EmpiricalRisk<B>) -> Optimality {
         let (objective, gradient) = risk.gradient(&self.theta);
         let gradient_norm = gradient.norms()[0];
         let mut penalty = Block::zeros(self.network.backend(), self.network.layout(), 1);
@@ -292,7 +299,7 @@ impl<'a, T: Real> Session<'a, T> {
     }
 
     /// What the model says about every example of `inputs`, which come from `labels`.
-    pub fn predictions(&self, inputs: &Inputs<Cpu<T>>) -> Vec<Prediction> {
+    pub fn predictions(&self, inputs: &Inputs<B>) -> Vec<Prediction> {
         let outputs = self.network.example_outputs(inputs, &self.theta);
         predictions(self.network.loss(), &outputs, self.network.outputs(), self.problem.train.set.labels())
     }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use if_data::{AtomicFile, Element, NpyRows, NpyWriter, sha256_of};
-use if_linalg::{Cpu, Observer, Real};
+use if_linalg::{Backend, Observer, Real};
 use if_methods::{MethodError, QUERY_BLOCK, sketch_products};
 use serde_json::{Value, json};
 
@@ -68,24 +68,24 @@ impl<T: Real + Element> Sketches<T> {
         Ok(Self { place: Place::File(path.to_owned()), examples: shape[0], width: shape[1] })
     }
 
-    /// Inner products of the sketches `queries` with all of these, block of queries by block, row-major.
+    /// Inner products of the sketches `queries` with all of these on the device, block of queries by block, row-major.
     ///
     /// # Errors
     /// A file that cannot be read, Ctrl-C, or the first error of `take`.
     pub fn search(
         &self,
+        backend: &impl Backend<Elem = T>,
         queries: &[T],
         console: &Console,
         mut take: impl FnMut(&[T]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let backend = Cpu::<T>::new();
         for queries in queries.chunks(QUERY_BLOCK * self.width) {
             let count = queries.len() / self.width;
             let mut scores = vec![T::ZERO; count * self.examples];
             let mut first = 0;
             let mut add = |rows: &[T]| {
                 let len = rows.len() / self.width;
-                let products = sketch_products(&backend, queries, rows, self.width);
+                let products = sketch_products(backend, queries, rows, self.width);
                 for (own, products) in scores.chunks_exact_mut(self.examples).zip(products.chunks_exact(len))
                 {
                     own[first..first + len].copy_from_slice(products);

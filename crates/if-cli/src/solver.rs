@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use if_linalg::{
-    Approximate, Approximation, Arnoldi, BlockCg, Cg, Cholesky, Complement, Cpu, Dual, Eigen, Kronecker,
+    Approximate, Approximation, Arnoldi, Backend, BlockCg, Cg, Cholesky, Complement, Dual, Eigen, Kronecker,
     LayerBlocks, LinearOperator, Lissa, LowRankFactors, LowRankInverse, Neumann, Nystroem, PreconditionedCg,
-    PublishedLissa, Real, Solver, Termination,
+    PublishedLissa, Solver, Termination,
 };
 use if_models::{Curvature, DataInf, EmpiricalRisk, GaussNewtonRoot, LabelExpectation};
 use serde::Serialize;
@@ -59,24 +59,24 @@ pub struct Limits {
 }
 
 /// The system, as solvers that know the model see it.
-pub struct System<'s, 'r, T: Real> {
+pub struct System<'s, 'r, B: Backend> {
     /// The objective.
-    pub risk: &'s EmpiricalRisk<'r, Cpu<T>>,
+    pub risk: &'s EmpiricalRisk<'r, B>,
     /// Where its curvature is taken.
-    pub theta: &'s if_linalg::Block<Cpu<T>>,
+    pub theta: &'s if_linalg::Block<B>,
     /// Which curvature.
     pub curvature: Curvature,
     /// The operator, damping included.
-    pub operator: &'s dyn LinearOperator<Cpu<T>>,
+    pub operator: &'s dyn LinearOperator<B>,
     /// Where fits are kept.
     pub store: &'s FactorStore,
     /// Told what is taken from there.
     pub console: &'s Console,
 }
 
-impl<'s, 'r, T: Real> System<'s, 'r, T> {
+impl<'s, 'r, B: Backend> System<'s, 'r, B> {
     /// The root of its Gauss-Newton matrix.
-    fn root(&self) -> Result<GaussNewtonRoot<'s, 'r, Cpu<T>>, Failure> {
+    fn root(&self) -> Result<GaussNewtonRoot<'s, 'r, B>, Failure> {
         let gauss_newton = self.curvature == Curvature::GaussNewton
             || (self.curvature == Curvature::Hessian && self.risk.network().is_linear());
         if !gauss_newton {
@@ -266,18 +266,17 @@ impl SolverSettings {
     ///
     /// # Errors
     /// A solver that cannot work on this system.
-    pub fn build<'s, T: Real>(
+    pub fn build<'s, B: Backend>(
         &self,
-        system: &System<'s, '_, T>,
+        system: &System<'s, '_, B>,
         limits: Limits,
-    ) -> Result<Option<Box<dyn Solver<Cpu<T>> + 's>>, Failure> {
+    ) -> Result<Option<Box<dyn Solver<B> + 's>>, Failure> {
         let Limits { tolerance, max_iterations, memory_budget } = limits;
         if let Some(solver) = self.unfitted(limits) {
             return Ok(Some(solver));
         }
-        let approximate = |approximation| -> Box<dyn Solver<Cpu<T>> + 's> {
-            Box::new(Approximate { approximation, tolerance })
-        };
+        let approximate =
+            |approximation| -> Box<dyn Solver<B> + 's> { Box::new(Approximate { approximation, tolerance }) };
         Ok(Some(match self.name {
             SolverName::Dual => Box::new(Dual { root: Arc::new(system.root()?), tolerance, memory_budget }),
             SolverName::Kfac | SolverName::Ekfac | SolverName::Diagonal => {
@@ -303,7 +302,7 @@ impl SolverSettings {
     }
 
     /// The solver where nothing is fitted to one system: it can be prepared for any.
-    pub fn unfitted<'s, T: Real>(&self, limits: Limits) -> Option<Box<dyn Solver<Cpu<T>> + 's>> {
+    pub fn unfitted<'s, B: Backend>(&self, limits: Limits) -> Option<Box<dyn Solver<B> + 's>> {
         let Limits { tolerance, max_iterations, memory_budget } = limits;
         let plain = matches!(self.preconditioner, None | Some(PreconditionerName::None));
         Some(match self.name {
@@ -320,32 +319,32 @@ impl SolverSettings {
         })
     }
 
-    fn nystroem<'s, T: Real>(
+    fn nystroem<'s, B: Backend>(
         &self,
         complement: Complement,
-        system: &System<'s, '_, T>,
-    ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
+        system: &System<'s, '_, B>,
+    ) -> Result<Box<dyn Approximation<B> + 's>, Failure> {
         let recipe = Nystroem { rank: self.rank(), seed: self.seed, complement };
         self.low_rank("nystroem", complement, || recipe.factors(system.operator), system)
     }
 
-    fn arnoldi<'s, T: Real>(
+    fn arnoldi<'s, B: Backend>(
         &self,
-        system: &System<'s, '_, T>,
-    ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
+        system: &System<'s, '_, B>,
+    ) -> Result<Box<dyn Approximation<B> + 's>, Failure> {
         // Half as many steps again: the last pairs are inaccurate.
         let recipe = Arnoldi { rank: self.rank(), steps: self.rank() + self.rank() / 2, seed: self.seed };
         self.low_rank("arnoldi", Complement::Dropped, || recipe.factors(system.operator), system)
     }
 
     /// The inverse of kept or fitted eigenpairs.
-    fn low_rank<'s, T: Real>(
+    fn low_rank<'s, B: Backend>(
         &self,
         name: &'static str,
         complement: Complement,
-        fit: impl FnOnce() -> Result<LowRankFactors<Cpu<T>>, Termination>,
-        system: &System<'s, '_, T>,
-    ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
+        fit: impl FnOnce() -> Result<LowRankFactors<B>, Termination>,
+        system: &System<'s, '_, B>,
+    ) -> Result<Box<dyn Approximation<B> + 's>, Failure> {
         let (backend, layout) = (system.operator.backend(), system.operator.layout());
         let key = json!({
             "rank": self.rank(),
@@ -364,10 +363,10 @@ impl SolverSettings {
         self.rank.unwrap_or(RANK)
     }
 
-    fn preconditioner<'s, T: Real>(
+    fn preconditioner<'s, B: Backend>(
         &self,
-        system: &System<'s, '_, T>,
-    ) -> Result<Option<Box<dyn Approximation<Cpu<T>> + 's>>, Failure> {
+        system: &System<'s, '_, B>,
+    ) -> Result<Option<Box<dyn Approximation<B> + 's>>, Failure> {
         Ok(Some(match self.preconditioner {
             None | Some(PreconditionerName::None) => return Ok(None),
             Some(PreconditionerName::Diagonal) => self.kronecker(SolverName::Diagonal, system)?,
@@ -378,11 +377,11 @@ impl SolverSettings {
     }
 
     /// K-FAC, EK-FAC or the diagonal.
-    fn kronecker<'s, T: Real>(
+    fn kronecker<'s, B: Backend>(
         &self,
         name: SolverName,
-        system: &System<'s, '_, T>,
-    ) -> Result<Box<dyn Approximation<Cpu<T>> + 's>, Failure> {
+        system: &System<'s, '_, B>,
+    ) -> Result<Box<dyn Approximation<B> + 's>, Failure> {
         let (network, inputs, theta) = (system.risk.network(), system.risk.inputs(), system.theta);
         let expectation = match (self.labels, system.curvature) {
             (Some(_), Curvature::Fisher) => {

@@ -8,7 +8,7 @@ use if_data::Source;
 use if_models::{ProjectionKind, QueryRank};
 use serde::Serialize;
 
-use super::{ConventionArgs, MeasureName, ModelArgs, ObjectiveArgs, Precision, SolveArgs};
+use super::{ConventionArgs, DeviceArgs, MeasureName, ModelArgs, ObjectiveArgs, Precision, SolveArgs};
 use crate::parse::{count, non_negative, query_rank};
 
 /// `--method`.
@@ -112,6 +112,9 @@ pub struct AttributeArgs {
     /// Truncate each solved query, layer by layer: to a rank such as 8, or to a relative error such as 0.01
     #[arg(long, value_name = "RANK|ERROR", value_parser = query_rank, allow_negative_numbers = true)]
     pub query_rank: Option<QueryRank>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Arithmetic, and the type of OUT.npy [default: f64; networks: f32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
@@ -162,6 +165,9 @@ pub struct FastIfArgs {
     /// Where the scores go
     #[arg(long, value_name = "OUT.json")]
     pub scores: PathBuf,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Arithmetic [default: f64; networks: f32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,

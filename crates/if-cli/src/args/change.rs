@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use if_data::Source;
 
-use super::{MeasureName, ModelArgs, ModelName, ObjectiveArgs, Precision, QueryArgs, SolveArgs, WeightsArgs};
+use super::{
+    DeviceArgs, MeasureName, ModelArgs, ModelName, ObjectiveArgs, Precision, QueryArgs, SolveArgs,
+    WeightsArgs,
+};
 use crate::parse::{count, non_negative, positive};
 
 /// `influence perturb`.
@@ -78,6 +81,9 @@ pub struct AttackArgs {
     /// Draw the target, and each example before and after, for square images
     #[arg(long, value_name = "OUT.svg")]
     pub picture: Option<PathBuf>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// The objective.
     #[command(flatten)]
     pub objective: ObjectiveArgs,
@@ -144,6 +150,9 @@ pub struct MultiStageArgs {
     /// Where the scores go; certificates go to OUT.json beside them
     #[arg(long, value_name = "OUT.npy")]
     pub scores: PathBuf,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Arithmetic, and the type of OUT.npy
     #[arg(long, value_enum, value_name = "PRECISION", default_value = "f64")]
     pub precision: Precision,

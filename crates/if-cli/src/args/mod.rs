@@ -2,6 +2,7 @@
 
 mod attribute;
 mod change;
+mod device;
 mod remove;
 mod solve;
 
@@ -16,6 +17,7 @@ use crate::parse::{bytes, count, fraction, non_negative, positive, threads};
 
 pub use attribute::{AttributeArgs, CheckpointArg, FastIfArgs, MethodName};
 pub use change::{AttackArgs, MultiStageArgs, PerturbArgs};
+pub use device::{DeviceArgs, DeviceName, Precision};
 pub use remove::{DrawArgs, DrawName, GroupArgs, OrderName, SelectArgs, WhatIfArgs};
 pub use solve::{
     CurvatureName, LabelsName, PreconditionerName, PresetName, RemovalName, SolveArgs, SolverName,
@@ -137,16 +139,6 @@ impl FromStr for ModelName {
     }
 }
 
-/// `--precision`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// Single
-    F32,
-    /// Double
-    F64,
-}
-
 /// `--family`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum FamilyName {
@@ -233,6 +225,9 @@ pub struct QueryArgs {
     /// The objective.
     #[command(flatten)]
     pub objective: ObjectiveArgs,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// The solves.
     #[command(flatten)]
     pub solve: SolveArgs,
@@ -303,6 +298,9 @@ pub struct NetworkArgs {
     /// Of initial parameters and the order of the examples [default: 0]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Arithmetic, and the type of the weights [default: f32; lbfgs: f64]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
@@ -334,6 +332,7 @@ impl NetworkArgs {
             (self.max_iterations.is_some(), "--max-iterations"),
             (self.seed.is_some(), "--seed"),
             (self.precision.is_some(), "--precision"),
+            (matches!(self.device.device, DeviceName::Cuda(_)), "--device cuda"),
         ];
         self.given_for_minibatches().or_else(|| first(&common))
     }
@@ -423,6 +422,9 @@ pub struct AuditArgs {
     /// Write every example with all its ranks as a csv table
     #[arg(long, value_name = "OUT.csv")]
     pub output: Option<PathBuf>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Arithmetic [default: f64; networks: f32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
@@ -478,6 +480,9 @@ pub struct DampingArgs {
     /// Write the spectrum and the path as a picture
     #[arg(long, value_name = "OUT.svg")]
     pub plot: Option<PathBuf>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Arithmetic [default: f64; networks: f32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,

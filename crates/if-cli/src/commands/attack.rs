@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use if_data::{Array, AtomicFile, write_npz};
-use if_linalg::Cpu;
+use if_linalg::Backend;
 use if_methods::{Attack, Attacked};
 use if_models::{Dataset, EmpiricalRisk, HostArray, Inputs};
 use ndarray::{Array1, ArrayD};
@@ -12,6 +12,7 @@ use serde_json::json;
 use super::{ink, model_name, need_extension, need_no_removal, on_paper, picture_row, square_width};
 use crate::args::{AttackArgs, Precision, SolverName};
 use crate::console::Console;
+use crate::device::{Device, in_double};
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
@@ -28,12 +29,13 @@ pub fn run(args: &AttackArgs, console: &Console) -> Result<Report, Failure> {
     let sources = [&args.model.train, &args.target];
     keep_inputs(&outputs, &sources, args.weights.weights.as_deref().as_slice())?;
     let kind = Kind::new(&args.model)?;
+    let device = Device::open(args.device, Precision::F64, console)?;
     if matches!(kind, Kind::Svm { .. }) {
         return Err(Failure::input(
             "attack retrains a model with probabilities: expected softmax, logistic or a network, found svm",
         ));
     }
-    let settings = Settings::new(&args.objective, &args.solve, Precision::F64, SolverName::Cg)?;
+    let settings = Settings::new(&args.objective, &args.solve, &device, SolverName::Cg)?;
     settings.need_changes()?;
     need_no_removal(&settings, "attack")?;
     need_extension(args.out.as_deref(), "--out", "npz")?;
@@ -59,7 +61,8 @@ pub fn run(args: &AttackArgs, console: &Console) -> Result<Report, Failure> {
         square_width(&train)?;
     }
     let problem = Problem::from_data(kind, train, &args.weights, settings.risk, console)?;
-    Job { args, settings, problem: &problem, target: &target }.run(console)
+    let job = Job { args, settings, problem: &problem, target: &target };
+    in_double!(device, |backend| job.run(backend, console))
 }
 
 struct Job<'a> {
@@ -70,10 +73,10 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run(&self, console: &Console) -> Result<Report, Failure> {
+    fn run<B: Backend<Elem = f64>>(&self, backend: &B, console: &Console) -> Result<Report, Failure> {
         let train = &self.problem.train;
         let picture = self.args.picture.as_deref().map(AtomicFile::create).transpose()?;
-        let mut session = Session::<f64>::open(self.problem, &self.settings, 1)?;
+        let mut session = Session::open(backend, self.problem, &self.settings, 1)?;
         let target = session.inputs(self.target)?;
         if session.network.layout().segments().len() != 1 {
             return Err(Failure::input(
@@ -131,7 +134,11 @@ impl Job<'_> {
     }
 
     /// The attack, from the optimum near the given weights: what retraining alone does is not its doing.
-    fn prepare(&self, session: &mut Session<f64>, console: &Console) -> Result<Attack, Failure> {
+    fn prepare<B: Backend<Elem = f64>>(
+        &self,
+        session: &mut Session<B>,
+        console: &Console,
+    ) -> Result<Attack, Failure> {
         let risk = EmpiricalRisk::new(&session.network, &session.train, self.settings.risk)?;
         let mut attack = Attack {
             step: self.step(),
@@ -150,13 +157,13 @@ impl Job<'_> {
     }
 
     /// The examples that may change, and what became of them.
-    fn attack(
+    fn attack<B: Backend<Elem = f64>>(
         &self,
-        session: &Session<f64>,
-        target: &Inputs<Cpu<f64>>,
+        session: &Session<B>,
+        target: &Inputs<B>,
         attack: Attack,
         console: &Console,
-    ) -> Result<(Vec<usize>, Attacked<Cpu<f64>>), Failure> {
+    ) -> Result<(Vec<usize>, Attacked<B>), Failure> {
         let train = &self.problem.train;
         let solver = self.settings.plain_solver("attack")?;
         let (examples, _) = session.influence(console, |_, influence| {
@@ -193,7 +200,7 @@ impl Job<'_> {
     }
 
     /// The target, then every example before, after, and the difference.
-    fn picture(&self, examples: &[usize], attacked: &Attacked<Cpu<f64>>) -> Result<String, Failure> {
+    fn picture<B: Backend>(&self, examples: &[usize], attacked: &Attacked<B>) -> Result<String, Failure> {
         let train = &self.problem.train;
         let width = square_width(train)?;
         let label = |data: &Data, i: usize| data.label_name(data.set.labels()[i]);

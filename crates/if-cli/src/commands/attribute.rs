@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use if_data::{AtomicFile, Element, NpyWriter};
-use if_linalg::{Real, SolveReport};
+use if_linalg::{Backend, SolveReport};
 use if_methods::{ScoreUnit, Truncation};
 use serde_json::{Value, json};
 
 use super::{certificates_beside, model_name, trace};
 use crate::args::{AttributeArgs, MethodName, ObjectiveArgs, Precision, SolverName, WeightsArgs};
 use crate::console::Console;
+use crate::device::{Device, on_device};
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
@@ -38,16 +39,13 @@ pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
     }
     let (weights, objective) = given(args)?;
     let kind = Kind::new(&args.model)?;
-    let precision = args.precision.unwrap_or(kind.default_precision());
-    let settings = Settings::new(&objective, &args.solve, precision, SolverName::Cg)?;
+    let device = Device::open(args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let settings = Settings::new(&objective, &args.solve, &device, SolverName::Cg)?;
     let weights = WeightsArgs { weights: Some(weights.clone()), no_bias: false };
     let problem = Problem::new(&args.model, &weights, settings.risk, console)?;
     let query = Data::load_like(&args.query, args.model.label.as_deref(), &problem.train)?;
     let job = Job { args, settings, problem: &problem, query: &query, certificates: &certificates };
-    match precision {
-        Precision::F32 => job.run::<f32>(console),
-        Precision::F64 => job.run::<f64>(console),
-    }
+    on_device!(device, |backend| job.run(backend, console))
 }
 
 /// Weights and objective, which only some methods do without.
@@ -67,14 +65,14 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run<T: Real + Element>(&self, console: &Console) -> Result<Report, Failure> {
+    fn run<B: Backend<Elem: Element>>(&self, backend: &B, console: &Console) -> Result<Report, Failure> {
         let start = Instant::now();
         let shape = [self.query.set.len(), self.problem.train.set.len()];
-        let session = Session::<T>::open(self.problem, &self.settings, shape[0])?;
+        let session = Session::open(backend, self.problem, &self.settings, shape[0])?;
         let queries = session.inputs(self.query)?;
         let measured = session.measured(self.args.measure)?;
         // Both outputs are open before the long run: what cannot be written fails now.
-        let mut scores = NpyWriter::<T>::create(&self.args.scores, &shape)?;
+        let mut scores = NpyWriter::<B::Elem>::create(&self.args.scores, &shape)?;
         let certificates = AtomicFile::create(self.certificates)?;
         let mut truncations: Vec<Truncation> = Vec::new();
         let ((report, unit), optimality) = session.influence(console, |_, influence| {
@@ -88,7 +86,7 @@ impl Job<'_> {
             })?;
             Ok((report, influence.unit()))
         })?;
-        let mut json = self.record::<T>(&report, unit, shape);
+        let mut json = self.record::<B::Elem>(&report, unit, shape);
         for (entry, truncation) in json["queries"].as_array_mut().into_iter().flatten().zip(&truncations) {
             entry["truncation"] = json!(truncation);
         }
@@ -147,8 +145,8 @@ impl Job<'_> {
             self.query.set.len(),
             self.problem.train.set.len(),
             match self.settings.precision {
-                Precision::F32 => "float32",
                 Precision::F64 => "float64",
+                Precision::F32 | Precision::Tf32 | Precision::Bf16 => "float32",
             },
             report.summary(),
             match report.products() {

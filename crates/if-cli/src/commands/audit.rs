@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use if_data::{AtomicFile, Element};
-use if_linalg::{Real, SolveReport};
+use if_data::AtomicFile;
+use if_linalg::{Backend, SolveReport};
 use if_methods::{RecallCurve, descending, random_order};
 use serde_json::{Value, json};
 
 use super::model_name;
-use crate::args::{AuditArgs, Precision, SolverName};
+use crate::args::{AuditArgs, SolverName};
 use crate::console::Console;
+use crate::device::{Device, on_device};
 use crate::error::Failure;
 use crate::flip::flip;
 use crate::job::{Problem, Settings, risk_settings};
@@ -26,19 +27,16 @@ pub fn run(args: &AuditArgs, console: &Console) -> Result<Report, Failure> {
     let outputs: Vec<&Path> = args.output.as_deref().into_iter().collect();
     keep_inputs(&outputs, &[&args.model.train], args.weights.weights.as_deref().as_slice())?;
     let kind = Kind::new(&args.model)?;
-    let precision = args.precision.unwrap_or(kind.default_precision());
+    let device = Device::open(args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
     let mut train = Data::load(&args.model.train, args.model.label.as_deref())?;
     let flipped = args.flip.map(|fraction| flip(&mut train, fraction, args.seed)).transpose()?;
     let output = args.output.as_deref().map(AtomicFile::create).transpose()?;
     let risk = risk_settings(&args.objective, args.solve.removal)?;
     let problem = Problem::from_data(kind, train, &args.weights, risk, console)?;
     let solver = if problem.is_small()? { SolverName::Cholesky } else { SolverName::Cg };
-    let settings = Settings::new(&args.objective, &args.solve, precision, solver)?;
+    let settings = Settings::new(&args.objective, &args.solve, &device, solver)?;
     let job = Job { args, settings, problem: &problem, flipped };
-    match precision {
-        Precision::F32 => job.run::<f32>(output, console),
-        Precision::F64 => job.run::<f64>(output, console),
-    }
+    on_device!(device, |backend| job.run(backend, output, console))
 }
 
 struct Job<'a> {
@@ -68,12 +66,13 @@ impl Criterion {
 }
 
 impl Job<'_> {
-    fn run<T: Real + Element>(
+    fn run<B: Backend>(
         &self,
+        backend: &B,
         output: Option<AtomicFile>,
         console: &Console,
     ) -> Result<Report, Failure> {
-        let session = Session::<T>::open(self.problem, &self.settings, self.problem.train.set.len())?;
+        let session = Session::open(backend, self.problem, &self.settings, self.problem.train.set.len())?;
         let predictions = session.predictions(&session.train);
         let ((own, report), optimality) =
             session.influence(console, |_, influence| Ok(influence.self_influence(console)?))?;

@@ -4,14 +4,15 @@
 use std::path::Path;
 
 use if_data::AtomicFile;
-use if_linalg::Real;
+use if_linalg::Backend;
 use if_methods::{DampingPath, DampingReport, PathPoint, PointStatus, QueryPath, Spectrum, TOP};
 use serde_json::{Value, json};
 
 use super::damping_plot::plot;
 use super::model_name;
-use crate::args::{DampingArgs, Precision, RemovalName, SolverName};
+use crate::args::{DampingArgs, RemovalName, SolverName};
 use crate::console::Console;
+use crate::device::{Device, on_device};
 use crate::error::Failure;
 use crate::job::{Problem, Settings, risk_settings};
 use crate::model::Kind;
@@ -41,22 +42,19 @@ pub fn run(args: &DampingArgs, console: &Console) -> Result<Report, Failure> {
     let sources = [&args.model.train, &args.query];
     keep_inputs(&outputs, &sources, args.weights.weights.as_deref().as_slice())?;
     let kind = Kind::new(&args.model)?;
-    let precision = args.precision.unwrap_or(kind.default_precision());
-    let settings = settings(args, precision)?;
+    let device = Device::open(args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let settings = settings(args, &device)?;
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     let query = Data::load_like(&args.query, label, &train)?;
     let problem = Problem::from_data(kind, train, &args.weights, settings.risk, console)?;
     let job = Job { args, settings, problem: &problem, query: &query };
-    match precision {
-        Precision::F32 => job.run::<f32>(console),
-        Precision::F64 => job.run::<f64>(console),
-    }
+    on_device!(device, |backend| job.run(backend, console))
 }
 
 /// No system is solved by a solver, and the ranking does not depend on what removal means: every score of a
 /// query moves by one number.
-fn settings(args: &DampingArgs, precision: Precision) -> Result<Settings, Failure> {
+fn settings(args: &DampingArgs, device: &Device) -> Result<Settings, Failure> {
     Ok(Settings {
         risk: risk_settings(&args.objective, RemovalName::Fixed)?,
         solver: SolverSettings::plain(SolverName::Cg),
@@ -66,7 +64,8 @@ fn settings(args: &DampingArgs, precision: Precision) -> Result<Settings, Failur
         tolerance: args.tolerance,
         max_iterations: args.steps,
         idle_max_iterations: false,
-        precision,
+        device: device.name.clone(),
+        precision: device.precision,
         memory_budget: args.memory_budget,
         run: None,
     })
@@ -80,10 +79,10 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run<T: Real>(&self, console: &Console) -> Result<Report, Failure> {
+    fn run<B: Backend>(&self, backend: &B, console: &Console) -> Result<Report, Failure> {
         let vectors = self.args.steps + BESIDE_THE_BASIS;
         let solves = vectors.div_ceil(VECTORS_OF_A_SOLVE);
-        let session = Session::<T>::open(self.problem, &self.settings, solves)?;
+        let session = Session::open(backend, self.problem, &self.settings, solves)?;
         let queries = session.inputs(self.query)?;
         // Open before the long run: what cannot be written fails now.
         let output = self.args.plot.as_deref().map(AtomicFile::create).transpose()?;

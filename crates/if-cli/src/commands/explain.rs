@@ -2,14 +2,15 @@
 
 use std::io::IsTerminal;
 
-use if_linalg::{Cpu, Real, SolveReport};
+use if_linalg::{Backend, SolveReport};
 use if_methods::{Extremes, MethodError, Ranked};
 use if_models::Inputs;
 use serde_json::{Value, json};
 
 use super::model_name;
-use crate::args::{ExplainArgs, MeasureName, Precision, SolverName};
+use crate::args::{ExplainArgs, MeasureName, SolverName};
 use crate::console::Console;
+use crate::device::{Device, on_device};
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
 use crate::model::{Kind, Prediction};
@@ -21,16 +22,13 @@ use crate::source::{Data, load};
 /// Runs the command.
 pub fn run(args: &ExplainArgs, console: &Console) -> Result<Report, Failure> {
     let kind = Kind::new(&args.base.model)?;
-    let precision = args.precision.unwrap_or(kind.default_precision());
-    let settings = Settings::new(&args.base.objective, &args.base.solve, precision, SolverName::Cg)?;
+    let device = Device::open(args.base.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let settings = Settings::new(&args.base.objective, &args.base.solve, &device, SolverName::Cg)?;
     settings.need_changes()?;
     let (train, query) = load(&args.base, None)?;
     let problem = Problem::from_data(kind, train, &args.base.weights, settings.risk, console)?;
     let job = Job { args, settings, problem: &problem, query: &query };
-    match precision {
-        Precision::F32 => job.run::<f32>(console),
-        Precision::F64 => job.run::<f64>(console),
-    }
+    on_device!(device, |backend| job.run(backend, console))
 }
 
 struct Job<'a> {
@@ -51,8 +49,8 @@ struct Explained {
 }
 
 impl Job<'_> {
-    fn run<T: Real>(&self, console: &Console) -> Result<Report, Failure> {
-        let session = Session::<T>::open(self.problem, &self.settings, self.query.set.len())?;
+    fn run<B: Backend>(&self, backend: &B, console: &Console) -> Result<Report, Failure> {
+        let session = Session::open(backend, self.problem, &self.settings, self.query.set.len())?;
         let queries = session.inputs(self.query)?;
         let ((explained, report, factor), optimality) = self.explain(&session, &queries, console)?;
         let text: Vec<String> = explained.iter().map(|query| self.text(query, factor)).collect();
@@ -76,10 +74,10 @@ impl Job<'_> {
 
     /// Scores a block of queries at a time, and keeps the extremes of each. A score times the factor is
     /// the predicted change of what is explained.
-    fn explain<T: Real>(
+    fn explain<B: Backend>(
         &self,
-        session: &Session<T>,
-        queries: &Inputs<Cpu<T>>,
+        session: &Session<B>,
+        queries: &Inputs<B>,
         console: &Console,
     ) -> Result<((Vec<Explained>, SolveReport, f64), Optimality), Failure> {
         let n = self.problem.train.set.len();

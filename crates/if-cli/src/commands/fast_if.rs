@@ -4,13 +4,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use if_data::AtomicFile;
-use if_linalg::{Cpu, Real, SolveReport};
+use if_linalg::{Backend, SolveReport};
 use if_methods::{Influence, MethodError, descending, nearest, random_order, recall};
 use serde_json::{Value, json};
 
 use super::{certificates_beside, model_name};
-use crate::args::{FastIfArgs, Precision, SolverName, WeightsArgs};
+use crate::args::{FastIfArgs, SolverName, WeightsArgs};
 use crate::console::Console;
+use crate::device::{Device, on_device};
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
@@ -26,8 +27,8 @@ pub fn run(args: &FastIfArgs, console: &Console) -> Result<Report, Failure> {
     certificates_beside(&args.scores, "--scores", "json")?;
     keep_inputs(&[&args.scores], &[&args.model.train, &args.query], &[&args.weights])?;
     let kind = Kind::new(&args.model)?;
-    let precision = args.precision.unwrap_or(kind.default_precision());
-    let settings = Settings::new(&args.objective, &args.solve, precision, SolverName::BlockCg)?;
+    let device = Device::open(args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let settings = Settings::new(&args.objective, &args.solve, &device, SolverName::BlockCg)?;
     let weights = WeightsArgs { weights: Some(args.weights.clone()), no_bias: false };
     let problem = Problem::new(&args.model, &weights, settings.risk, console)?;
     let n = problem.train.set.len();
@@ -39,10 +40,7 @@ pub fn run(args: &FastIfArgs, console: &Console) -> Result<Report, Failure> {
     }
     let query = Data::load_like(&args.query, args.model.label.as_deref(), &problem.train)?;
     let job = Job { args, settings, problem: &problem, query: &query };
-    match precision {
-        Precision::F32 => job.run::<f32>(console),
-        Precision::F64 => job.run::<f64>(console),
-    }
+    on_device!(device, |backend| job.run(backend, console))
 }
 
 struct Job<'a> {
@@ -62,9 +60,9 @@ struct Check {
 }
 
 impl Job<'_> {
-    fn run<T: Real>(&self, console: &Console) -> Result<Report, Failure> {
+    fn run<B: Backend>(&self, backend: &B, console: &Console) -> Result<Report, Failure> {
         let path: &Path = &self.args.scores;
-        let session = Session::<T>::open(self.problem, &self.settings, self.query.set.len())?;
+        let session = Session::open(backend, self.problem, &self.settings, self.query.set.len())?;
         let queries = session.inputs(self.query)?;
         let file = AtomicFile::create(path)?;
         let start = Instant::now();
@@ -131,10 +129,10 @@ impl Job<'_> {
     }
 
     /// Scores everything for a sample of the queries.
-    fn check<T: Real>(
+    fn check<B: Backend>(
         &self,
-        session: &Session<T>,
-        influence: &Influence<Cpu<T>>,
+        session: &Session<B>,
+        influence: &Influence<B>,
         candidates: &[Vec<usize>],
         console: &Console,
     ) -> Result<Option<Check>, Failure> {

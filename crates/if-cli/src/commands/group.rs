@@ -4,13 +4,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use if_data::{AtomicFile, Element, NpyWriter};
-use if_linalg::Real;
+use if_linalg::Backend;
 use if_methods::{Agreement, GroupEffects};
 use serde_json::{Value, json};
 
 use super::{certificates_beside, model_name, need_exact, need_extension};
 use crate::args::{GroupArgs, OrderName, Precision};
 use crate::console::Console;
+use crate::device::{Device, in_double, on_device};
 use crate::error::Failure;
 use crate::groups::Groups;
 use crate::job::{Problem, Settings};
@@ -35,14 +36,15 @@ pub fn run(args: &GroupArgs, console: &Console) -> Result<Report, Failure> {
         return Err(Failure::input("--draw-size, --draw-count and --draw-seed belong to --draw"));
     }
     let precision = match args.precision {
-        Some(Precision::F32) if args.retrain || args.proximal => {
+        Some(found) if found != Precision::F64 && (args.retrain || args.proximal) => {
             let option = if args.retrain { "--retrain" } else { "--proximal" };
-            return Err(Failure::input(format!("{option}: expected --precision f64, found f32")));
+            return Err(Failure::input(format!("{option}: expected --precision f64, found {found}")));
         }
         Some(precision) => precision,
         None if args.retrain || args.proximal => Precision::F64,
         None => kind.default_precision(),
     };
+    let device = Device::open(args.base.device, precision, console)?;
     let (train, query) = load(&args.base, args.source.group_by.as_deref())?;
     let groups = match (&args.source.groups, &args.source.group_by) {
         (Some(path), _) => Some(Groups::read(path, &train)?),
@@ -51,8 +53,7 @@ pub fn run(args: &GroupArgs, console: &Console) -> Result<Report, Failure> {
     };
     let risk = crate::job::risk_settings(&args.base.objective, args.base.solve.removal)?;
     let mut problem = Problem::from_data(kind, train, &args.base.weights, risk, console)?;
-    let settings =
-        Settings::new(&args.base.objective, &args.base.solve, precision, problem.solver_of_many()?)?;
+    let settings = Settings::new(&args.base.objective, &args.base.solve, &device, problem.solver_of_many()?)?;
     settings.need_changes()?;
     if args.order == OrderName::Newton {
         need_exact(&settings, "--order newton")?;
@@ -60,9 +61,9 @@ pub fn run(args: &GroupArgs, console: &Console) -> Result<Report, Failure> {
     if args.order == OrderName::Rescaled {
         problem.need_gauss_newton(&settings, "--order rescaled")?;
     }
-    let truth = Truth::prepare((args.retrain, args.proximal), &mut problem, &settings, console)?;
+    let truth = Truth::prepare(&device, (args.retrain, args.proximal), &mut problem, &settings, console)?;
     let job = Job { args, settings, problem: &problem, query: &query, certificates: &certificates };
-    job.run(precision, groups, truth.as_ref(), console)
+    job.run(&device, groups, truth.as_ref(), console)
 }
 
 struct Job<'a> {
@@ -83,7 +84,7 @@ struct Predicted {
 impl Job<'_> {
     fn run(
         &self,
-        precision: Precision,
+        device: &Device,
         groups: Option<Groups>,
         truth: Option<&Truth>,
         console: &Console,
@@ -93,12 +94,11 @@ impl Job<'_> {
         let table = Csv::create(&self.args.effects)?;
         let certificates = AtomicFile::create(self.certificates)?;
         let saved = self.args.draw.save_groups.as_deref().map(Csv::create).transpose()?;
-        let predicted = match precision {
-            Precision::F32 => self.predict::<f32>(groups, console)?,
-            Precision::F64 => self.predict::<f64>(groups, console)?,
-        };
+        let predicted = on_device!(device, |backend| self.predict(backend, groups, console))?;
         let Predicted { groups, found, .. } = &predicted;
-        let actual = truth.map(|truth| self.actual(truth, &groups.members, console)).transpose()?;
+        let actual = truth
+            .map(|truth| in_double!(device, |backend| self.actual(backend, truth, &groups.members, console)));
+        let actual = actual.transpose()?;
         if let Some(table) = saved {
             groups.write(table, &self.problem.train)?;
         }
@@ -114,13 +114,14 @@ impl Job<'_> {
         Ok(Report { text, json, flagged: flagged || short_of || self.problem.unfinished })
     }
 
-    fn predict<T: Real + Element>(
+    fn predict<B: Backend<Elem: Element>>(
         &self,
+        backend: &B,
         groups: Option<Groups>,
         console: &Console,
     ) -> Result<Predicted, Failure> {
         let count = groups.as_ref().map_or(1, |groups| groups.names.len()).max(self.query.set.len());
-        let session = Session::<T>::open(self.problem, &self.settings, count)?;
+        let session = Session::open(backend, self.problem, &self.settings, count)?;
         let queries = session.inputs(self.query)?;
         let order = (self.args.order.into(), self.args.evaluated);
         let ((groups, found), optimality) = session.groups(console, |method| {
@@ -133,7 +134,7 @@ impl Job<'_> {
             };
             if let Some(path) = &self.args.parameter_changes {
                 let shape = [groups.members.len(), session.network.layout().dim()];
-                let mut out = NpyWriter::<T>::create(path, &shape)?;
+                let mut out = NpyWriter::<B::Elem>::create(path, &shape)?;
                 let changes = method.parameter_changes(&groups.members, order.0, console)?;
                 out.append(&changes.total.to_rows()).map_err(Failure::output)?;
                 out.finish().map_err(Failure::output)?;
@@ -145,13 +146,14 @@ impl Job<'_> {
     }
 
     /// What really happens, groups x queries, and whether some of it is not exact.
-    fn actual(
+    fn actual<B: Backend<Elem = f64>>(
         &self,
+        backend: &B,
         truth: &Truth,
         groups: &[Vec<usize>],
         console: &Console,
     ) -> Result<(Vec<Vec<f64>>, bool), Failure> {
-        let session = Session::<f64>::open(self.problem, &self.settings, self.query.set.len())?;
+        let session = Session::open(backend, self.problem, &self.settings, self.query.set.len())?;
         let queries = session.inputs(self.query)?;
         truth.actual(&session, &queries, groups, &self.settings, console)
     }

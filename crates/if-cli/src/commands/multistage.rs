@@ -4,16 +4,17 @@ use std::path::Path;
 use std::time::Instant;
 
 use if_data::{AtomicFile, Element, NpyWriter};
-use if_linalg::{Block, Cpu, Observer, Real, SolveReport};
+use if_linalg::{Backend, Block, Observer, SolveReport};
 use if_methods::{MultiStage, ScoreUnit, Stage, Tuning};
 use if_models::{EmpiricalRisk, RiskSettings};
 use serde_json::{Value, json};
 
 use super::{certificates_beside, model_name, need_exact};
 use crate::args::{
-    ConventionArgs, FamilyName, ModelName, MultiStageArgs, ObjectiveArgs, Precision, RemovalName, SolverName,
+    ConventionArgs, FamilyName, ModelName, MultiStageArgs, ObjectiveArgs, RemovalName, SolverName,
 };
 use crate::console::Console;
+use crate::device::{Device, on_device};
 use crate::error::Failure;
 use crate::job::Settings;
 use crate::model::{Kind, Model};
@@ -37,7 +38,8 @@ pub fn run(args: &MultiStageArgs, console: &Console) -> Result<Report, Failure> 
     }
     let conventions = ConventionArgs { family: FamilyName::Mean, no_regularise_bias: false };
     let objective = ObjectiveArgs { l2: args.l2, conventions };
-    let settings = Settings::new(&objective, &args.solve, args.precision, SolverName::BlockCg)?;
+    let device = Device::open(args.device, args.precision, console)?;
+    let settings = Settings::new(&objective, &args.solve, &device, SolverName::BlockCg)?;
     settings.need_changes()?;
     need_exact(&settings, "multistage")?;
     let label = args.label.as_deref();
@@ -47,10 +49,7 @@ pub fn run(args: &MultiStageArgs, console: &Console) -> Result<Report, Failure> 
     let first = stage(&args.pretrain_model, "--pretrain-model", &args.pretrain_weights, &pretrain)?;
     let second = stage(&args.model, "--model", &args.weights, &train)?;
     let job = Job { args, settings, models: [&first, &second], data: [&pretrain, &train], query: &query };
-    match args.precision {
-        Precision::F32 => job.run::<f32>(&certificates, console),
-        Precision::F64 => job.run::<f64>(&certificates, console),
-    }
+    on_device!(device, |backend| job.run(backend, &certificates, console))
 }
 
 fn stage(name: &ModelName, option: &str, weights: &Path, data: &Data) -> Result<Model, Failure> {
@@ -72,16 +71,21 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run<T: Real + Element>(&self, certificates: &Path, console: &Console) -> Result<Report, Failure> {
+    fn run<B: Backend<Elem: Element>>(
+        &self,
+        backend: &B,
+        certificates: &Path,
+        console: &Console,
+    ) -> Result<Report, Failure> {
         let start = Instant::now();
         let budget = self.settings.memory_budget / 4;
-        let (first, first_theta) = self.models[0].build::<T>()?;
-        let (second, second_theta) = self.models[1].build::<T>()?;
+        let (first, first_theta) = self.models[0].build(backend)?;
+        let (second, second_theta) = self.models[1].build(backend)?;
         let pretrain = inputs(&self.models[0].kind, &first, self.data[0], budget)?;
         let train = inputs(&self.models[1].kind, &second, self.data[1], budget)?;
         let queries = inputs(&self.models[1].kind, &second, self.query, budget)?;
         let shape = [queries.len(), pretrain.len()];
-        let mut scores = NpyWriter::<T>::create(&self.args.scores, &shape)?;
+        let mut scores = NpyWriter::<B::Elem>::create(&self.args.scores, &shape)?;
         let file = AtomicFile::create(certificates)?;
 
         let settings = |l2| RiskSettings { l2, ..self.settings.risk };
@@ -110,9 +114,8 @@ impl Job<'_> {
         let (head_network, head_theta) = second.select(&second_theta, &head)?;
         let head_risk = EmpiricalRisk::new(&head_network, &train, settings(self.args.l2))?;
 
-        let system = |risk: &EmpiricalRisk<Cpu<T>>, theta: &Block<Cpu<T>>| {
-            self.settings.damping_of(risk, theta, console)
-        };
+        let system =
+            |risk: &EmpiricalRisk<B>, theta: &Block<B>| self.settings.damping_of(risk, theta, console);
         let curvature = self.settings.curvature;
         let solver = self.settings.plain_solver("multistage")?;
         let operators = [
@@ -146,7 +149,7 @@ impl Job<'_> {
         }
         let report = method
             .attribute(&queries, console, |rows| scores.append(rows.scores).map_err(Failure::output))?;
-        let mut json = self.record::<T>(&report, method.unit(), shape);
+        let mut json = self.record::<B::Elem>(&report, method.unit(), shape);
         let text = format!("{:#}\n", document("multistage", json.clone()));
         file.finish_with(text.as_bytes()).map_err(Failure::output)?;
         scores.finish().map_err(Failure::output)?;
@@ -203,12 +206,7 @@ impl Job<'_> {
 const NOT_AN_OPTIMUM: f64 = 1e-3;
 
 /// Says where a stage is not at an optimum of its objective: of the second its head alone, where it kept the rest.
-fn check_optimum<T: Real>(
-    name: &str,
-    risk: &EmpiricalRisk<Cpu<T>>,
-    theta: &Block<Cpu<T>>,
-    console: &Console,
-) {
+fn check_optimum<B: Backend>(name: &str, risk: &EmpiricalRisk<B>, theta: &Block<B>, console: &Console) {
     let norm = risk.gradient(theta).1.norms()[0];
     let norms = risk.network().gradient_norms(risk.inputs(), theta);
     let scale = norms.iter().sum::<f64>() / norms.len() as f64;
@@ -220,11 +218,7 @@ fn check_optimum<T: Real>(
 }
 
 /// The second stage's parameters with the layers `names` as the first stage left them; `None` where they do not fit.
-fn pulled_to<T: Real>(
-    first: &Block<Cpu<T>>,
-    second: &Block<Cpu<T>>,
-    names: &[&str],
-) -> Option<Block<Cpu<T>>> {
+fn pulled_to<B: Backend>(first: &Block<B>, second: &Block<B>, names: &[&str]) -> Option<Block<B>> {
     let mut at = second.clone();
     for name in names {
         let [from, to] = [first, second].map(|theta| {

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use if_data::{AtomicFile, NpyWriter};
+use if_linalg::Backend;
 use if_methods::{Attack, MethodError, descending};
 use serde_json::json;
 
 use super::{ink, model_name, need_extension, need_no_removal, picture_row, square_width};
 use crate::args::{PerturbArgs, Precision, SolverName};
 use crate::console::Console;
+use crate::device::{Device, in_double};
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
@@ -27,7 +29,8 @@ pub fn run(args: &PerturbArgs, console: &Console) -> Result<Report, Failure> {
     let sources = [&args.base.model.train, &args.base.query];
     keep_inputs(&outputs, &sources, args.base.weights.weights.as_deref().as_slice())?;
     let kind = Kind::new(&args.base.model)?;
-    let settings = Settings::new(&args.base.objective, &args.base.solve, Precision::F64, SolverName::Cg)?;
+    let device = Device::open(args.base.device, Precision::F64, console)?;
+    let settings = Settings::new(&args.base.objective, &args.base.solve, &device, SolverName::Cg)?;
     settings.need_changes()?;
     need_no_removal(&settings, "perturb")?;
     need_extension(args.slopes.as_deref(), "--slopes", "npy")?;
@@ -37,7 +40,8 @@ pub fn run(args: &PerturbArgs, console: &Console) -> Result<Report, Failure> {
         square_width(&train)?;
     }
     let problem = Problem::from_data(kind, train, &args.base.weights, settings.risk, console)?;
-    Job { args, settings, problem: &problem, query: &query }.run(console)
+    let job = Job { args, settings, problem: &problem, query: &query };
+    in_double!(device, |backend| job.run(backend, console))
 }
 
 struct Job<'a> {
@@ -48,10 +52,10 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run(&self, console: &Console) -> Result<Report, Failure> {
+    fn run<B: Backend<Elem = f64>>(&self, backend: &B, console: &Console) -> Result<Report, Failure> {
         let train = &self.problem.train;
         let picture = self.args.picture.as_deref().map(AtomicFile::create).transpose()?;
-        let session = Session::<f64>::open(self.problem, &self.settings, self.query.set.len())?;
+        let session = Session::open(backend, self.problem, &self.settings, self.query.set.len())?;
         let queries = session.inputs(self.query)?;
         let measured = session.measured(self.args.measure)?;
         let named = train.positions(&self.args.examples, "--examples")?;

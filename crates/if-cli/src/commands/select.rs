@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use if_linalg::Backend;
 use if_methods::{GroupDraw, Selected, Selection};
 use serde_json::json;
 
 use super::{model_name, need_exact};
 use crate::args::{Precision, SelectArgs};
 use crate::console::Console;
+use crate::device::{Device, in_double};
 use crate::error::Failure;
 use crate::groups::Groups;
 use crate::job::{Problem, Settings, risk_settings};
@@ -28,6 +30,7 @@ pub fn run(args: &SelectArgs, console: &Console) -> Result<Report, Failure> {
     let sources = [&args.base.model.train, &args.base.query];
     keep_inputs(&outputs, &sources, args.base.weights.weights.as_deref().as_slice())?;
     let kind = Kind::new(&args.base.model)?;
+    let device = Device::open(args.base.device, Precision::F64, console)?;
     let (train, query) = load(&args.base, None)?;
     let n = train.set.len();
     if args.size >= n {
@@ -38,13 +41,13 @@ pub fn run(args: &SelectArgs, console: &Console) -> Result<Report, Failure> {
     }
     let risk = risk_settings(&args.base.objective, args.base.solve.removal)?;
     let mut problem = Problem::from_data(kind, train, &args.base.weights, risk, console)?;
-    let settings =
-        Settings::new(&args.base.objective, &args.base.solve, Precision::F64, problem.solver_of_many()?)?;
+    let settings = Settings::new(&args.base.objective, &args.base.solve, &device, problem.solver_of_many()?)?;
     settings.need_changes()?;
     need_exact(&settings, "select")?;
     problem.need_gauss_newton(&settings, "select")?;
-    let truth = Truth::prepare((args.retrain, false), &mut problem, &settings, console)?;
-    Job { args, settings, problem: &problem, query: &query }.run(truth.as_ref(), console)
+    let truth = Truth::prepare(&device, (args.retrain, false), &mut problem, &settings, console)?;
+    let job = Job { args, settings, problem: &problem, query: &query };
+    in_double!(device, |backend| job.run(backend, truth.as_ref(), console))
 }
 
 struct Job<'a> {
@@ -55,9 +58,14 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run(&self, truth: Option<&Truth>, console: &Console) -> Result<Report, Failure> {
+    fn run<B: Backend<Elem = f64>>(
+        &self,
+        backend: &B,
+        truth: Option<&Truth>,
+        console: &Console,
+    ) -> Result<Report, Failure> {
         let saved = self.args.save_groups.as_deref().map(Csv::create).transpose()?;
-        let session = Session::<f64>::open(self.problem, &self.settings, 1)?;
+        let session = Session::open(backend, self.problem, &self.settings, 1)?;
         let each: Vec<Data> = (0..self.query.set.len()).map(|q| self.query.only(q)).collect();
         let selection = Selection { opponents: self.args.opponents, ..Selection::of(self.args.size) };
         let (found, optimality) = session.groups(console, |method| {

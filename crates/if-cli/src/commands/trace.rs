@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use if_data::{AtomicFile, Element, NpyWriter, checksum};
-use if_linalg::{Cpu, Real};
+use if_linalg::{Backend, Real};
 use if_methods::{Checkpoint, MethodError, ScoreUnit, TracIn, ideal_tracin, representers, trak};
 use if_models::{EmpiricalRisk, Inputs, ModelError, Projection};
 use serde_json::{Value, json};
 
 use super::attribute::given;
 use super::model_name;
-use crate::args::{AttributeArgs, CheckpointArg, MeasureName, MethodName, Precision};
+use crate::args::{AttributeArgs, CheckpointArg, MeasureName, MethodName};
 use crate::console::Console;
+use crate::device::{Device, on_device};
 use crate::error::Failure;
 use crate::factors::state_checksum;
 use crate::job::risk_settings;
@@ -29,18 +30,17 @@ const TRAK_DIM: usize = 512;
 /// Runs the command.
 pub fn run(args: &AttributeArgs, certificates: &Path, console: &Console) -> Result<Report, Failure> {
     let kind = Kind::new(&args.model)?;
+    let device = Device::open(args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     let query = Data::load_like(&args.query, label, &train)?;
-    let job = Job { args, kind: &kind, train: &train, query: &query, certificates };
-    match args.precision.unwrap_or(kind.default_precision()) {
-        Precision::F32 => job.run::<f32>(console),
-        Precision::F64 => job.run::<f64>(console),
-    }
+    let job = Job { args, device: &device, kind: &kind, train: &train, query: &query, certificates };
+    on_device!(device, |backend| job.run(backend, console))
 }
 
 struct Job<'a> {
     args: &'a AttributeArgs,
+    device: &'a Device,
     kind: &'a Kind,
     train: &'a Data,
     query: &'a Data,
@@ -51,23 +51,25 @@ struct Job<'a> {
 type Sink<'s, T> = &'s mut dyn FnMut(&[T]) -> Result<(), Failure>;
 
 impl Job<'_> {
-    fn run<T: Real + Element>(&self, console: &Console) -> Result<Report, Failure> {
+    fn run<B: Backend<Elem: Element>>(&self, backend: &B, console: &Console) -> Result<Report, Failure> {
         let start = Instant::now();
         let shape = [self.query.set.len(), self.train.set.len()];
-        let mut scores = NpyWriter::<T>::create(&self.args.scores, &shape)?;
+        let mut scores = NpyWriter::<B::Elem>::create(&self.args.scores, &shape)?;
         let file = AtomicFile::create(self.certificates)?;
-        let mut sink = |rows: &[T]| scores.append(rows).map_err(Failure::output);
+        let mut sink = |rows: &[B::Elem]| scores.append(rows).map_err(Failure::output);
         let details = match self.args.method {
             MethodName::Influence => unreachable!("it solves, and has a command of its own"),
-            MethodName::Tracin | MethodName::Trak => self.over_checkpoints(&mut sink, console)?,
-            MethodName::TracinIdeal => self.ideal(&mut sink, console)?,
-            MethodName::Representer => self.representer(&mut sink)?,
+            MethodName::Tracin | MethodName::Trak => self.over_checkpoints(backend, &mut sink, console)?,
+            MethodName::TracinIdeal => self.ideal(backend, &mut sink, console)?,
+            MethodName::Representer => self.representer(backend, &mut sink)?,
         };
         self.note_unused(console);
         let mut json = json!({
             "method": self.args.method,
             "model": model_name(&self.args.model.model),
             "layers": self.args.solve.layers,
+            "device": self.device.name,
+            "precision": self.device.precision,
             "train": self.args.model.train.to_string(),
             "query": self.args.query.to_string(),
             "first_train_row": self.train.set.ids()[0],
@@ -75,7 +77,7 @@ impl Job<'_> {
         });
         json["scores"] = self.unit();
         json["scores"]["file"] = json!(self.args.scores.file_name().map(|name| name.to_string_lossy()));
-        json["scores"]["dtype"] = json!(T::DESCR);
+        json["scores"]["dtype"] = json!(B::Elem::DESCR);
         json["scores"]["shape"] = json!(shape);
         json["details"] = details;
         let text = format!("{:#}\n", document("attribute", json.clone()));
@@ -127,7 +129,10 @@ impl Job<'_> {
     }
 
     /// The checkpoints that were named, or those of a run.
-    fn checkpoints<T: Real>(&self) -> Result<(Vec<Checkpoint<Cpu<T>>>, Vec<CheckpointArg>), Failure> {
+    fn checkpoints<B: Backend>(
+        &self,
+        backend: &B,
+    ) -> Result<(Vec<Checkpoint<B>>, Vec<CheckpointArg>), Failure> {
         let named = match self.recorded()? {
             None => self.args.checkpoint.clone(),
             Some(recorded) => {
@@ -143,7 +148,7 @@ impl Job<'_> {
         let mut checkpoints: Vec<Checkpoint<_>> = Vec::new();
         for CheckpointArg { weights, learning_rate } in &named {
             let model = Model::read(self.kind, weights, self.train)?;
-            let (network, theta) = model.build::<T>()?;
+            let (network, theta) = model.build(backend)?;
             let (network, theta) = select(&network, theta, &self.args.solve.layers)?;
             if checkpoints.first().is_some_and(|first| first.theta.layout() != theta.layout()) {
                 return Err(Failure::input(format!(
@@ -157,17 +162,18 @@ impl Job<'_> {
         Ok((checkpoints, named))
     }
 
-    fn both<T: Real>(&self, network: &if_models::Network<Cpu<T>>) -> Result<[Inputs<Cpu<T>>; 2], Failure> {
+    fn both<B: Backend>(&self, network: &if_models::Network<B>) -> Result<[Inputs<B>; 2], Failure> {
         let budget = self.args.solve.memory_budget / 2;
         Ok([inputs(self.kind, network, self.train, budget)?, inputs(self.kind, network, self.query, budget)?])
     }
 
-    fn over_checkpoints<T: Real + Element>(
+    fn over_checkpoints<B: Backend<Elem: Element>>(
         &self,
-        sink: Sink<T>,
+        backend: &B,
+        sink: Sink<B::Elem>,
         console: &Console,
     ) -> Result<Value, Failure> {
-        let (checkpoints, named) = self.checkpoints::<T>()?;
+        let (checkpoints, named) = self.checkpoints(backend)?;
         let [train, queries] = self.both(&checkpoints[0].network)?;
         let projection =
             |dim| Projection { kind: self.args.projection_kind.into(), dim, seed: self.args.projection_seed };
@@ -178,7 +184,7 @@ impl Job<'_> {
         match (self.args.method, used) {
             (MethodName::Trak, Some(projection)) => {
                 let scores = trak(&checkpoints, (&train, &queries), projection)?;
-                sink(&scores.into_iter().map(T::from_f64).collect::<Vec<_>>())?;
+                sink(&scores.into_iter().map(B::Elem::from_f64).collect::<Vec<_>>())?;
             }
             (_, None) => {
                 let tracin = TracIn::new(&train, &checkpoints)?;
@@ -196,14 +202,14 @@ impl Job<'_> {
                     }
                 };
                 let own = tracin.sketch(&queries, projection, console);
-                sketches.search(&own, console, sink)?;
+                sketches.search(backend, &own, console, sink)?;
             }
         }
         Ok(json!({ "checkpoints": named, "projection": used }))
     }
 
     /// All that sketches of the training examples depend on.
-    fn sketch_key<T: Real>(&self, checkpoints: &[Checkpoint<Cpu<T>>], projection: Projection) -> Value {
+    fn sketch_key<B: Backend>(&self, checkpoints: &[Checkpoint<B>], projection: Projection) -> Value {
         let each = checkpoints.iter().map(|Checkpoint { network, theta, learning_rate }| {
             json!({ "weights_sha256": state_checksum(network, theta), "learning_rate": learning_rate })
         });
@@ -215,12 +221,18 @@ impl Job<'_> {
             "list of checkpoints": each.collect::<Vec<_>>(),
             "layer selection": layers.collect::<Vec<_>>(),
             "projection": projection,
-            "precision": <T as Real>::NAME,
+            "device": self.device.name,
+            "precision": self.device.precision,
         })
     }
 
     /// Replays the run and compares where it ends with its last checkpoint.
-    fn ideal<T: Real + Element>(&self, sink: Sink<T>, console: &Console) -> Result<Value, Failure> {
+    fn ideal<B: Backend<Elem: Element>>(
+        &self,
+        backend: &B,
+        sink: Sink<B::Elem>,
+        console: &Console,
+    ) -> Result<Value, Failure> {
         let Some(recorded) = self.recorded()? else {
             return Err(Failure::input(
                 "--method tracin-ideal: expected the --training-run that is replayed",
@@ -240,8 +252,12 @@ impl Job<'_> {
         if config.init_sha256.is_some() {
             return refuse("the start", "a run from initial parameters", "one with --init");
         }
-        if config.precision != <T as Real>::NAME {
-            return refuse("--precision", &config.precision, <T as Real>::NAME);
+        let Device { name, precision, .. } = self.device;
+        if config.device != *name {
+            return refuse("--device", &config.device, name);
+        }
+        if config.precision != precision.to_string() {
+            return refuse("--precision", &config.precision, &precision.to_string());
         }
         let here = checksum(self.train.set.features(), self.train.set.labels());
         if config.data_sha256 != here {
@@ -251,7 +267,7 @@ impl Job<'_> {
                 &self.train.source.to_string(),
             );
         }
-        let network = spec.build(&Cpu::<T>::new())?;
+        let network = spec.build(backend)?;
         let [train, queries] = self.both(&network)?;
         let risk = EmpiricalRisk::new(&network, &train, config.objective)?;
         let mut state = config.training.start(&network);
@@ -266,13 +282,17 @@ impl Job<'_> {
                 "others: another version or processor",
             );
         }
-        sink(&scores.into_iter().map(T::from_f64).collect::<Vec<_>>())?;
+        sink(&scores.into_iter().map(B::Elem::from_f64).collect::<Vec<_>>())?;
         Ok(json!({ "training_run": self.args.training_run, "steps": state.step }))
     }
 
-    fn representer<T: Real + Element>(&self, sink: Sink<T>) -> Result<Value, Failure> {
+    fn representer<B: Backend<Elem: Element>>(
+        &self,
+        backend: &B,
+        sink: Sink<B::Elem>,
+    ) -> Result<Value, Failure> {
         let (weights, objective) = given(self.args)?;
-        let (network, theta) = Model::read(self.kind, weights, self.train)?.build::<T>()?;
+        let (network, theta) = Model::read(self.kind, weights, self.train)?.build(backend)?;
         let [train, queries] = self.both(&network)?;
         let risk = EmpiricalRisk::new(&network, &train, risk_settings(&objective, self.args.solve.removal)?)?;
         let found = representers(&risk, &theta, &queries).map_err(|error| match error {
@@ -281,7 +301,7 @@ impl Job<'_> {
             }
             other => other.into(),
         })?;
-        sink(&found.scores.iter().map(|score| T::from_f64(*score)).collect::<Vec<_>>())?;
+        sink(&found.scores.iter().map(|score| B::Elem::from_f64(*score)).collect::<Vec<_>>())?;
         Ok(json!({ "weights": weights, "l2": objective.l2, "relative_gap_to_outputs": found.gap }))
     }
 

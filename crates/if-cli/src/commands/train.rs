@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use if_data::{Array, Source};
-use if_linalg::{Block, Cpu, Real};
+use if_linalg::{Backend, Block, Cpu};
 use if_models::{FitReport, Inputs, Network};
 use serde_json::json;
 
@@ -49,7 +49,8 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<Report, Failure> {
     let init = args.init.as_ref().map(|path| Model::read(&kind, path, &train)).transpose()?;
     let writable = if_data::AtomicFile::create(&args.out)?;
     let trainer = Trainer::new(&kind, args.gradient_norm);
-    let Trained { model, report: fit, .. } = trainer.train(&train, !args.no_bias, settings, init, console)?;
+    let Trained { model, report: fit, .. } =
+        trainer.train(&Cpu::<f64>::new(), &train, !args.no_bias, settings, init, console)?;
     let accuracy = (accuracy(&model, &train)?, test.as_ref().map(|test| accuracy(&model, test)).transpose()?);
     drop(writable);
     let tensors: BTreeMap<String, Array> =
@@ -98,16 +99,12 @@ fn text(
 }
 
 fn accuracy(model: &Model, data: &Data) -> Result<f64, Failure> {
-    let (network, theta) = model.build::<f64>()?;
+    let (network, theta) = model.build(&Cpu::<f64>::new())?;
     accuracy_of(&network, &theta, data)
 }
 
 /// Share of the examples whose label is predicted.
-pub fn accuracy_of<T: Real>(
-    network: &Network<Cpu<T>>,
-    theta: &Block<Cpu<T>>,
-    data: &Data,
-) -> Result<f64, Failure> {
+pub fn accuracy_of<B: Backend>(network: &Network<B>, theta: &Block<B>, data: &Data) -> Result<f64, Failure> {
     let inputs = Inputs::new(network, &data.set, 0).map_err(|error| data.failure(error))?;
     let outputs = network.example_outputs(&inputs, theta);
     let found = predictions(network.loss(), &outputs, network.outputs(), data.set.labels());

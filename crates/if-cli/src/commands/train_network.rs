@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use if_data::{AtomicFile, sha256_of, write_tensors};
-use if_linalg::{Block, Cpu, Observer, Real, Target};
+use if_linalg::{Backend, Block, Observer, Target};
 use if_models::{
     EmpiricalRisk, FitReport, Inputs, LayerSpec, Lbfgs, ModelError, ModelSpec, Network, RiskSettings,
     StepReport, TrainState, Training,
@@ -13,8 +13,9 @@ use serde_json::json;
 
 use super::train::accuracy_of;
 use super::train_plan::Plan;
-use crate::args::{ModelName, Precision, TrainArgs};
+use crate::args::{ModelName, TrainArgs};
 use crate::console::Console;
+use crate::device::{Device, on_device};
 use crate::error::Failure;
 use crate::model::{check_shape, read_weights};
 use crate::output::{Report, seconds, short};
@@ -30,19 +31,19 @@ pub fn run(
     console: &Console,
 ) -> Result<Report, Failure> {
     let (plan, precision) = Plan::new(args)?;
+    let device = Device::open(args.network.device, precision, console)?;
     for data in std::iter::once(train).chain(test) {
         check_shape(spec, data)?;
     }
     let description = args.out.with_extension("toml");
-    let job = Job { args, spec, risk, train, test, plan, description, start: Instant::now() };
-    match precision {
-        Precision::F32 => job.run::<f32>(console),
-        Precision::F64 => job.run::<f64>(console),
-    }
+    let job =
+        Job { args, device: &device, spec, risk, train, test, plan, description, start: Instant::now() };
+    on_device!(device, |backend| job.run(backend, console))
 }
 
 struct Job<'a> {
     args: &'a TrainArgs,
+    device: &'a Device,
     spec: &'a ModelSpec,
     risk: RiskSettings,
     train: &'a Data,
@@ -57,8 +58,8 @@ struct Job<'a> {
 const WRITTEN: &str = "# Written by `influence train`.";
 
 /// What training gave.
-struct Trained<T: Real> {
-    theta: Block<Cpu<T>>,
+struct Trained<B: Backend> {
+    theta: Block<B>,
     steps: usize,
     /// Of the last step on a minibatch.
     learning_rate: Option<f64>,
@@ -79,17 +80,16 @@ impl From<ModelError> for Stop {
 }
 
 impl Job<'_> {
-    fn run<T: Real>(&self, console: &Console) -> Result<Report, Failure> {
-        let cpu = Cpu::<T>::new();
+    fn run<B: Backend>(&self, backend: &B, console: &Console) -> Result<Report, Failure> {
         // Running statistics, where there are any, come with the initial parameters.
         let (network, init) = match &self.args.init {
             Some(path) => {
-                let loaded = self.spec.load(&cpu, &read_weights(path)?);
+                let loaded = self.spec.load(backend, &read_weights(path)?);
                 let (network, theta) =
                     loaded.map_err(|e| Failure::input(format!("{}: {e}", path.display())))?;
                 (network, Some(theta))
             }
-            None => (self.spec.build(&cpu)?, None),
+            None => (self.spec.build(backend)?, None),
         };
         let inputs = Inputs::new(&network, &self.train.set, usize::MAX).map_err(|e| self.train.failure(e))?;
         let risk = EmpiricalRisk::new(&network, &inputs, self.risk)?;
@@ -113,14 +113,15 @@ impl Job<'_> {
         Ok(report)
     }
 
-    fn open_run<T: Real>(&self, training: &Training) -> Result<Option<RunDir>, Failure> {
+    fn open_run(&self, training: &Training) -> Result<Option<RunDir>, Failure> {
         let Some(folder) = &self.args.network.run else { return Ok(None) };
         let config = RunConfig {
             schema: schema(),
             model: self.spec.clone(),
             objective: self.risk,
             training: *training,
-            precision: T::NAME.into(),
+            device: self.device.name.clone(),
+            precision: self.device.precision.to_string(),
             train: self.train.source.to_string(),
             examples: self.train.set.len(),
             data_sha256: if_data::checksum(self.train.set.features(), self.train.set.labels()),
@@ -130,15 +131,15 @@ impl Job<'_> {
     }
 
     /// Minibatches to the end, with a line for every epoch and the checkpoints that were asked for.
-    fn take_steps<T: Real>(
+    fn take_steps<B: Backend>(
         &self,
         training: &Training,
-        risk: &EmpiricalRisk<Cpu<T>>,
-        init: Option<Block<Cpu<T>>>,
+        risk: &EmpiricalRisk<B>,
+        init: Option<Block<B>>,
         console: &Console,
-    ) -> Result<Trained<T>, Failure> {
+    ) -> Result<Trained<B>, Failure> {
         let (network, n) = (risk.network(), risk.n());
-        let mut run = self.open_run::<T>(training)?;
+        let mut run = self.open_run(training)?;
         let mut state = first_state(training, network, init, run.as_mut(), console)?;
         let (per_epoch, steps) = (training.steps_per_epoch(n), training.steps(n));
         let (mut last, mut sum, mut count) = (None::<StepReport>, 0.0, 0);
@@ -178,11 +179,7 @@ impl Job<'_> {
         Ok(Trained { theta: state.theta, steps: state.step, learning_rate, fit: None })
     }
 
-    fn tested<T: Real>(
-        &self,
-        network: &Network<Cpu<T>>,
-        theta: &Block<Cpu<T>>,
-    ) -> Result<Option<f64>, Failure> {
+    fn tested<B: Backend>(&self, network: &Network<B>, theta: &Block<B>) -> Result<Option<f64>, Failure> {
         self.test.map(|test| accuracy_of(network, theta, test)).transpose()
     }
 
@@ -214,11 +211,11 @@ impl Job<'_> {
         file.finish_with(format!("{WRITTEN}\n{text}").as_bytes()).map_err(Failure::output)
     }
 
-    fn report<T: Real>(
+    fn report<B: Backend>(
         &self,
-        network: &Network<Cpu<T>>,
-        risk: &EmpiricalRisk<Cpu<T>>,
-        trained: &Trained<T>,
+        network: &Network<B>,
+        risk: &EmpiricalRisk<B>,
+        trained: &Trained<B>,
         console: &Console,
     ) -> Result<Report, Failure> {
         let Trained { theta, steps, learning_rate, fit } = trained;
@@ -261,6 +258,8 @@ impl Job<'_> {
         let text = lines.iter().map(|(name, value)| format!("{name:<14}  {value}\n")).collect();
         let json = json!({
             "training": self.plan,
+            "device": self.device.name,
+            "precision": self.device.precision,
             "objective_settings": self.risk,
             "train": self.train.source.to_string(),
             "weights": self.args.out,
@@ -288,13 +287,13 @@ fn has_kinks(layers: &[LayerSpec]) -> bool {
     })
 }
 
-fn first_state<T: Real>(
+fn first_state<B: Backend>(
     training: &Training,
-    network: &Network<Cpu<T>>,
-    init: Option<Block<Cpu<T>>>,
+    network: &Network<B>,
+    init: Option<Block<B>>,
     run: Option<&mut RunDir>,
     console: &Console,
-) -> Result<TrainState<Cpu<T>>, Failure> {
+) -> Result<TrainState<B>, Failure> {
     if let Some(state) = run.map(|run| run.last(network, |text| console.warn(text))).transpose()?.flatten() {
         console.note(&format!("resumed at step {}", state.step));
         return Ok(state);
@@ -306,12 +305,12 @@ fn first_state<T: Real>(
     Ok(state)
 }
 
-fn minimise<T: Real>(
+fn minimise<B: Backend>(
     lbfgs: Lbfgs,
-    risk: &EmpiricalRisk<Cpu<T>>,
-    start: &Block<Cpu<T>>,
+    risk: &EmpiricalRisk<B>,
+    start: &Block<B>,
     console: &Console,
-) -> Result<Trained<T>, Failure> {
+) -> Result<Trained<B>, Failure> {
     let fit = lbfgs.minimise(risk, start, console);
     if console.cancelled() {
         return Err(Failure::Interrupted);

@@ -51,8 +51,8 @@ fn lbfgs(args: &TrainArgs, precision: Precision) -> Result<Plan, Failure> {
         )));
     }
     let reached = match precision {
-        Precision::F32 => 1e-4,
         Precision::F64 => 1e-8,
+        Precision::F32 | Precision::Tf32 | Precision::Bf16 => 1e-4,
     };
     let usual = Lbfgs::default();
     let lbfgs = Lbfgs {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use if_linalg::{Cpu, SolveReport};
+use if_linalg::{Backend, SolveReport};
 use if_methods::{Agreement, Influence, MethodError};
 use if_models::{FitReport, Inputs, Loss, Removal};
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::model_name;
 use crate::args::{Precision, SolverName, VerifyArgs};
 use crate::console::Console;
+use crate::device::{Device, in_double};
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
 use crate::model::Kind;
@@ -24,7 +25,8 @@ const SHOWN: usize = 40;
 /// Runs the command.
 pub fn run(args: &VerifyArgs, console: &Console) -> Result<Report, Failure> {
     let kind = Kind::new(&args.base.model)?;
-    let settings = Settings::new(&args.base.objective, &args.base.solve, Precision::F64, SolverName::Cg)?;
+    let device = Device::open(args.base.device, Precision::F64, console)?;
+    let settings = Settings::new(&args.base.objective, &args.base.solve, &device, SolverName::Cg)?;
     settings.need_changes()?;
     let (train, query) = load(&args.base, None)?;
     if train.set.len() < 2 {
@@ -34,8 +36,10 @@ pub fn run(args: &VerifyArgs, console: &Console) -> Result<Report, Failure> {
         )));
     }
     let mut problem = Problem::from_data(kind, train, &args.base.weights, settings.risk, console)?;
-    let retraining = Retraining::prepare(&mut problem, &settings, console)?;
-    Job { args, settings, problem: &problem, query: &query, retraining }.run(console)
+    let retraining =
+        in_double!(device, |backend| Retraining::prepare(backend, &mut problem, &settings, console))?;
+    let job = Job { args, settings, problem: &problem, query: &query, retraining };
+    in_double!(device, |backend| job.run(backend, console))
 }
 
 struct Job<'a> {
@@ -63,8 +67,8 @@ impl Pair {
 }
 
 impl Job<'_> {
-    fn run(&self, console: &Console) -> Result<Report, Failure> {
-        let session = Session::<f64>::open(self.problem, &self.settings, self.query.set.len())?;
+    fn run<B: Backend<Elem = f64>>(&self, backend: &B, console: &Console) -> Result<Report, Failure> {
+        let session = Session::open(backend, self.problem, &self.settings, self.query.set.len())?;
         let queries = session.inputs(self.query)?;
         let ((mut pairs, report), optimality) = self.predict(&session, &queries, console)?;
         let fits = self.retrain(&session, &queries, &mut pairs, console)?;
@@ -88,10 +92,10 @@ impl Job<'_> {
     }
 
     /// The strongest examples of every query, with the predicted changes.
-    fn predict(
+    fn predict<B: Backend<Elem = f64>>(
         &self,
-        session: &Session<f64>,
-        queries: &Inputs<Cpu<f64>>,
+        session: &Session<B>,
+        queries: &Inputs<B>,
         console: &Console,
     ) -> Result<((Vec<Pair>, SolveReport), Optimality), Failure> {
         let n = self.problem.train.set.len();
@@ -116,10 +120,10 @@ impl Job<'_> {
     }
 
     /// Leverages of the examples in `pairs`, for models that are smooth and have one output.
-    fn add_leverages(
+    fn add_leverages<B: Backend<Elem = f64>>(
         &self,
-        session: &Session<f64>,
-        influence: Influence<Cpu<f64>>,
+        session: &Session<B>,
+        influence: Influence<B>,
         pairs: &mut [Pair],
         console: &Console,
     ) -> Result<(), Failure> {
@@ -146,10 +150,10 @@ impl Job<'_> {
     }
 
     /// Retrains without every example in `pairs` and fills in the actual changes.
-    fn retrain(
+    fn retrain<B: Backend<Elem = f64>>(
         &self,
-        session: &Session<f64>,
-        queries: &Inputs<Cpu<f64>>,
+        session: &Session<B>,
+        queries: &Inputs<B>,
         pairs: &mut [Pair],
         console: &Console,
     ) -> Result<Vec<FitReport>, Failure> {

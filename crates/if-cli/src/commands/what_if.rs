@@ -1,6 +1,6 @@
 //! `influence what-if`: one group removed, every order side by side, and how far to trust them.
 
-use if_linalg::{Cpu, SolveReport};
+use if_linalg::{Backend, SolveReport};
 use if_methods::{GroupInfluence, MethodError, Order};
 use if_models::{Curvature, Inputs};
 use serde_json::{Value, json};
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{model_name, need_exact};
 use crate::args::{Precision, WhatIfArgs};
 use crate::console::Console;
+use crate::device::{Device, in_double};
 use crate::error::Failure;
 use crate::groups::Groups;
 use crate::job::{Problem, Settings, risk_settings};
@@ -26,17 +27,17 @@ const MODERATE: f64 = 0.25;
 /// Runs the command.
 pub fn run(args: &WhatIfArgs, console: &Console) -> Result<Report, Failure> {
     let kind = Kind::new(&args.base.model)?;
+    let device = Device::open(args.base.device, Precision::F64, console)?;
     let (train, query) = load(&args.base, None)?;
     let groups = Groups::read(&args.group, &train)?;
     let risk = risk_settings(&args.base.objective, args.base.solve.removal)?;
     let mut problem = Problem::from_data(kind, train, &args.base.weights, risk, console)?;
-    let settings =
-        Settings::new(&args.base.objective, &args.base.solve, Precision::F64, problem.solver_of_many()?)?;
+    let settings = Settings::new(&args.base.objective, &args.base.solve, &device, problem.solver_of_many()?)?;
     settings.need_changes()?;
     need_exact(&settings, "what-if")?;
-    let truth = Truth::prepare((args.retrain, args.proximal), &mut problem, &settings, console)?;
+    let truth = Truth::prepare(&device, (args.retrain, args.proximal), &mut problem, &settings, console)?;
     let job = Job { args, settings, problem: &problem, query: &query, groups: &groups };
-    job.run(truth.as_ref(), console)
+    in_double!(device, |backend| job.run(backend, truth.as_ref(), console))
 }
 
 struct Job<'a> {
@@ -55,8 +56,13 @@ struct Column {
 }
 
 impl Job<'_> {
-    fn run(&self, truth: Option<&Truth>, console: &Console) -> Result<Report, Failure> {
-        let session = Session::<f64>::open(self.problem, &self.settings, self.query.set.len())?;
+    fn run<B: Backend<Elem = f64>>(
+        &self,
+        backend: &B,
+        truth: Option<&Truth>,
+        console: &Console,
+    ) -> Result<Report, Failure> {
+        let session = Session::open(backend, self.problem, &self.settings, self.query.set.len())?;
         let queries = session.inputs(self.query)?;
         let losses = session.network.example_losses(&queries, &session.theta);
         let ((mut columns, report), optimality) =
@@ -104,10 +110,10 @@ impl Job<'_> {
     }
 
     /// Every order, and for each group the worst of its certificates.
-    fn predict(
+    fn predict<B: Backend<Elem = f64>>(
         &self,
-        method: &GroupInfluence<Cpu<f64>>,
-        queries: &Inputs<Cpu<f64>>,
+        method: &GroupInfluence<B>,
+        queries: &Inputs<B>,
         console: &Console,
     ) -> Result<(Vec<Column>, SolveReport), Failure> {
         let mut columns = Vec::new();

@@ -6,6 +6,7 @@ mod commands;
 mod contract;
 mod damping;
 mod dense;
+mod device;
 mod pytorch;
 mod remove;
 mod solvers;

@@ -72,6 +72,15 @@ impl Problem {
 /// A folder that goes when the test ends; the program runs in it.
 pub struct Folder(TempDir);
 
+/// The program: where cargo built it, else beside these tests, which may be copied to another machine with it.
+fn program() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_influence"));
+    if built.exists() {
+        return built;
+    }
+    std::env::current_exe().unwrap().with_file_name("influence")
+}
+
 /// How a run ended.
 pub struct Outcome {
     pub code: i32,
@@ -90,7 +99,7 @@ impl Folder {
 
     /// Runs `influence` with arguments that are separated by spaces.
     pub fn run(&self, arguments: &str) -> Outcome {
-        let output = Command::new(env!("CARGO_BIN_EXE_influence"))
+        let output = Command::new(program())
             .args(arguments.split_whitespace())
             .current_dir(self.0.path())
             .env_remove("INFLUENCE_DATA")
@@ -106,7 +115,7 @@ impl Folder {
 
     /// Starts a command that a test stops.
     pub fn spawn(&self, arguments: &str) -> Child {
-        std::process::Command::new(env!("CARGO_BIN_EXE_influence"))
+        std::process::Command::new(program())
             .args(arguments.split_whitespace())
             .current_dir(self.0.path())
             .env_remove("INFLUENCE_DATA")

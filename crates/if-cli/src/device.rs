@@ -1,0 +1,132 @@
+//! The device of a command: opened once, before anything is computed or written.
+
+use if_linalg::Cpu;
+#[cfg(feature = "cuda")]
+use if_linalg::{Backend, Cuda, CudaError, CudaOptions, Products};
+
+use crate::args::{DeviceArgs, DeviceName, Precision};
+use crate::console::Console;
+use crate::error::Failure;
+
+/// An open device that computes in one precision.
+pub struct Device {
+    /// What it is called in records, and in keys of what is kept.
+    pub name: String,
+    /// Its arithmetic.
+    pub precision: Precision,
+    /// What commands run on, by [`on_device!`] or [`in_double!`].
+    pub backend: AnyBackend,
+}
+
+/// The backends.
+pub enum AnyBackend {
+    /// The processor in single precision.
+    CpuF32(Cpu<f32>),
+    /// The processor in double precision.
+    CpuF64(Cpu<f64>),
+    /// A GPU in single precision.
+    #[cfg(feature = "cuda")]
+    CudaF32(Cuda<f32>),
+    /// A GPU in double precision.
+    #[cfg(feature = "cuda")]
+    CudaF64(Cuda<f64>),
+}
+
+/// `on_device!(device, |backend| body)`: the result of `body` with whatever backend `device` has, or its failure.
+macro_rules! on_device {
+    ($device:expr, |$backend:ident| $body:expr) => {
+        match &$device.backend {
+            $crate::device::AnyBackend::CpuF32($backend) => $body,
+            $crate::device::AnyBackend::CpuF64($backend) => $body,
+            #[cfg(feature = "cuda")]
+            $crate::device::AnyBackend::CudaF32($backend) => $crate::device::caught(|| $body),
+            #[cfg(feature = "cuda")]
+            $crate::device::AnyBackend::CudaF64($backend) => $crate::device::caught(|| $body),
+        }
+    };
+}
+
+/// The same for what is computed in double precision only, on a device that was opened so.
+macro_rules! in_double {
+    ($device:expr, |$backend:ident| $body:expr) => {
+        match &$device.backend {
+            $crate::device::AnyBackend::CpuF64($backend) => $body,
+            #[cfg(feature = "cuda")]
+            $crate::device::AnyBackend::CudaF64($backend) => $crate::device::caught(|| $body),
+            _ => unreachable!("the command opens its device in double precision"),
+        }
+    };
+}
+
+pub(crate) use {in_double, on_device};
+
+/// The result of `body`, or what happened to the GPU under way, such as that its memory is used up.
+#[cfg(feature = "cuda")]
+pub fn caught<R>(body: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+    CudaError::catch(body).unwrap_or_else(|error| Err(Failure::input(error.to_string())))
+}
+
+impl Device {
+    /// Opens what `--device` names.
+    ///
+    /// # Errors
+    /// No such device, or a precision that it does not have.
+    pub fn open(args: DeviceArgs, precision: Precision, console: &Console) -> Result<Self, Failure> {
+        match args.device {
+            DeviceName::Cpu => Self::cpu(precision),
+            DeviceName::Cuda(ordinal) => Self::cuda(ordinal, precision)
+                .map_err(|reason| Failure::input(format!("--device {}: {reason}", args.device))),
+            DeviceName::Auto => match Self::cuda(0, precision) {
+                Ok(device) => {
+                    console.note(&format!("--device auto: {}", device.name));
+                    Ok(device)
+                }
+                Err(reason) => {
+                    let device = Self::cpu(precision)?;
+                    console.note(&format!("--device auto: cpu; no GPU can be used: {reason}"));
+                    Ok(device)
+                }
+            },
+        }
+    }
+
+    fn cpu(precision: Precision) -> Result<Self, Failure> {
+        let backend = match precision {
+            Precision::F32 => AnyBackend::CpuF32(Cpu::new()),
+            Precision::F64 => AnyBackend::CpuF64(Cpu::new()),
+            Precision::Tf32 | Precision::Bf16 => {
+                return Err(Failure::input(format!(
+                    "--precision {precision}: expected --device cuda, found cpu, which knows f32 and f64"
+                )));
+            }
+        };
+        Ok(Self { name: "cpu".into(), precision, backend })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(ordinal: usize, precision: Precision) -> Result<Self, CudaError> {
+        let products = match precision {
+            Precision::F32 | Precision::F64 => Products::Full,
+            Precision::Tf32 => Products::Tf32,
+            Precision::Bf16 => Products::Bf16,
+        };
+        let cache = crate::source::cache_dir().map(|folder| folder.join("kernels"));
+        let options = CudaOptions { ordinal, cache, products };
+        let (name, backend) = match precision {
+            Precision::F64 => {
+                let cuda = Cuda::new(&options)?;
+                (cuda.describe(), AnyBackend::CudaF64(cuda))
+            }
+            _ => {
+                let cuda = Cuda::new(&options)?;
+                (cuda.describe(), AnyBackend::CudaF32(cuda))
+            }
+        };
+        Ok(Self { name, precision, backend })
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda(_ordinal: usize, _precision: Precision) -> Result<Self, &'static str> {
+        Err("this program is built without CUDA: rebuild it with --features cuda")
+    }
+}
