@@ -101,7 +101,13 @@ fn planted_clusters_are_found() {
         let noise = random(queries * train, seed);
         let score = |at: usize| {
             let (q, i) = (of_query[at / train], of_train[at % train]);
-            let planted = if q == i { 1.0 } else if (q + 1) % 3 == i { -0.5 } else { 0.0 };
+            let planted = if q == i {
+                1.0
+            } else if (q + 1) % 3 == i {
+                -0.5
+            } else {
+                0.0
+            };
             planted + 0.3 * noise[at]
         };
         let scores: Vec<f64> = (0..queries * train).map(score).collect();
