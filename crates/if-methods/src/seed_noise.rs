@@ -3,8 +3,8 @@
 //! Where training depends on a seed (initial parameters, order of the examples), the effect of removing an example has a
 //! part that all seeds share and a part of the seed's own, `y_si = f_i + e_si`. No attribution that does not know the seed
 //! can predict the second part. With `r` the correlation of the effects under two seeds, averaged over pairs of seeds, and
-//! parts that are independent with equal variances over seeds (Spearman 1904 and 1910, Brown 1910; Søgaard et al. 2021 and
-//! Park et al. 2023 report such ceilings for influence):
+//! parts that are independent with equal variances over seeds (Spearman 1904 on attenuation; Spearman 1910 and Brown 1910 on
+//! means of several measurements):
 //!
 //! ```text
 //! r   = var f / (var f + var e)

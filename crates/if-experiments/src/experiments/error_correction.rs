@@ -116,7 +116,7 @@ struct Setting<'a> {
 }
 
 fn trial(context: &Context, splits: &PairSplits, seed: u64) -> anyhow::Result<Trial> {
-    let model = PairModel::train(context, splits, seed)?;
+    let model = PairModel::train(context, (&splits.train, splits.classes), seed)?;
     let train = model.inputs(&splits.train)?;
     let setting = Setting { context, model: &model, splits, train, seed };
     let mut trial = Trial { held_out: Vec::new(), anchors: Vec::new() };
@@ -207,7 +207,7 @@ impl Setting<'_> {
             Ok::<(), MethodError>(())
         })?;
         // A short run may end above its tolerance; it may not diverge.
-        let fine = |end| [Termination::Converged, Termination::MaxIterations].contains(&end);
+        let fine = |end| [Termination::Converged, Termination::DepthReached].contains(&end);
         ensure!(report.columns.iter().all(|column| fine(column.termination)), "{}", report.summary());
         Ok(descending(&sums).into_iter().map(|at| candidates[at]).collect())
     }

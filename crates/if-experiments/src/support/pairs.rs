@@ -102,7 +102,7 @@ fn joined(parts: &[Dataset]) -> anyhow::Result<Dataset> {
     Ok(Dataset::new(if_linalg::HostArray::F64(features), labels)?)
 }
 
-/// A network trained on [`PairSplits::train`].
+/// A network for sentence pairs, trained.
 pub struct PairModel {
     /// With the parameters of the dense layers; the embedding is part of it.
     pub network: Network<F64>,
@@ -120,10 +120,10 @@ impl PairModel {
         Ok(ModelSpec { input: vec![LENGTH], loss: Loss::CrossEntropy, layers }.build(&F64::new())?)
     }
 
-    /// Trains all layers, and keeps the dense ones as parameters.
-    pub fn train(context: &Context, splits: &PairSplits, seed: u64) -> anyhow::Result<Self> {
-        let network = Self::untrained(splits.classes)?;
-        let train = Inputs::new(&network, &splits.train, usize::MAX)?;
+    /// Trains all layers on `data`, and keeps the dense ones as parameters.
+    pub fn train(context: &Context, (data, classes): (&Dataset, usize), seed: u64) -> anyhow::Result<Self> {
+        let network = Self::untrained(classes)?;
+        let train = Inputs::new(&network, data, usize::MAX)?;
         let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(PAIRS_L2))?;
         let training = Training {
             optimizer: Optimizer::adam(),
