@@ -70,6 +70,11 @@ impl CoClusters {
         Ok(Self { queries: queries_first, train, singular_values })
     }
 
+    /// Number of clusters.
+    pub fn count(&self) -> usize {
+        self.queries.iter().chain(&self.train).max().map_or(0, |last| last + 1)
+    }
+
     /// Positions of queries, or of training examples, cluster by cluster, each in their order.
     pub fn order(clusters: &[usize]) -> Vec<usize> {
         let mut order: Vec<usize> = (0..clusters.len()).collect();

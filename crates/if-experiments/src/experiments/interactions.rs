@@ -48,7 +48,7 @@ impl Experiment for Interactions {
     }
 
     fn run(&self, context: &Context) -> anyhow::Result<Outcome> {
-        let seeds = context.seeds(if context.full { 10 } else { 3 });
+        let seeds = context.seeds(if context.full { 20 } else { 5 });
         let trials = each_seed(context, &seeds, |seed| trial(context, seed))?;
         let mut outcome = Outcome { metrics: judge(&trials), seeds, ..Outcome::default() };
         outcome.plots = trials[0].figures();
@@ -137,7 +137,7 @@ impl Trial {
         vec![
             figure(
                 "clustered",
-                "Blue: proponents, orange: opponents; each query’s scores by its largest. Clusters of both sides have the same order, the largest first.",
+                "Blue: proponents, orange: opponents; each query’s scores by its largest. Clusters 1 to 4 from the top, and from the left.",
                 draw("Interactions, clustered", &ordered, [&lines[0], &lines[1]]),
             ),
             figure(
@@ -189,7 +189,7 @@ impl Trial {
         Table {
             title: "What the clusters of the first seed hold".into(),
             columns: columns.map(String::from).to_vec(),
-            rows: (0..CLUSTERS).map(row).collect(),
+            rows: (0..self.clusters.count()).map(row).collect(),
         }
     }
 }
@@ -220,4 +220,34 @@ fn describe(outcome: &mut Outcome) {
         format!("Colours are full from the {} % quantile of the absolute scores on.", short(100.0 * FULL)),
         "The clusters are made from the scores, so that more within than between is their doing; what is found is in the table: which kinds of pairs they put together.".into(),
     ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::dataset;
+
+    #[test]
+    fn some_of_each_kind_are_taken_in_their_order() {
+        let data = dataset(1, vec![0.0; 6], vec![0.0; 6]).unwrap().with_ids(vec![5, 4, 3, 2, 1, 0]);
+        let kinds = ["a", "b", "a", "a", "b", "a"].map(String::from);
+        assert_eq!(some_of_each(&data, &kinds, 2), [0, 1, 2, 4]);
+    }
+
+    #[test]
+    fn clusters_stand_together_in_the_picture() {
+        let clusters = CoClusters { queries: vec![1, 0], train: vec![0, 1, 0], singular_values: vec![1.0] };
+        let scores = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let subcases = [vec!["le_x", "ln_x"], vec!["se_x", "sn_x", "se_y"]];
+        let subcases = subcases.map(|kinds| kinds.into_iter().map(String::from).collect());
+        let trial = Trial { scores, clusters, subcases };
+        let [queries, train] =
+            [&trial.clusters.queries, &trial.clusters.train].map(|side| CoClusters::order(side));
+        assert_eq!(trial.arranged(&queries, &train), [4.0, 6.0, 5.0, 1.0, 3.0, 2.0]);
+        // Query 1 with examples 0 and 2, query 0 with example 1.
+        assert_eq!(trial.within_and_between(), [(4.0 + 6.0 + 2.0) / 3.0, (5.0 + 1.0 + 3.0) / 3.0]);
+        let table = trial.table();
+        assert_eq!(table.rows[0], ["1", "0 of 1", "ln_x", "2 of 2", "se_x, se_y"]);
+        assert_eq!(table.rows[1][1..4], ["1 of 1", "le_x", "0 of 1"]);
+    }
 }

@@ -16,7 +16,7 @@ use crate::Context;
 const BUCKETS: usize = 4096;
 const LENGTH: usize = 128;
 const EPOCHS: usize = 12;
-/// Epochs between checkpoints.
+/// Epochs between checkpoints, the last of which is the end.
 const EVERY: usize = 3;
 pub const PAIRS_L2: f64 = 1e-4;
 /// Layers whose parameters count; as in the paper, what lies below stays as it was trained.
@@ -147,6 +147,12 @@ impl PairModel {
         Ok(Self { network, theta, checkpoints })
     }
 
+    /// The same network with all its parameters.
+    pub fn whole(&self) -> (&Network<F64>, &Block<F64>) {
+        let end = self.checkpoints.last().expect("the last epoch has a checkpoint");
+        (&end.network, &end.theta)
+    }
+
     /// `data` as the network reads it.
     pub fn inputs(&self, data: &Dataset) -> anyhow::Result<Inputs<F64>> {
         Ok(Inputs::new(&self.network, data, usize::MAX)?)
@@ -166,5 +172,38 @@ impl PairModel {
     pub fn right(&self, data: &Dataset, inputs: &Inputs<F64>, theta: &Block<F64>) -> Vec<bool> {
         let predicted = predict(&self.network, inputs, theta);
         predicted.iter().zip(data.labels()).map(|(found, label)| found == label).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::{dataset, pixels_of};
+
+    #[test]
+    fn parts_are_joined_in_their_order() {
+        let one = dataset(2, vec![1.0, 2.0, 3.0, 4.0], vec![0.0, 1.0]).unwrap();
+        let other = dataset(2, vec![5.0, 6.0], vec![2.0]).unwrap();
+        let all = joined(&[one, other]).unwrap();
+        assert_eq!((all.labels(), all.ids()), (&[0.0, 1.0, 2.0][..], &[0, 1, 2][..]));
+        assert_eq!(pixels_of(&all, 2), [5.0, 6.0]);
+    }
+
+    /// A wrong end would pass as another network.
+    #[test]
+    fn the_whole_network_says_what_the_dense_layers_say() {
+        let ids = ndarray::ArrayD::from_shape_fn(vec![40, LENGTH], |at| {
+            if at[1] < 5 { ((at[0] * 7 + at[1] * 31) % 50) as f64 } else { -1.0 }
+        });
+        let labels = (0..40).map(|i| f64::from(i % 2)).collect();
+        let data = Dataset::new(if_linalg::HostArray::F64(ids), labels).unwrap();
+        let model = PairModel::train(&Context::new(None, false, 0), (&data, 2), 1).unwrap();
+        let inputs = model.inputs(&data).unwrap();
+        let (network, theta) = model.whole();
+        let outputs = network.example_outputs(&inputs, theta);
+        assert_eq!(outputs, model.network.example_outputs(&inputs, &model.theta));
+        let right = model.right(&data, &inputs, &model.theta);
+        let class = |i: usize| usize::from(outputs[2 * i + 1] > outputs[2 * i]);
+        assert!((0..40).all(|i| right[i] == (class(i) == i % 2)));
     }
 }

@@ -63,7 +63,7 @@ impl Experiment for Simulatability {
     }
 
     fn run(&self, context: &Context) -> anyhow::Result<Outcome> {
-        let seeds = context.seeds(if context.full { 10 } else { 3 });
+        let seeds = context.seeds(if context.full { 20 } else { 5 });
         let trials = each_seed(context, &seeds, |seed| trial(context, seed))?;
         let mut outcome = Outcome { metrics: judge(&trials), seeds, ..Outcome::default() };
         outcome.plots.push(plot(&trials));

@@ -14,7 +14,14 @@ use crate::support::{PAIRS_L2, PairModel, PairSplits, each_seed};
 /// Halves of the training examples that are left out, one after another.
 const GROUPS: usize = 12;
 
-const PREDICTORS: [&str; 5] = ["influence", "loss", "mean loss over checkpoints", "gradient norm", "random"];
+const PREDICTORS: [&str; 6] = [
+    "influence, dense layers",
+    "influence, all layers",
+    "loss",
+    "mean loss over checkpoints",
+    "gradient norm",
+    "random",
+];
 
 /// What one seed of training gives, groups x queries.
 struct Trial {
@@ -43,8 +50,8 @@ pub fn compare(context: &Context, seeds: &[u64]) -> anyhow::Result<(Vec<Metric>,
     let m = seeds.len();
     let (agreement, ceiling) = (over_queries(&|q| noise[q].pearson), over_queries(&|q| noise[q].ceiling(m)));
     let mut metrics = vec![
-        Metric::new("removal of halves: correlation of trainings of two seeds", agreement),
-        Metric::new(format!("removal of halves: ceiling with the mean of {m} seeds"), ceiling),
+        Metric::new("removal of halves: R of the effects under two seeds", agreement),
+        Metric::new(format!("removal of halves, mean over {m} seeds: ceiling of R"), ceiling),
     ];
     let mut rows = vec![vec![
         "another seed’s training".to_owned(),
@@ -61,8 +68,7 @@ pub fn compare(context: &Context, seeds: &[u64]) -> anyhow::Result<(Vec<Metric>,
             format!("{found:.3}"),
             format!("{:.3} ({low:.3} to {high:.3})", ranks.mean),
         ]);
-        metrics
-            .push(Metric::new(format!("removal of halves: R of {name} with the mean of {m} seeds"), found));
+        metrics.push(Metric::new(format!("removal of halves, mean over {m} seeds: R of {name}"), found));
     }
     rows.push(vec![format!("ceiling with the mean of {m} seeds"), format!("{ceiling:.3}"), "–".into()]);
     let table = Table {
@@ -97,16 +103,18 @@ fn trial(
     }
 
     let (inputs, queries) = (model.inputs(train)?, model.inputs(queried)?);
-    let risk = EmpiricalRisk::new(&model.network, &inputs, RiskSettings::mean(PAIRS_L2))?;
-    let operator = risk.operator(&model.theta, Curvature::GaussNewton, DAMPING, 1 << 30);
-    let solver: Box<dyn Prepared<_>> = EXACT.prepare(&operator)?;
-    let scores = Influence::new(&risk, &model.theta, &*solver).scores(&queries, context)?;
-    ensure!(scores.report.all_converged(), "{}", scores.report.summary());
-    let sum = |values: &[f64], group: &[usize]| group.iter().map(|&i| values[i]).sum::<f64>();
-    let by_influence = |group: &Vec<usize>| -> Vec<f64> {
-        (0..QUERIES).map(|q| risk.removal_factor() * sum(scores.row(q), group)).collect()
-    };
-    let mut predicted = vec![groups.iter().map(by_influence).collect()];
+    let mut predicted = Vec::with_capacity(PREDICTORS.len());
+    for (network, theta) in [(&model.network, &model.theta), model.whole()] {
+        let risk = EmpiricalRisk::new(network, &inputs, RiskSettings::mean(PAIRS_L2))?;
+        let operator = risk.operator(theta, Curvature::GaussNewton, DAMPING, 1 << 30);
+        let solver: Box<dyn Prepared<_>> = EXACT.prepare(&operator)?;
+        let scores = Influence::new(&risk, theta, &*solver).scores(&queries, context)?;
+        ensure!(scores.report.all_converged(), "{}", scores.report.summary());
+        let change = |group: &Vec<usize>| -> Vec<f64> {
+            (0..QUERIES).map(|q| risk.removal_factor() * sum(scores.row(q), group)).collect()
+        };
+        predicted.push(groups.iter().map(change).collect());
+    }
     let random = random_order(train.len(), seed).into_iter().map(|rank| rank as f64).collect();
     // The same for all queries.
     for values in [
@@ -118,6 +126,10 @@ fn trial(
         predicted.push(groups.iter().map(|group| vec![sum(&values, group); QUERIES]).collect());
     }
     Ok(Trial { effects, predicted })
+}
+
+fn sum(values: &[f64], group: &[usize]) -> f64 {
+    group.iter().map(|&i| values[i]).sum()
 }
 
 fn column(matrix: &[Vec<f64>], q: usize) -> Vec<f64> {
