@@ -137,7 +137,7 @@ impl Trial {
         vec![
             figure(
                 "clustered",
-                "Blue: proponents, orange: opponents; each query’s scores by its largest. Clusters 1 to 4 from the top, and from the left.",
+                "Blue: proponents, orange: opponents; each query’s scores by its largest. Clusters stand in the order of the table, from the top and from the left; one may lack a side.",
                 draw("Interactions, clustered", &ordered, [&lines[0], &lines[1]]),
             ),
             figure(
