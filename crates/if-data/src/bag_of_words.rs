@@ -74,7 +74,7 @@ impl BagOfWords {
 }
 
 /// The words of a lowercased text.
-fn words(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|run| run.chars().nth(1).is_some())
 }
 

@@ -12,6 +12,7 @@ mod input;
 mod load;
 mod npy;
 mod npz;
+mod pair_tokens;
 mod registry;
 mod source;
 mod tensors;
@@ -26,6 +27,7 @@ pub use idx::read_idx;
 pub use load::{LoadOptions, load};
 pub use npy::{NpyRows, NpyWriter, read_npy, write_npy};
 pub use npz::{read_npz, read_npz_array, write_npz};
+pub use pair_tokens::{hashed_pairs, pair_tokens};
 pub use registry::{
     DatasetInfo, Location, RemoteFile, SplitInfo, Texts, checksum, datasets, load_texts, sha256_of,
 };

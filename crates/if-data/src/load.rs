@@ -15,7 +15,7 @@ pub struct LoadOptions {
     /// Label column of csv tables; `None` is the last. Other sources have no use for it.
     pub label_column: Option<String>,
     /// Column of csv tables, or array of numbers of npz files, that says where an example belongs, such as its source: no
-    /// feature.
+    /// feature. Of the registry, `hans-regenerated` has such columns (`heuristic`, `subcase`).
     pub group_column: Option<String>,
 }
 

@@ -93,9 +93,10 @@ impl Context {
         experiment.needs().iter().copied().filter(|name| self.find(name).is_none()).collect()
     }
 
-    // Folders are named like the datasets, with underscores.
+    // Some datasets share a folder.
     fn find(&self, name: &str) -> Option<PathBuf> {
-        let folder = self.data.as_ref()?.join(name.replace('-', "_"));
+        let info = if_data::datasets().iter().find(|info| info.name == name)?;
+        let folder = self.data.as_ref()?.join(info.folder);
         folder.is_dir().then_some(folder)
     }
 

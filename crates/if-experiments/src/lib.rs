@@ -41,6 +41,9 @@ pub fn all() -> Vec<Box<dyn Experiment>> {
         Box::new(experiments::TwoStageInfluence),
         Box::new(experiments::TracInMislabel),
         Box::new(experiments::FastIf),
+        Box::new(experiments::ErrorCorrection),
+        Box::new(experiments::Simulatability),
+        Box::new(experiments::Interactions),
         Box::new(experiments::Fragility),
         Box::new(experiments::DigitsLoo),
     ]

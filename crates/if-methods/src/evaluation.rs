@@ -57,7 +57,7 @@ const DRAWS: usize = 1000;
 
 impl DatamodelScore {
     /// Compares `predicted` with `actual`, both groups x queries. Two retrainings from different seeds in their places
-    /// give the ceiling that seed noise sets.
+    /// give the agreement that seed noise leaves, see [`SeedNoise`](crate::SeedNoise).
     ///
     /// # Panics
     /// Where the shapes differ.

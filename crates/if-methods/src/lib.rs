@@ -1,10 +1,12 @@
 #![doc = include_str!("../README.md")]
 
 mod attack;
+mod co_clustering;
 mod damping_path;
 mod error;
 mod evaluation;
 mod fast_if;
+mod fine_tuning;
 mod group;
 mod influence;
 mod leave_out;
@@ -14,14 +16,17 @@ mod perturbation;
 mod ranking;
 mod representer;
 mod scores;
+mod seed_noise;
 mod tracin;
 mod trak;
 
 pub use attack::{Attack, Attacked};
+pub use co_clustering::CoClusters;
 pub use damping_path::{DampingPath, DampingReport, PathPoint, PointStatus, QueryPath, Spectrum, TOP};
 pub use error::MethodError;
 pub use evaluation::{Agreement, DatamodelScore, pearson, slope_through_origin, spearman};
 pub use fast_if::{nearest, recall};
+pub use fine_tuning::FineTuning;
 pub use group::{
     GroupDraw, GroupEffects, GroupInfluence, Order, ParameterChanges, Selected, Selection, Tail,
 };
@@ -32,5 +37,6 @@ pub use multi_stage::{MultiStage, Stage, Tuning};
 pub use ranking::{Extremes, Ranked, descending};
 pub use representer::{Representers, representers};
 pub use scores::{ScoreRows, ScoreUnit, Scores, Truncation};
+pub use seed_noise::SeedNoise;
 pub use tracin::{Checkpoint, TracIn, ideal_tracin, sketch_products};
 pub use trak::trak;

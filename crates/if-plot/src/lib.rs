@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 mod axis;
+mod heat_map;
 mod lines;
 mod picture;
 mod scatter;
 mod svg;
 
+pub use heat_map::HeatMap;
 pub use lines::{LineChart, Series, stack};
 pub use picture::{Picture, PictureRow};
 pub use scatter::Scatter;

@@ -57,6 +57,9 @@ pub(super) enum Kind {
     Cifar10Jpeg,
     Enron1,
     Hospital,
+    Hans,
+    CadSnli,
+    Anli,
 }
 
 /// All datasets of the registry.
@@ -195,6 +198,39 @@ static DATASETS: &[DatasetInfo] = &[
         files: HOSPITAL,
         kind: Kind::Hospital,
     },
+    DatasetInfo {
+        name: "hans-regenerated",
+        summary: "pairs of sentences from the templates of HANS, written anew: not the published sentences; ids of hashed tokens",
+        splits: &[split("all", 30_000)],
+        shape: &[super::nli::LENGTH],
+        classes: &["entailment", "non-entailment"],
+        licence: "MIT",
+        folder: "nli",
+        files: HANS,
+        kind: Kind::Hans,
+    },
+    DatasetInfo {
+        name: "cad-snli",
+        summary: "pairs of sentences of SNLI with counterfactual revisions; ids of hashed tokens",
+        splits: &[split("train", 8330), split("dev", 1000), split("test", 2000)],
+        shape: &[super::nli::LENGTH],
+        classes: &["entailment", "neutral", "contradiction"],
+        licence: "Apache-2.0 (revisions); SNLI is commonly given as CC BY-SA 4.0",
+        folder: "nli",
+        files: CAD_SNLI,
+        kind: Kind::CadSnli,
+    },
+    DatasetInfo {
+        name: "anli-dev",
+        summary: "development pairs of the three rounds of ANLI, written to mislead models; ids of hashed tokens",
+        splits: &[split("r1", 1000), split("r2", 1000), split("r3", 1198)],
+        shape: &[super::nli::LENGTH],
+        classes: &["entailment", "neutral", "contradiction"],
+        licence: "CC BY-NC 4.0",
+        folder: "nli",
+        files: ANLI_DEV,
+        kind: Kind::Anli,
+    },
 ];
 
 /// In the order that the reader of idx datasets relies on: images and labels of train, then of test.
@@ -296,3 +332,55 @@ const HOSPITAL: &[RemoteFile] = &[RemoteFile {
     bytes: 3_031_652,
     sha256: "356486d63457b04802fd827134ba7234a8d58d96b2bf0c1448f2b52221b4d0a1",
 }];
+
+/// Made with seed 0 by the authors' generator; no server has it.
+const HANS: &[RemoteFile] = &[RemoteFile {
+    name: "hans/hans_regenerated_seed0.tsv.gz",
+    url: "",
+    bytes: 1_419_892,
+    sha256: "274c0fd7fd288dc1892f125c8eea7fed7acbf5990f08c9f94ecd0d70ba703a8d",
+}];
+
+/// One file for each split, compressed by itself; no server has it so.
+const CAD_SNLI: &[RemoteFile] = &[
+    RemoteFile {
+        name: "cad_snli/all_combined/train.tsv.gz",
+        url: "",
+        bytes: 146_482,
+        sha256: "4ca4c57c4c95b631c8a51ecaedf7c90290b53adbaeb8cd3039717882fefb0d20",
+    },
+    RemoteFile {
+        name: "cad_snli/all_combined/dev.tsv.gz",
+        url: "",
+        bytes: 18_394,
+        sha256: "6bd1c53c5cc6a0533fbca12f8f79b0b90e287df18352d096a71f0bd645f50205",
+    },
+    RemoteFile {
+        name: "cad_snli/all_combined/test.tsv.gz",
+        url: "",
+        bytes: 49_611,
+        sha256: "aeb3cc1fede06be804adf1a3fb4938308c8013fd06e97663a80465ff720e6c69",
+    },
+];
+
+/// One file for each split, with fewer columns than the published tables; no server has it so.
+const ANLI_DEV: &[RemoteFile] = &[
+    RemoteFile {
+        name: "anli_dev/R1_dev.jsonl.gz",
+        url: "",
+        bytes: 230_217,
+        sha256: "46dfca2523cef0b7e665fdce3798d39ca3d63b241937c31d45894a50dc234208",
+    },
+    RemoteFile {
+        name: "anli_dev/R2_dev.jsonl.gz",
+        url: "",
+        bytes: 228_660,
+        sha256: "4ccc24fa45f704835311ff24b1eb21f33b12a7be59d44313a3cfb531eafb81be",
+    },
+    RemoteFile {
+        name: "anli_dev/R3_dev.jsonl.gz",
+        url: "",
+        bytes: 263_787,
+        sha256: "4b24e6c759318e8a8ce81463ff4625f59d3d39d182625c403204735fe4080ffa",
+    },
+];

@@ -6,6 +6,7 @@ mod files;
 mod hospital;
 mod images;
 mod info;
+mod nli;
 
 #[cfg(feature = "download")]
 mod fetch;
@@ -33,6 +34,7 @@ pub(crate) fn load(name: &str, split: Option<&str>, options: &LoadOptions) -> Re
         Kind::Cifar10Jpeg => images::cifar10_jpeg(info, split, options)?,
         Kind::Enron1 => enron::load(info, split, options)?,
         Kind::Hospital => hospital::load(info, options)?,
+        Kind::Hans | Kind::CadSnli | Kind::Anli => nli::load(info, split, options)?,
     };
     debug_assert_eq!(examples.len(), split.examples, "{name}:{}", split.name);
     examples.class_names = Some(info.classes.iter().map(|&class| class.to_owned()).collect());

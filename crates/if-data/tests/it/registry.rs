@@ -66,7 +66,7 @@ fn unknown_names_and_missing_files_say_what_to_do() {
         load_spec("minst"),
         &[
             "unknown dataset \"minst\"",
-            "digits, iris, mnist, fashion-mnist, cifar10, cifar10-jpeg, enron1-spam, diabetes130-hospital",
+            "digits, iris, mnist, fashion-mnist, cifar10, cifar10-jpeg, enron1-spam, diabetes130-hospital, hans-regenerated, cad-snli, anli-dev",
         ],
     );
     assert_error(load_spec("digits:valid"), &["digits has no split \"valid\": it has all, train, test"]);
@@ -175,4 +175,31 @@ fn hospital_has_the_features_of_the_authors() {
     // Counted with another program; every stay has one specialty.
     let HostArray::F32(x) = &all.x else { panic!("f32") };
     assert_eq!(x.iter().map(|&v| f64::from(v)).sum::<f64>(), 9_849_634.0 + 101_766.0);
+}
+
+#[test]
+fn pairs_of_sentences_have_the_labels_of_their_files() {
+    let Some(options) = real_data() else { return };
+    let grouped = LoadOptions { group_column: Some("subcase".into()), ..options.clone() };
+    let hans = load(&source("hans-regenerated"), &grouped).unwrap();
+    assert_eq!((hans.len(), count(&hans.y, 0), count(&hans.y, 1)), (30_000, 15_000, 15_000));
+    let subcases = hans.groups.unwrap();
+    assert_eq!(subcases[0], "ln_subject/object_swap");
+    assert_eq!(subcases.iter().filter(|subcase| *subcase == "cn_adverb").count(), 1000);
+    // Counted with another program.
+    for (spec, classes) in [
+        ("cad-snli:train", [2770, 2778, 2782]),
+        ("cad-snli:test", [654, 677, 669]),
+        ("anli-dev:r1", [334, 333, 333]),
+        ("anli-dev:r3", [402, 400, 396]),
+    ] {
+        let examples = load(&source(spec), &options).unwrap();
+        assert_eq!([0, 1, 2].map(|class| count(&examples.y, class)), classes, "{spec}");
+    }
+    assert_error(
+        load(&source("anli-dev:r4"), &options),
+        &["anli-dev has no split \"r4\": it has r1, r2, r3"],
+    );
+    let unknown = LoadOptions { group_column: Some("colour".into()), ..options };
+    assert_error(load(&source("hans-regenerated"), &unknown), &["line 1: expected a column \"colour\""]);
 }

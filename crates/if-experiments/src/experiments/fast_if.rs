@@ -6,12 +6,16 @@
 //!    against LiSSA over the whole MNLI (393,000 examples), one query at a time.
 //! 3. Curvature is the Gauss-Newton matrix with a damping of 0.01; the published settings mean a damping of 50 and more,
 //!    at which influence is the inner product of gradients.
+//! 4. Beside the neighbours stand candidates that are the same for all queries: by loss, mean loss over checkpoints,
+//!    gradient norm, and at random.
 
 use std::time::Instant;
 
 use anyhow::ensure;
 use if_linalg::{Block, BlockCg, Lissa, Prepared, Solver};
-use if_methods::{Influence, MethodError, Scores, nearest, pearson, random_order, recall};
+use if_methods::{
+    Checkpoint, Influence, MethodError, Scores, TracIn, descending, nearest, pearson, random_order, recall,
+};
 use if_models::{
     Curvature, EmpiricalRisk, Inputs, LayerSpec, Loss, ModelError, ModelSpec, Network, Optimizer,
     RiskSettings, Schedule, Training,
@@ -33,6 +37,12 @@ const TOP: usize = 10;
 const SHARES: [f64; 5] = [0.01, 0.05, 0.1, 0.25, 0.5];
 /// The share that the gate is about.
 const GATED: usize = 2;
+/// Orders whose first examples are candidates for every query.
+const BASELINES: [&str; 4] =
+    ["highest loss", "highest mean loss over checkpoints", "largest gradient norm", "random"];
+/// Epochs of the training, and between its checkpoints.
+const EPOCHS: usize = 20;
+const EVERY: usize = 5;
 const DEPTHS: [usize; 3] = [100, 300, 1000];
 const BATCHES: [usize; 3] = [1, 10, 100];
 const EXACT: BlockCg = BlockCg { tolerance: 1e-6, max_iterations: 1000 };
@@ -63,6 +73,7 @@ impl Experiment for FastIf {
         let mut outcome = Outcome { metrics: judge(&trials), seeds, ..Outcome::default() };
         outcome.plots.push(plot(&trials));
         outcome.tables.push(recalls(&trials));
+        outcome.tables.push(baselines(&trials));
         outcome.tables.push(grid(&trials));
         outcome.tables.push(times(&trials));
         describe(&mut outcome);
@@ -74,6 +85,8 @@ impl Experiment for FastIf {
 struct Trial {
     /// Through the last layer, and through all.
     routes: [Route; 2],
+    /// Training examples in each of the orders of [`BASELINES`].
+    orders: Vec<Vec<usize>>,
     /// LiSSA at every depth and batch: correlation with the exact scores, and seconds a query.
     grid: Vec<[f64; 2]>,
     /// Seconds a query of the neighbours' search.
@@ -83,6 +96,7 @@ struct Trial {
 struct Route {
     /// Of proponents and of opponents at every share, averaged over queries.
     recall: Vec<[f64; 2]>,
+    scores: Scores<f64>,
     /// Seconds a query: everything scored, and candidates alone at every share.
     everything: f64,
     candidates: Vec<f64>,
@@ -106,14 +120,28 @@ fn trial(context: &Context, seed: u64) -> anyhow::Result<Trial> {
         optimizer: Optimizer::Sgd { momentum: 0.9 },
         learning_rate: 0.02,
         schedule: Schedule::Constant,
-        epochs: 20,
+        epochs: EPOCHS,
         batch: 64,
         seed,
     };
     let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(L2))?;
     let mut state = training.start(&network);
-    training.run::<F64, ModelError>(&risk, &mut state, context, |_, _| Ok(()))?;
+    let every = EVERY * training.steps_per_epoch(N);
+    let mut checkpoints = Vec::new();
+    training.run::<F64, ModelError>(&risk, &mut state, context, |state, step| {
+        if step.step.is_multiple_of(every) {
+            let (theta, learning_rate) = (state.theta.clone(), step.learning_rate);
+            checkpoints.push(Checkpoint { network: network.clone(), theta, learning_rate });
+        }
+        Ok(())
+    })?;
     let theta = state.theta;
+    let orders = vec![
+        descending(&network.example_losses(&train, &theta)),
+        descending(&TracIn::new(&train, &checkpoints)?.mean_losses()),
+        descending(&network.gradient_norms(&train, &theta)),
+        random_order(N, seed),
+    ];
     let start = Instant::now();
     let features = |inputs| network.layer_inputs(inputs, &theta, "3");
     let neighbours = nearest(&features(&train)?, &features(&queries)?, N)?;
@@ -122,7 +150,7 @@ fn trial(context: &Context, seed: u64) -> anyhow::Result<Trial> {
     let last = route(context, (&head, &head_theta), (&train, &queries), &neighbours)?;
     let all = route(context, (&network, &theta), (&train, &queries), &neighbours)?;
     let grid = lissa(context, (&head, &head_theta), (&train, &queries), seed)?;
-    Ok(Trial { routes: [last, all], grid, search })
+    Ok(Trial { routes: [last, all], orders, grid, search })
 }
 
 /// Scores everything, then candidates alone.
@@ -142,14 +170,18 @@ fn route(
     ensure!(scores.report.all_converged(), "{}", scores.report.summary());
     let (mut found, mut seconds) = (Vec::new(), Vec::new());
     for share in SHARES {
-        let count = (share * N as f64).round() as usize;
+        let count = candidates_in(share);
         let candidates: Vec<Vec<usize>> = neighbours.iter().map(|all| all[..count].to_vec()).collect();
         let start = Instant::now();
         influence.attribute_candidates(queries, &candidates, context, |_, _| Ok::<(), MethodError>(()))?;
         seconds.push(start.elapsed().as_secs_f64() / QUERIES as f64);
         found.push(mean_recall(&scores, &candidates));
     }
-    Ok(Route { recall: found, everything, candidates: seconds })
+    Ok(Route { recall: found, scores, everything, candidates: seconds })
+}
+
+fn candidates_in(share: f64) -> usize {
+    (share * N as f64).round() as usize
 }
 
 fn mean_recall(scores: &Scores<f64>, candidates: &[Vec<usize>]) -> [f64; 2] {
@@ -257,6 +289,31 @@ fn recalls(trials: &[Trial]) -> Table {
     }
 }
 
+/// The same by candidates that know nothing of the query.
+fn baselines(trials: &[Trial]) -> Table {
+    let mut rows = Vec::new();
+    for (r, route) in ROUTES.into_iter().enumerate() {
+        for (b, name) in BASELINES.into_iter().enumerate() {
+            for (side, who) in ["proponents", "opponents"].into_iter().enumerate() {
+                let found = |share: f64| {
+                    OverSeeds::over(trials, |trial| {
+                        let first = trial.orders[b][..candidates_in(share)].to_vec();
+                        mean_recall(&trial.routes[r].scores, &vec![first; QUERIES])[side]
+                    })
+                };
+                let cells = SHARES.map(|share| found(share).cell());
+                rows.push(std::iter::once(format!("{who}, {route}, by {name}")).chain(cells).collect());
+            }
+        }
+    }
+    let shares = SHARES.map(|share| format!("{} %", 100.0 * share));
+    Table {
+        title: format!("Recall of the top {TOP} by candidates that are the same for all queries"),
+        columns: std::iter::once("of".to_owned()).chain(shares).collect(),
+        rows,
+    }
+}
+
 fn grid(trials: &[Trial]) -> Table {
     let row = |(d, depth): (usize, usize)| {
         let cells = (0..BATCHES.len()).map(|b| {
@@ -298,7 +355,7 @@ fn times(trials: &[Trial]) -> Table {
 fn describe(outcome: &mut Outcome) {
     outcome.setting("train", format!("mnist:train, {N} examples drawn by the seed"));
     outcome.setting("queries", format!("mnist:test, {QUERIES} examples drawn by the seed"));
-    outcome.setting("model", format!("MLP 784-100-10, relu, l2 {L2}; SGD, 20 epochs"));
+    outcome.setting("model", format!("MLP 784-100-10, relu, l2 {L2}; SGD, {EPOCHS} epochs"));
     outcome
         .setting("curvature", format!("Gauss-Newton, damping {DAMPING}; block conjugate gradients to 1e-6"));
     outcome.notes = vec![

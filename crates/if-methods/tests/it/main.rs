@@ -2,6 +2,7 @@
 
 mod common;
 mod damping_path;
+mod fast_if;
 mod groups;
 mod influence;
 mod query_rank;

@@ -1,0 +1,150 @@
+//! What FastIF does with influence: fine-tuning on chosen examples, and clusters of queries and training examples.
+
+use if_linalg::testing::random;
+use if_linalg::{Block, Cpu, Loss};
+use if_methods::{CoClusters, FineTuning, Influence, MethodError, random_order};
+use if_models::{Dataset, EmpiricalRisk, HostArray, Inputs, Network, RiskSettings};
+use ndarray::ArrayD;
+
+use crate::common::{Double, WIDTH, data, dot};
+
+const N: usize = 30;
+
+/// Gradient descent on least squares has a closed form: with `A = X_S^T X_S / |S| + l2 I` and `b = X_S^T y_S / |S|`,
+/// `theta_s = theta_(s-1) - eta (A theta_(s-1) - b)`. Catches: 1/n in place of 1/|S|, l2 left out, the wrong examples, a
+/// step too few.
+#[test]
+fn steps_follow_the_closed_form() {
+    let x = random(N * WIDTH, 1);
+    let y = random(N, 2);
+    let features = ArrayD::from_shape_vec(vec![N, WIDTH], x.clone()).unwrap();
+    let data = Dataset::new(HostArray::F64(features), y.clone()).unwrap();
+    let network: Network<Double> = Network::linear(&Cpu::new(), WIDTH, 1, false, Loss::Squared);
+    let train = Inputs::new(&network, &data, usize::MAX).unwrap();
+    let (l2, eta) = (0.3, 0.2);
+    let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(l2)).unwrap();
+    let start = random(WIDTH, 3);
+    let theta = Block::from_f64(network.backend(), network.layout(), &start);
+    let examples = [4, 17, 17, 2, 29];
+    let mut expected = start;
+    for _ in 0..6 {
+        let mut gradient: Vec<f64> = expected.iter().map(|t| l2 * t).collect();
+        for &i in &examples {
+            let row = &x[i * WIDTH..(i + 1) * WIDTH];
+            let residual = dot(row, &expected) - y[i];
+            gradient.iter_mut().zip(row).for_each(|(g, x)| *g += residual * x / examples.len() as f64);
+        }
+        expected.iter_mut().zip(gradient).for_each(|(t, g)| *t -= eta * g);
+    }
+    let tuned = FineTuning { learning_rate: eta, steps: 6 }.run(&risk, &theta, &examples).unwrap();
+    tuned.to_f64().iter().zip(&expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-13, "{a} {b}"));
+    let unmoved = FineTuning { learning_rate: eta, steps: 0 }.run(&risk, &theta, &examples).unwrap();
+    assert_eq!(unmoved.to_f64(), theta.to_f64());
+}
+
+/// One step changes a query's loss as inner products of gradients say, up to a rest that falls with the square of the
+/// rate; on the strongest proponent the loss falls, on the strongest opponent it rises.
+#[test]
+fn a_short_step_moves_queries_as_inner_products_say() {
+    let all = data(N, 3, 5);
+    let network: Network<Double> = Network::linear(&Cpu::new(), WIDTH, 3, true, Loss::CrossEntropy);
+    let train = Inputs::new(&network, &all, usize::MAX).unwrap();
+    let queries = Inputs::new(&network, &data(4, 3, 6), usize::MAX).unwrap();
+    let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.0)).unwrap();
+    let theta = Block::from_f64(network.backend(), network.layout(), &random(network.layout().dim(), 7));
+    let scores = Influence::of_identity(&risk, &theta).scores(&queries, &()).unwrap();
+    let before = network.example_losses(&queries, &theta);
+    let examples = [3, 11, 20];
+    let rest = |rate: f64| -> f64 {
+        let tuned = FineTuning { learning_rate: rate, steps: 1 }.run(&risk, &theta, &examples).unwrap();
+        let after = network.example_losses(&queries, &tuned);
+        let predicted = |q: usize| -rate / 3.0 * examples.iter().map(|&i| scores.row(q)[i]).sum::<f64>();
+        (0..4).map(|q| (after[q] - before[q] - predicted(q)).abs()).sum()
+    };
+    let ratio = rest(1e-2) / rest(1e-3);
+    assert!((90.0..110.0).contains(&ratio), "{ratio}");
+    for (q, before) in before.iter().enumerate() {
+        let row = scores.row(q);
+        let by_score = |a: &usize, b: &usize| row[*a].total_cmp(&row[*b]);
+        for (example, sign) in [((0..N).max_by(by_score), -1.0), ((0..N).min_by(by_score), 1.0)] {
+            let tuned =
+                FineTuning { learning_rate: 1e-3, steps: 1 }.run(&risk, &theta, &[example.unwrap()]).unwrap();
+            assert!(sign * (network.example_losses(&queries, &tuned)[q] - before) > 0.0);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_tuned_on_is_said() {
+    let network: Network<Double> = Network::linear(&Cpu::new(), WIDTH, 3, true, Loss::CrossEntropy);
+    let train = Inputs::new(&network, &data(N, 3, 5), usize::MAX).unwrap();
+    let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.1)).unwrap();
+    let theta = network.initial(0);
+    let message = |learning_rate: f64, examples: &[usize]| -> String {
+        let tuning = FineTuning { learning_rate, steps: 400 };
+        tuning.run(&risk, &theta, examples).err().map(|error: MethodError| error.to_string()).unwrap()
+    };
+    assert_eq!(message(0.0, &[1]), "learning rate: expected a number above 0, found 0");
+    assert_eq!(message(0.1, &[]), "examples: expected at least one, found none");
+    assert_eq!(message(0.1, &[1, 30]), "examples: expected positions below 30, found 30");
+    // The penalty alone multiplies by 1 - 1e3.
+    assert!(message(1e4, &[1]).contains("not finite"), "{}", message(1e4, &[1]));
+}
+
+/// Three groups that help themselves and hurt the next, among noise, in a random order.
+#[test]
+fn planted_clusters_are_found() {
+    let (queries, train) = (24, 60);
+    for seed in 0..5 {
+        let [of_query, of_train] = [(queries, seed), (train, seed + 100)]
+            .map(|(count, seed)| random_order(count, seed).into_iter().map(|i| i % 3).collect::<Vec<_>>());
+        let noise = random(queries * train, seed);
+        let score = |at: usize| {
+            let (q, i) = (of_query[at / train], of_train[at % train]);
+            let planted = if q == i {
+                1.0
+            } else if (q + 1) % 3 == i {
+                -0.5
+            } else {
+                0.0
+            };
+            planted + 0.3 * noise[at]
+        };
+        let scores: Vec<f64> = (0..queries * train).map(score).collect();
+        let found = CoClusters::new(&scores, train, 3, seed).unwrap();
+        assert_eq!(found, CoClusters::new(&scores, train, 3, seed).unwrap());
+        // Up to their names.
+        let name = |c: usize| found.train[of_train.iter().position(|own| *own == c).unwrap()];
+        assert!(of_train.iter().zip(&found.train).all(|(own, found)| name(*own) == *found), "{found:?}");
+        assert!(of_query.iter().zip(&found.queries).all(|(own, found)| name(*own) == *found), "{found:?}");
+        let order = CoClusters::order(&found.train);
+        assert!(order.iter().map(|&i| found.train[i]).is_sorted());
+    }
+}
+
+/// Blocks of ones have as many singular values of 1; two camps that help their own and hurt the other have one.
+#[test]
+fn singular_values_of_blocks_are_one() {
+    let blocks: Vec<f64> = (0..6 * 9).map(|at| f64::from(u8::from(at / 9 / 2 == at % 9 / 3))).collect();
+    let found = CoClusters::new(&blocks, 9, 3, 0).unwrap();
+    assert!(found.singular_values.iter().all(|s| (s - 1.0).abs() < 1e-12), "{found:?}");
+    assert_eq!(found.train, [0, 0, 0, 1, 1, 1, 2, 2, 2].map(|c| found.train[3 * c]));
+    let camps: Vec<f64> = (0..6 * 9).map(|at| if (at / 9) % 2 == at % 9 % 2 { 2.0 } else { -1.0 }).collect();
+    let found = CoClusters::new(&camps, 9, 2, 0).unwrap();
+    assert_eq!(found.queries, [0, 1, 0, 1, 0, 1]);
+    assert_eq!(found.train, [0, 1, 0, 1, 0, 1, 0, 1, 0]);
+    // Nobody acts on the last query: it is in some cluster, and nothing is NaN.
+    let lonely = CoClusters::new(&[1.0, -1.0, 2.0, -2.0, 0.0, 0.0], 2, 2, 0).unwrap();
+    assert!(lonely.queries.len() == 3 && lonely.singular_values.iter().all(|s| s.is_finite()));
+}
+
+#[test]
+fn what_cannot_be_clustered_is_said() {
+    let message = |scores: &[f64], train, clusters| {
+        CoClusters::new(scores, train, clusters, 0).unwrap_err().to_string()
+    };
+    assert_eq!(message(&[1.0; 6], 4, 2), "scores: expected rows of 4 numbers, at least one, found 6");
+    assert_eq!(message(&[1.0, f64::NAN], 2, 2), "scores: expected finite numbers, found one that is not");
+    assert!(message(&[1.0; 6], 3, 6).contains("clusters: expected from 1 to 5"));
+    assert!(message(&[1.0; 6], 3, 0).contains("found 0"));
+}
