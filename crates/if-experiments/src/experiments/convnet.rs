@@ -19,7 +19,7 @@ use if_models::{
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    F64, OverSeeds, Pictured, agreement_row, conv, dense, draw, load, pairs_plot, predict, predicted,
+    F64, OverSeeds, Pictured, agreement_row, conv, dense, draw, each_seed, load, pairs_plot, predict, predicted,
     resampled, strongest,
 };
 use crate::{Context, Experiment, Figure, Outcome};
@@ -84,12 +84,11 @@ impl Experiment for ConvNet {
         let (train, test) = (load(context, "mnist:train")?, load(context, "mnist:test")?);
         let seeds = context.seeds(3);
         let network = network(&size)?;
-        let mut trials = Vec::new();
-        for &seed in &seeds {
+        let trials = each_seed(context, &seeds, |seed| {
             let drawn = |data, count, apart| resampled(&draw(data, Some, count, seed ^ apart), size.side);
             let data = [drawn(&train, size.train, DRAWS[0]), drawn(&test, TEST, DRAWS[1])];
-            trials.push(Trial::new(context, (&network, &size), data, seed)?);
-        }
+            Trial::new(context, (&network, &size), data, seed)
+        })?;
         let mut outcome = Outcome { metrics: judge(&trials), seeds, ..Outcome::default() };
         outcome.plots.push(trials[0].plot());
         outcome.pictures = trials[0].pictures();

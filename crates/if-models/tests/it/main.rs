@@ -16,4 +16,5 @@ mod risk;
 mod scoring;
 mod training;
 mod truncation;
+mod unfrozen;
 mod weights;
