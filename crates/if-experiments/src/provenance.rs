@@ -38,7 +38,8 @@ fn machine() -> String {
     };
     let processor = read("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.into());
     let kibibytes = read("/proc/meminfo", "MemTotal").and_then(|text| text.split(' ').next()?.parse().ok());
-    let memory = kibibytes.map_or(String::new(), |size: f64| format!(", {:.0} GiB", size / f64::from(1 << 20)));
+    let memory =
+        kibibytes.map_or(String::new(), |size: f64| format!(", {:.0} GiB", size / f64::from(1 << 20)));
     let cores = if cores == 1 { "1 core".to_owned() } else { format!("{cores} cores") };
     format!("{cores}, {processor}{memory}")
 }

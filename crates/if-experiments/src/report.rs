@@ -44,7 +44,7 @@ fn overview(results: &[Stored]) -> Markup {
                     @for Stored { record, .. } in results {
                         tr {
                             th scope="row" { a href={ "#" (record.id) } { (record.id) } " " (record.title) }
-                            td data-name="Paper" { (record.paper) }
+                            td class="wide" data-name="Paper" { (record.paper) }
                             (gates(record))
                             td class="number" data-name="Time" { (duration(record.seconds)) }
                         }
@@ -115,7 +115,7 @@ fn metrics(metrics: &[Metric]) -> Markup {
                     @for metric in metrics {
                         tr {
                             th scope="row" { (metric.name) }
-                            td data-name="Reported" { (reported(metric)) }
+                            td class="wide" data-name="Reported" { (reported(metric)) }
                             td class="number" data-name="Measured" { (short(metric.value)) }
                             td class="gate" data-name="Gate" { @if let Some(gate) = metric.gate { (gate) } }
                             td class={ "verdict " (mark(metric)) } data-name="Verdict" { (verdict(metric)) }
@@ -140,7 +140,7 @@ fn own_table(table: &Table) -> Markup {
     html! {
         // Reached by the keyboard, so that it can be scrolled by it.
         div class="scroll" tabindex="0" role="region" aria-label=(table.title) {
-            table {
+            table class="own" {
                 caption { (table.title) }
                 thead { tr { @for (i, column) in table.columns.iter().enumerate() { th.number[i > 0] { (column) } } } }
                 tbody {

@@ -29,6 +29,8 @@ pub struct Plan {
     experiments: Vec<Box<dyn Experiment>>,
     context: Context,
     request: Request,
+    /// At the start: what changes in the repository during a run is not what runs.
+    provenance: Provenance,
 }
 
 /// How a run ended.
@@ -67,7 +69,7 @@ impl Plan {
             .map(|experiment| experiment.id())
             .collect();
         store::prepare(&request.out, &ids)?;
-        Ok(Self { experiments, context, request })
+        Ok(Self { experiments, context, request, provenance: Provenance::now() })
     }
 
     /// Runs the experiments, prints a table for each, and writes the report over all results after each.
@@ -146,7 +148,7 @@ impl Plan {
             seconds,
             settings: outcome.settings.clone(),
             command: self.context.command(experiment.id()),
-            measured: Some(Provenance::now()),
+            measured: Some(self.provenance.clone()),
             plots: outcome.plots.iter().map(store::figure_file).collect(),
             pictures: outcome.pictures.iter().map(store::figure_file).collect(),
             tables: outcome.tables.clone(),

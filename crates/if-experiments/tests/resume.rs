@@ -83,7 +83,8 @@ fn what_is_finished_is_kept() {
     let before = fs::read_to_string(&first).unwrap();
     assert!(fs::read_to_string(out.join("index.html")).unwrap().contains("id=\"2b\""));
     let resumed = reproduce(out, &["--resume"]).wait_with_output().unwrap();
-    let (stdout, stderr) = (String::from_utf8(resumed.stdout).unwrap(), String::from_utf8(resumed.stderr).unwrap());
+    let (stdout, stderr) =
+        (String::from_utf8(resumed.stdout).unwrap(), String::from_utf8(resumed.stderr).unwrap());
     assert!(stdout.contains("2b: kept from the run before") && !stderr.contains("2b  "), "{stdout}{stderr}");
     assert_eq!(fs::read_to_string(&first).unwrap(), before);
 }

@@ -19,8 +19,8 @@ use if_models::{
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    F64, OverSeeds, Pictured, agreement_row, conv, dense, draw, each_seed, load, pairs_plot, predict, predicted,
-    resampled, strongest,
+    F64, OverSeeds, Pictured, agreement_row, conv, dense, draw, each_seed, load, pairs_plot, predict,
+    predicted, resampled, strongest,
 };
 use crate::{Context, Experiment, Figure, Outcome};
 

@@ -10,7 +10,8 @@ use super::*;
 use crate::{sample, store};
 
 /// What ends a text, an attribute and a tag.
-const HOSTILE: &str = "\"'>&<script>document.title='spoilt'</script><img src=\"http://nowhere.invalid/x.png\">";
+const HOSTILE: &str =
+    "\"'>&<script>document.title='spoilt'</script><img src=\"http://nowhere.invalid/x.png\">";
 
 /// The report over a run of the sample experiments. Look at it in a browser after a change:
 /// `IF_SAMPLE_REPORT=DIR cargo test -p if-experiments sample_report` keeps the files in DIR.

@@ -95,9 +95,8 @@ fn tanh_layers(setting: &Setting, first: Vec<LayerSpec>) -> Vec<LayerSpec> {
 
 /// 3 x 3 convolutions with tanh, the first of stride 2, and the mean of each plane.
 fn convolutions(setting: &Setting) -> Vec<LayerSpec> {
-    let layer = |l: usize| {
-        [conv(&l.to_string(), setting.width, 3, if l == 0 { 2 } else { 1 }), LayerSpec::Tanh]
-    };
+    let layer =
+        |l: usize| [conv(&l.to_string(), setting.width, 3, if l == 0 { 2 } else { 1 }), LayerSpec::Tanh];
     let mut layers = vec![LayerSpec::AvgPool { size: 2, stride: None, padding: 0 }];
     layers.extend((0..setting.depth).flat_map(layer));
     layers.extend([LayerSpec::GlobalAvgPool, LayerSpec::Flatten]);

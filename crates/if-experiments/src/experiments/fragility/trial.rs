@@ -62,7 +62,11 @@ pub struct Trial {
 impl Case {
     fn network(&self, setting: &Setting) -> anyhow::Result<Network<F64>> {
         let mut layers = (self.hidden)(setting);
-        layers.push(LayerSpec::Dense { name: "last".into(), out: self.train.classes().unwrap_or(1), bias: true });
+        layers.push(LayerSpec::Dense {
+            name: "last".into(),
+            out: self.train.classes().unwrap_or(1),
+            bias: true,
+        });
         let spec = ModelSpec { input: self.input.clone(), loss: Loss::CrossEntropy, layers };
         Ok(spec.build(&F64::new())?)
     }
@@ -103,8 +107,7 @@ impl Case {
 
         let before = network.example_losses(queries, &theta);
         let groups: Vec<Vec<usize>> = left_out.iter().map(|&i| vec![i]).collect();
-        let measure =
-            |fit: &Fit<F64>| (network.example_losses(queries, &fit.theta), fit.report.converged());
+        let measure = |fit: &Fit<F64>| (network.example_losses(queries, &fit.theta), fit.report.converged());
         let retrain = |start: &Block<F64>| {
             let from = start.clone();
             leave_out(&risk, &groups, move |risk| self.lbfgs.minimise(risk, &from, &()), measure, context)

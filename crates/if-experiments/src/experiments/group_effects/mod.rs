@@ -20,7 +20,8 @@ use if_models::{Dataset, EmpiricalRisk, Family, Inputs, Removal, RiskSettings};
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    OverSeeds, Problem, agreement_cells, binary, dataset, each_seed, fit, load, pairs_plot, predict, ranking_cells,
+    OverSeeds, Problem, agreement_cells, binary, dataset, each_seed, fit, load, pairs_plot, predict,
+    ranking_cells,
 };
 use crate::{Context, Experiment, Figure, Outcome};
 use trial::{Effects, Group, Trial};
