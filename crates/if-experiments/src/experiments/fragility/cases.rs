@@ -1,6 +1,6 @@
 //! The data sets, and the networks on each.
 
-use if_models::{Dataset, LayerSpec, Lbfgs};
+use if_models::{LayerSpec, Lbfgs};
 
 use super::trial::{Case, Setting};
 use crate::Context;
@@ -43,7 +43,7 @@ pub fn mnist(context: &Context) -> anyhow::Result<Case> {
         input: vec![1, SIDE, SIDE],
         hidden: |setting| tanh_layers(setting, vec![LayerSpec::Flatten]),
         base,
-        grid: axes(base, [1, 2, 4], [6, 12], 600),
+        grid: axes(base, [1, 2, 4], [6, 12]),
         left_out: 20,
         lbfgs: Lbfgs { gradient_tolerance: 1e-8, max_iterations: 5000, ..Lbfgs::default() },
         cold: true,
@@ -52,28 +52,27 @@ pub fn mnist(context: &Context) -> anyhow::Result<Case> {
 
 /// Photographs, of means of 2 x 2 pixels, and a convolutional network.
 pub fn cifar(context: &Context) -> anyhow::Result<Case> {
-    let base = Setting { depth: 2, width: 4, decay: 5e-3, examples: 300 };
-    let photographs = |source: &str| -> anyhow::Result<Dataset> { load(context, source) };
+    let base = Setting { depth: 2, width: 4, decay: 5e-3, examples: if context.full { 300 } else { 200 } };
     Ok(Case {
         name: "cifar10-jpeg",
-        train: photographs("cifar10-jpeg:train[0..2000]")?,
-        test: photographs("cifar10-jpeg:test[0..500]")?,
+        train: load(context, "cifar10-jpeg:train[0..2000]")?,
+        test: load(context, "cifar10-jpeg:test[0..500]")?,
         input: vec![3, 32, 32],
         hidden: convolutions,
         base,
-        grid: axes(base, [1, 2, 3], [4, 8], 600),
-        left_out: 20,
-        lbfgs: Lbfgs { gradient_tolerance: 1e-6, max_iterations: 3000, ..Lbfgs::default() },
+        grid: axes(base, [1, 2, 3], [4, 8]),
+        left_out: if context.full { 20 } else { 12 },
+        lbfgs: Lbfgs { gradient_tolerance: 1e-5, max_iterations: 1000, ..Lbfgs::default() },
         cold: context.full,
     })
 }
 
 /// Each axis through `base`.
-fn axes(base: Setting, depths: [usize; 3], widths: [usize; 2], examples: usize) -> Vec<Setting> {
+fn axes(base: Setting, depths: [usize; 3], widths: [usize; 2]) -> Vec<Setting> {
     let mut all = depths.map(|depth| Setting { depth, ..base }).to_vec();
     all.extend(widths.map(|width| Setting { width, ..base }));
     all.extend([1e-3, base.decay].map(|decay| Setting { decay, ..base }));
-    all.extend([base.examples / 2, examples].map(|examples| Setting { examples, ..base }));
+    all.extend([base.examples / 2, 2 * base.examples].map(|examples| Setting { examples, ..base }));
     unique(all)
 }
 

@@ -173,15 +173,16 @@ fn describe(outcome: &mut Outcome, full: bool) {
     outcome.setting(
         "cifar10-jpeg",
         format!(
-            "300 of 2,000 to train, 500 to test, 16 × 16 pixels in colour; 3 × 3 convolutions with tanh (the first of stride 2), mean of each plane, dense; 20 examples left out; cold restarts {}",
-            if full { "too" } else { "with --full" }
+            "{} of 2,000 to train, 500 to test, 16 × 16 pixels in colour; 3 × 3 convolutions with tanh (the first of stride 2), mean of each plane, dense; {}",
+            if full { "300" } else { "200 (300 with --full)" },
+            if full { "20 examples left out, cold restarts too" } else { "12 examples left out (20 and cold restarts with --full)" }
         ),
     );
     outcome.setting("left out", "the training examples of the highest loss, one at a time");
     outcome.setting("test points", POINTS.map(|(name, _)| name).join(", "));
     outcome.setting(
         "training",
-        "L-BFGS to a gradient of norm 1e-8 (1e-6 on photographs), at most 20,000 steps on Iris, 5,000 on MNIST, 3,000 on photographs",
+        "L-BFGS to a gradient of norm 1e-8 (1e-5 on photographs), at most 20,000 steps on Iris, 5,000 on MNIST, 1,000 on photographs",
     );
     outcome.setting("seeds of images", if full { "all" } else { "the first (all with --full)" });
     outcome.setting("curvature", "Hessian of all parameters with weight decay, Cholesky");
