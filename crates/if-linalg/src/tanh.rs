@@ -16,7 +16,9 @@ pub(crate) fn tanh(x: f64) -> f64 {
     let q = ((z + 1.128_116_784_916_329_3e2) * z + 2.235_488_390_601_004_5e3) * z + 4.844_063_053_251_255e3;
     let small = x + x * (z * (p / q));
     let large = 1.0 - 2.0 / (exp(2.0 * x.abs().min(ONE)) + 1.0);
-    if x.abs() >= LARGE { large.copysign(x) } else { small }
+    let size = if x.abs() >= LARGE { large } else { small };
+    // Of zero, too.
+    size.copysign(x)
 }
 
 /// `exp y` for `y` between 0 and 40.
