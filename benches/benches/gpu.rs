@@ -53,7 +53,7 @@ fn measure(run: &mut Run) {
     for (products, name) in [(Products::Tf32, "tf32"), (Products::Bf16, "bf16")] {
         let backend = open(products);
         let rate = run.rate(&backend, name, 8192);
-        for case in [mlp(), cnn(), wide_mlp()].into_iter().filter(|case| run.wanted(case.name)) {
+        for case in run.cases() {
             run.products(&Problem::new(&backend, case, run.scale), name, rate);
         }
     }
@@ -98,8 +98,10 @@ impl<B: Backend> Problem<B> {
 }
 
 impl Run {
-    fn wanted(&self, model: &str) -> bool {
-        model.contains(&self.only[0])
+    /// The networks that are wanted.
+    fn cases(&self) -> Vec<Case> {
+        let all = [mlp(), cnn(), wide_mlp()];
+        all.into_iter().filter(|case| case.name.contains(&self.only[0])).collect()
     }
 
     /// Median seconds of `f`, where `work` is wanted.
@@ -108,7 +110,7 @@ impl Run {
     }
 
     fn networks<B: Backend>(&mut self, backend: &B, precision: &str, rate: f64) {
-        for case in [mlp(), cnn(), wide_mlp()].into_iter().filter(|case| self.wanted(case.name)) {
+        for case in self.cases() {
             let problem = Problem::new(backend, case, self.scale);
             self.products(&problem, precision, rate);
             self.conjugate_gradients(&problem, precision, rate);

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use if_linalg::Observer;
 use serde_json::{Map, Value};
 
-use crate::progress::Progress;
+use crate::eta::Eta;
+use crate::progress::{Outer, Progress};
 use crate::result::{Metric, Table};
 
 /// One experiment of one paper.
@@ -108,6 +109,17 @@ impl Context {
     /// Shows that `done` of `total` units of `what` are finished. May be called from any thread.
     pub fn progress(&self, what: &str, done: usize, total: usize) {
         self.progress.show(what, done, total);
+    }
+
+    /// Shows how many of `total` units of `what` are finished, and nothing of the steps within them, until the result is
+    /// dropped: for units that run side by side.
+    pub fn outer_progress(&self, what: &str, total: usize) -> Outer<'_> {
+        self.progress.outer(what, total)
+    }
+
+    /// Shows from now on what `run` says is left.
+    pub(crate) fn set_run(&self, run: &Eta) {
+        self.progress.set_run(run);
     }
 
     /// Takes the progress bar off the screen.

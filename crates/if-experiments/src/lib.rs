@@ -6,10 +6,13 @@
 // A program in library form: this crate and `if-cli` are the two that talk to the terminal.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod eta;
 mod experiments;
 mod harness;
+mod markdown;
 pub mod number;
 mod progress;
+pub mod provenance;
 mod report;
 pub mod result;
 mod run;
@@ -21,6 +24,7 @@ mod terminal;
 mod sample;
 
 pub use harness::{Context, Experiment, Figure, Outcome};
+pub use markdown::write_reproduction;
 pub use run::{Plan, Request, Summary, committed_results, list};
 
 /// Every experiment, in the order of the report.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Parser;
-use if_experiments::{Context, Plan, Request, all, committed_results, list};
+use if_experiments::{Context, Plan, Request, all, committed_results, list, write_reproduction};
 
 /// Reruns the papers' experiments and says how close they came.
 #[derive(Parser)]
@@ -20,6 +20,9 @@ struct Arguments {
     /// List the experiments and stop
     #[arg(long)]
     list: bool,
+    /// Write REPRODUCTION.md from the committed results and stop
+    #[arg(long)]
+    markdown: bool,
     /// Where results and index.html go
     #[arg(long, value_name = "DIR", default_value = "target/reproduce")]
     out: PathBuf,
@@ -45,6 +48,9 @@ fn main() -> ExitCode {
         print!("{}", list(&all(), &context));
         return ExitCode::SUCCESS;
     }
+    if arguments.markdown {
+        return finish(write_reproduction(&all()).map(|()| true));
+    }
     let keep_since = arguments.resume.then(built).flatten();
     let request =
         Request { only: arguments.only, out: arguments.out, committed: committed_results(), keep_since };
@@ -55,9 +61,14 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match plan.run() {
-        Ok(summary) if summary.success() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+    finish(plan.run().map(|summary| summary.success()))
+}
+
+/// The exit code of what has succeeded or not, or could not be done.
+fn finish(success: anyhow::Result<bool>) -> ExitCode {
+    match success {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use crate::provenance::Provenance;
+
 /// The condition that a measured value has to meet. In JSON it is the pair `op`, `target`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", content = "target")]
@@ -137,6 +139,9 @@ pub struct Record {
     pub settings: Map<String, Value>,
     /// The command that repeats this run.
     pub command: String,
+    /// Where and when; none in results that are older than this field.
+    #[serde(default)]
+    pub measured: Option<Provenance>,
     /// Plots.
     pub plots: Vec<FigureFile>,
     /// Pictures of examples.

@@ -6,7 +6,9 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{anyhow, bail, ensure};
 
+use crate::eta::Eta;
 use crate::harness::{Context, Experiment, Outcome};
+use crate::provenance::Provenance;
 use crate::result::{Record, compare};
 use crate::{report, store, terminal};
 
@@ -27,6 +29,8 @@ pub struct Plan {
     experiments: Vec<Box<dyn Experiment>>,
     context: Context,
     request: Request,
+    /// At the start: what changes in the repository during a run is not what runs.
+    provenance: Provenance,
 }
 
 /// How a run ended.
@@ -65,32 +69,54 @@ impl Plan {
             .map(|experiment| experiment.id())
             .collect();
         store::prepare(&request.out, &ids)?;
-        Ok(Self { experiments, context, request })
+        Ok(Self { experiments, context, request, provenance: Provenance::now() })
     }
 
-    /// Runs the experiments, prints a table for each and writes the report over all results.
+    /// Runs the experiments, prints a table for each, and writes the report over all results after each.
     pub fn run(&self) -> anyhow::Result<Summary> {
         let mut summary = Summary::default();
-        for experiment in &self.experiments {
-            let experiment = experiment.as_ref();
+        let mut waiting: Vec<&dyn Experiment> = Vec::new();
+        for experiment in self.experiments.iter().map(AsRef::as_ref) {
             if !self.context.missing(experiment).is_empty() {
                 summary.skipped.push(experiment.id().into());
-                continue;
-            }
-            if let Some(record) = self.kept(experiment) {
+            } else if let Some(record) = self.kept(experiment) {
                 println!("{}\n{}: kept from the run before\n", terminal::table(&record), record.id);
                 self.compare(&record, &mut summary)?;
-                continue;
-            }
-            eprintln!("{}  {} ...", experiment.id(), experiment.title());
-            if let Err(error) = self.run_one(experiment, &mut summary) {
-                eprintln!("{} failed: {error:#}", experiment.id());
-                summary.failed.push(experiment.id().into());
+            } else {
+                waiting.push(experiment);
             }
         }
+        self.run_all(&waiting, &mut summary)?;
         self.write_report()?;
         self.print_summary(&summary);
         Ok(summary)
+    }
+
+    fn run_all(&self, waiting: &[&dyn Experiment], summary: &mut Summary) -> anyhow::Result<()> {
+        let expected = waiting.iter().map(|experiment| self.expected_seconds(*experiment));
+        let mut eta = Eta::new(expected.collect::<anyhow::Result<_>>()?);
+        for (i, experiment) in waiting.iter().enumerate() {
+            self.context.set_run(&eta);
+            let (id, title, of) = (experiment.id(), experiment.title(), waiting.len());
+            eprintln!("{id}  {title} ... ({} of {of}, {})", i + 1, eta.text());
+            let start = Instant::now();
+            match self.run_one(*experiment, summary) {
+                Ok(()) => self.write_report()?,
+                Err(error) => {
+                    eprintln!("{id} failed: {error:#}");
+                    summary.failed.push(id.into());
+                }
+            }
+            eta.finished(start.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// What the committed run of the same command took.
+    fn expected_seconds(&self, experiment: &dyn Experiment) -> anyhow::Result<Option<f64>> {
+        let committed = store::committed(&self.request.committed, experiment.id())?;
+        let same = |record: &Record| record.command == self.context.command(experiment.id());
+        Ok(committed.filter(same).map(|record| record.seconds))
     }
 
     /// The result of an interrupted run that this one goes on with.
@@ -122,6 +148,7 @@ impl Plan {
             seconds,
             settings: outcome.settings.clone(),
             command: self.context.command(experiment.id()),
+            measured: Some(self.provenance.clone()),
             plots: outcome.plots.iter().map(store::figure_file).collect(),
             pictures: outcome.pictures.iter().map(store::figure_file).collect(),
             tables: outcome.tables.clone(),

@@ -19,6 +19,7 @@ pub fn record(id: &str) -> Record {
         seconds: 1.0,
         settings: Default::default(),
         command: format!("cargo xtask reproduce --only {id}"),
+        measured: None,
         plots: Vec::new(),
         pictures: Vec::new(),
         tables: Vec::new(),

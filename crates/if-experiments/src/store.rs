@@ -19,9 +19,10 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// The SVG text of a plot, if the file is still there.
+    /// The SVG text of a plot, if the file is still there, beside the result and nowhere else.
     pub fn svg(&self, figure: &FigureFile) -> Option<String> {
-        fs::read_to_string(self.folder.join(&figure.file)).ok()
+        let beside = Path::new(&figure.file).file_name().is_some_and(|name| name == figure.file.as_str());
+        beside.then(|| fs::read_to_string(self.folder.join(&figure.file)).ok()).flatten()
     }
 }
 

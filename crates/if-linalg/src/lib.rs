@@ -18,6 +18,7 @@ mod operator;
 mod real;
 mod report;
 mod solver;
+mod tanh;
 pub mod testing;
 mod window;
 

@@ -44,7 +44,7 @@ pub trait Real:
     fn ln(self) -> Self;
     /// `ln(1 + self)`, accurate near zero.
     fn ln_1p(self) -> Self;
-    /// Hyperbolic tangent.
+    /// Hyperbolic tangent, to 2 units in the last place.
     fn tanh(self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
@@ -79,8 +79,9 @@ macro_rules! real {
             fn ln_1p(self) -> Self {
                 $t::ln_1p(self)
             }
+            #[inline(always)]
             fn tanh(self) -> Self {
-                $t::tanh(self)
+                crate::tanh::tanh(f64::from(self)) as $t
             }
             fn sqrt(self) -> Self {
                 $t::sqrt(self)

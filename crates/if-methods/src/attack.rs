@@ -13,9 +13,11 @@
 //! Deviations:
 //! 1. Pixels are not rounded to 8 bits on the way: the box is small, and steps are smaller.
 //! 2. The system is solved anew in each step, at the parameters of that step.
+//!
+//! What frozen first layers give is computed once, and again for the changed examples alone ([`Unfrozen`]).
 
 use if_linalg::{Backend, Block, Loss, Observer, Solver};
-use if_models::{Curvature, Dataset, EmpiricalRisk, Inputs, Network, NewtonCg, RiskSettings};
+use if_models::{Curvature, Dataset, EmpiricalRisk, Inputs, Network, NewtonCg, RiskSettings, Unfrozen};
 use serde::{Deserialize, Serialize};
 
 use crate::{Influence, MethodError, descending};
@@ -113,15 +115,19 @@ impl Attack {
         }
         let margin = network.measured_by(Loss::Margin)?;
         let mut train = Inputs::new(network, data, usize::MAX)?;
+        let mut chosen = Inputs::new(network, &data.select(examples), usize::MAX)?;
+        let mut trained = Unfrozen::new(network, theta, data)?;
         let mut attacked = Attacked { features: original.clone(), margins: Vec::new(), theta: theta.clone() };
         for iteration in 0..=self.iterations {
             if observer.cancelled() {
                 return Err(MethodError::Cancelled);
             }
-            for (&i, row) in examples.iter().zip(attacked.features.chunks_exact(width)) {
-                train.set_features(i, row);
+            for (row, features) in attacked.features.chunks_exact(width).enumerate() {
+                train.set_features(examples[row], features);
+                chosen.set_features(row, features);
             }
-            let risk = EmpiricalRisk::new(network, &train, settings)?;
+            trained.set_examples(examples, &chosen);
+            let risk = EmpiricalRisk::new(trained.network(), trained.inputs(), settings)?;
             attacked.theta = self.retrain(&risk, &attacked.theta)?;
             attacked.margins.push(-margin.example_losses(target, &attacked.theta)[0]);
             observer.progress("attack", iteration, self.iterations);
@@ -130,11 +136,9 @@ impl Attack {
             }
             let operator = risk.operator(&attacked.theta, self.curvature, self.damping, CACHE);
             let prepared = solver.prepare(&operator)?;
-            let influence = Influence::new(&risk, &attacked.theta, &*prepared);
-            let mut chosen = Inputs::new(network, &data.select(examples), usize::MAX)?;
-            for (row, features) in attacked.features.chunks_exact(width).enumerate() {
-                chosen.set_features(row, features);
-            }
+            // Slopes reach through all layers.
+            let whole = EmpiricalRisk::new(network, &train, settings)?;
+            let influence = Influence::new(&whole, &attacked.theta, &*prepared);
             let features = &mut attacked.features;
             let mut moved = false;
             let report = influence.perturbation(target, &chosen, &(), |_, slopes| {

@@ -25,6 +25,7 @@ mod tape;
 pub mod testing;
 mod train;
 mod truncation;
+mod unfrozen;
 mod weights;
 
 pub use chord::Chord;
@@ -48,4 +49,5 @@ pub use svm::HingeSvm;
 pub use tape::{Deltas, Directions, Point, Tape};
 pub use train::{Optimizer, Schedule, StepReport, TrainState, Training};
 pub use truncation::{QueryRank, Truncated};
+pub use unfrozen::Unfrozen;
 pub use weights::Tensors;

@@ -1,5 +1,7 @@
 //! A network: a list of layers and a loss.
 
+mod front;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use if_linalg::{Backend, Block, Layout, Loss, Target, View, ViewMut};

@@ -45,12 +45,18 @@ impl<B: Backend> Network<B> {
     ) -> Result<Block<B>, ModelError> {
         let s = self.segments_named(&[name])?.iter().position(|own| *own).expect("it was named");
         let l = self.with_parameters().nth(s).expect("a segment belongs to a layer");
+        let features = self.activations_into(inputs, theta, l);
+        let layout = Layout::vector(features.len() / inputs.len());
+        Ok(Block::from_f64(self.backend(), &layout, &features))
+    }
+
+    /// What goes into layer `l`, row after row.
+    pub(crate) fn activations_into(&self, inputs: &Inputs<B>, theta: &Block<B>, l: usize) -> Vec<f64> {
         let blocks = self.map_blocks(inputs, theta, |_, at| {
             let x = self.primal(l, at).x;
-            self.backend().download(x.col_range(0, x.cols - 1))
+            self.host(x.col_range(0, x.cols - 1))
         });
-        let width = blocks.iter().map(Vec::len).sum::<usize>() / inputs.len();
-        Ok(Block::from_rows(self.backend(), &Layout::vector(width), &blocks.concat()))
+        blocks.concat()
     }
 
     /// `dl/dz` of every example, `n x outputs`, row-major.

@@ -9,7 +9,9 @@
 
 use if_linalg::{Backend, Block, Loss, Solver};
 use if_methods::{Attack, Influence, random_order};
-use if_models::{Curvature, Dataset, EmpiricalRisk, Inputs, LayerSpec, ModelSpec, Network, RiskSettings};
+use if_models::{
+    Curvature, Dataset, EmpiricalRisk, Inputs, LayerSpec, ModelSpec, Network, RiskSettings, Unfrozen,
+};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -114,9 +116,8 @@ impl Model {
         let initial = features.clone();
         features.axpby(SCALE, &initial, 0.0);
         let (network, start) = whole.select(&features, &["head"])?;
-        let inputs = Inputs::new(&network, &train, usize::MAX)?;
-        let risk = EmpiricalRisk::new(&network, &inputs, RiskSettings::mean(L2))?;
-        let theta = fit(&risk, Some(&start), GRADIENT)?.theta;
+        let head = Unfrozen::new(&network, &start, &train)?;
+        let theta = fit(&risk(&head)?, Some(&start), GRADIENT)?.theta;
         Ok(Self { network, theta, train, test })
     }
 
@@ -127,9 +128,10 @@ impl Model {
         let accuracy = (0..TEST).filter(right).count() as f64 / TEST as f64;
         let rows = random_order(TEST, seed ^ DRAWS[2]).into_iter().filter(right).take(TARGETS);
         let rows: Vec<usize> = rows.collect();
+        let victims = self.victims(&rows)?;
         let done = std::sync::atomic::AtomicUsize::new(0);
         let targets = self.network.backend().map(rows.len(), |t| {
-            let target = self.target(rows[t], seed);
+            let target = self.target(rows[t], &victims[t], seed);
             let done = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             context.progress("targets", done, rows.len());
             target
@@ -138,21 +140,36 @@ impl Model {
         Ok(Trial { model: self, accuracy, targets })
     }
 
-    /// Attacks one test image with every number of training images in every box.
-    fn target(&self, row: usize, seed: u64) -> anyhow::Result<Target> {
+    /// The training images that each of `rows` hangs on most, strongest first.
+    fn victims(&self, rows: &[usize]) -> anyhow::Result<Vec<Vec<usize>>> {
         let Self { network, theta, train, .. } = self;
-        let target = Inputs::new(network, &self.test.select(&[row]), usize::MAX)?;
-        let inputs = Inputs::new(network, train, usize::MAX)?;
-        let risk = EmpiricalRisk::new(network, &inputs, RiskSettings::mean(L2))?;
+        let head = Unfrozen::new(network, theta, train)?;
+        let risk = risk(&head)?;
         let hessian = risk.operator(theta, Curvature::Hessian, 0.0, usize::MAX);
         let solver = FACTORED.prepare(&hessian)?;
-        let mut victims = Attack::victims(&Influence::new(&risk, theta, &*solver), &target, &())?;
-        victims.truncate(COUNTS[COUNTS.len() - 1]);
+        let inputs = Inputs::new(network, train, usize::MAX)?;
+        // Slopes reach through the features too.
+        let whole = EmpiricalRisk::new(network, &inputs, RiskSettings::mean(L2))?;
+        let influence = Influence::new(&whole, theta, &*solver);
+        let strongest = |&row: &usize| {
+            let target = Inputs::new(network, &self.test.select(&[row]), usize::MAX)?;
+            let mut victims = Attack::victims(&influence, &target, &())?;
+            victims.truncate(COUNTS[COUNTS.len() - 1]);
+            Ok(victims)
+        };
+        rows.iter().map(strongest).collect()
+    }
+
+    /// Attacks one test image with every number of training images in every box.
+    fn target(&self, row: usize, victims: &[usize], seed: u64) -> anyhow::Result<Target> {
+        let Self { network, theta, train, .. } = self;
+        let target = Inputs::new(network, &self.test.select(&[row]), usize::MAX)?;
+        let mut head = Unfrozen::new(network, theta, train)?;
         let mut noise = ChaCha8Rng::seed_from_u64(seed ^ DRAWS[3]);
         let mut found = Target {
             row,
             before: self.margin(&target, theta)?,
-            victims,
+            victims: victims.to_vec(),
             attacked: Default::default(),
             noise: Default::default(),
         };
@@ -174,34 +191,41 @@ impl Model {
                 let attacked = attack.run(network, theta, data, (victims, &target), &FACTORED, &())?;
                 let after = attacked.margins[attacked.margins.len() - 1];
                 found.attacked[b][c] = (after, attacked.features);
-                found.noise[b][c] = self.with_noise(victims, &target, (radius, &mut noise))?;
+                found.noise[b][c] = self.with_noise(&mut head, (victims, &target), (radius, &mut noise))?;
             }
         }
         Ok(found)
     }
 
-    /// Log-odds of the target's label with every pixel of `victims` at one of the ends of its box.
+    /// Log-odds of the target's label with every pixel of `victims` at one of the ends of its box. `head` is left as it
+    /// was.
     fn with_noise(
         &self,
-        victims: &[usize],
-        target: &Inputs<F64>,
+        head: &mut Unfrozen<F64>,
+        (victims, target): (&[usize], &Inputs<F64>),
         (radius, noise): (f64, &mut ChaCha8Rng),
     ) -> anyhow::Result<f64> {
-        let mut inputs = Inputs::new(&self.network, &self.train, usize::MAX)?;
-        for &victim in victims {
+        let mut images = Inputs::new(&self.network, &self.train.select(victims), usize::MAX)?;
+        for (v, &victim) in victims.iter().enumerate() {
             let mut image = pixels_of(&self.train, victim);
             let mut moved = |x: f64| (x + if noise.random() { radius } else { -radius }).clamp(0.0, 1.0);
             image.iter_mut().for_each(|x| *x = moved(*x));
-            inputs.set_features(victim, &image);
+            images.set_features(v, &image);
         }
-        let risk = EmpiricalRisk::new(&self.network, &inputs, RiskSettings::mean(L2))?;
-        self.margin(target, &fit(&risk, Some(&self.theta), GRADIENT)?.theta)
+        head.set_examples(victims, &images);
+        let theta = fit(&risk(head)?, Some(&self.theta), GRADIENT)?.theta;
+        head.set_examples(victims, &Inputs::new(&self.network, &self.train.select(victims), usize::MAX)?);
+        self.margin(target, &theta)
     }
 
     /// Log-odds of the target's label.
     fn margin(&self, target: &Inputs<F64>, theta: &Block<F64>) -> anyhow::Result<f64> {
         Ok(-self.network.measured_by(Loss::Margin)?.example_losses(target, theta)[0])
     }
+}
+
+fn risk(head: &Unfrozen<F64>) -> anyhow::Result<EmpiricalRisk<'_, F64>> {
+    Ok(EmpiricalRisk::new(head.network(), head.inputs(), RiskSettings::mean(L2))?)
 }
 
 impl Trial {

@@ -2,8 +2,8 @@
 //! not convex and not at its optimum, against influence with a damped Hessian.
 //!
 //! Deviations:
-//! 1. 1,000 images of 14 x 14 pixels and three of the paper's five 3 x 3 convolutions; the paper's 5,500 images, network
-//!    and 100 removals with `--full`.
+//! 1. 1,000 images of 14 x 14 pixels, three of the paper's five 3 x 3 convolutions and one seed; the paper's 5,500 images,
+//!    network and 100 removals, on three seeds, with `--full`.
 //! 2. Adam for some epochs and L-BFGS after it in place of 500,000 steps of Adam.
 //! 3. Retraining takes a fixed number of steps from the trained weights, of gradient descent with momentum on all
 //!    examples in place of Adam, and so does the model with which it is compared, with nothing removed: what is left of
@@ -19,8 +19,8 @@ use if_models::{
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    F64, OverSeeds, Pictured, agreement_row, conv, dense, draw, load, pairs_plot, predict, predicted,
-    resampled, strongest,
+    F64, OverSeeds, Pictured, agreement_row, conv, dense, draw, each_seed, load, pairs_plot, predict,
+    predicted, resampled, strongest,
 };
 use crate::{Context, Experiment, Figure, Outcome};
 
@@ -82,14 +82,13 @@ impl Experiment for ConvNet {
     fn run(&self, context: &Context) -> anyhow::Result<Outcome> {
         let size = if context.full { PAPER } else { SMALL };
         let (train, test) = (load(context, "mnist:train")?, load(context, "mnist:test")?);
-        let seeds = context.seeds(3);
+        let seeds = context.seeds(if context.full { 3 } else { 1 });
         let network = network(&size)?;
-        let mut trials = Vec::new();
-        for &seed in &seeds {
+        let trials = each_seed(context, &seeds, |seed| {
             let drawn = |data, count, apart| resampled(&draw(data, Some, count, seed ^ apart), size.side);
             let data = [drawn(&train, size.train, DRAWS[0]), drawn(&test, TEST, DRAWS[1])];
-            trials.push(Trial::new(context, (&network, &size), data, seed)?);
-        }
+            Trial::new(context, (&network, &size), data, seed)
+        })?;
         let mut outcome = Outcome { metrics: judge(&trials), seeds, ..Outcome::default() };
         outcome.plots.push(trials[0].plot());
         outcome.pictures = trials[0].pictures();
@@ -340,7 +339,7 @@ fn describe(outcome: &mut Outcome, network: &Network<F64>, size: &Size) {
     outcome.setting("retraining", format!("{again} steps of gradient descent on all examples from the trained weights, momentum {MOMENTUM}, rate 1 over the largest eigenvalue of the Hessian"));
     outcome.setting("removed", format!("the {} examples of largest influence", size.removed));
     outcome.notes = vec![
-        "The paper’s 5,500 images, network of 2,616 parameters and 100 removals with --full, which takes hours; the default is a smaller network on fewer and smaller images.".into(),
+        "The paper’s 5,500 images, network of 2,616 parameters and 100 removals with --full, which takes hours; the default is a smaller network on fewer and smaller images, and one seed, so that all experiments fit into a quarter of an hour. The default on seeds 0, 1 and 2, before that: R .945, .895 and .939.".into(),
         "The paper’s test image is not named: here it is the one of highest loss among 1,000, for each seed.".into(),
         "What as many steps change with nothing removed is subtracted from every change.".into(),
         "No gate on the slope: damping shrinks predictions along directions of little curvature, and retraining stops before it has gone far along them. The two are much alike: descent for a time T is damping by 1/T.".into(),

@@ -13,7 +13,8 @@ use if_models::{Dataset, LayerSpec};
 
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    Embedding, OverSeeds, TwoStages, WAYS, agreement_cells, conv, dense, draw, load, pairs_plot, resampled,
+    Embedding, OverSeeds, TwoStages, WAYS, agreement_cells, conv, dense, draw, each_seed, load, pairs_plot,
+    resampled,
 };
 use crate::{Context, Experiment, Figure, Outcome};
 
@@ -77,14 +78,11 @@ impl Experiment for TwoStageInfluence {
         let mut cases = Vec::new();
         for (e, embedding) in EMBEDDINGS.into_iter().enumerate() {
             for (tuning, alpha, _) in TUNINGS {
-                let mut trials = Vec::new();
-                for &seed in &seeds {
-                    let done = cases.len() * seeds.len() + trials.len();
-                    context.progress("both stages", done, EMBEDDINGS.len() * TUNINGS.len() * seeds.len());
+                let trials = each_seed(context, &seeds, |seed| {
                     let data = data(&train, &test, seed);
                     let stages = TwoStages::new(embedding, data.each_ref(), (L2, alpha))?;
-                    trials.push(Trial::new(context, &stages, (seed, e < LEFT_OUT))?);
-                }
+                    Trial::new(context, &stages, (seed, e < LEFT_OUT))
+                })?;
                 cases.push(Case { embedding: embedding.name, tuning, trials });
             }
         }

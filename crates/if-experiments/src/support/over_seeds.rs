@@ -1,6 +1,7 @@
 //! A number of every seed: mean and spread.
 
 use if_methods::Agreement;
+use rayon::prelude::*;
 
 use super::agreement_row;
 use crate::Context;
@@ -36,17 +37,19 @@ impl OverSeeds {
     }
 }
 
-/// One trial for each of `seeds`, with progress.
-pub fn each_seed<T>(
+/// One trial for each of `seeds`, side by side, with progress. What is timed does not belong in here.
+pub fn each_seed<T: Send>(
     context: &Context,
     seeds: &[u64],
-    mut trial: impl FnMut(u64) -> anyhow::Result<T>,
+    trial: impl Fn(u64) -> anyhow::Result<T> + Sync,
 ) -> anyhow::Result<Vec<T>> {
-    let one = |(done, &seed): (usize, &u64)| {
-        context.progress("seeds", done, seeds.len());
-        trial(seed)
+    let outer = context.outer_progress("seeds", seeds.len());
+    let one = |&seed: &u64| {
+        let found = trial(seed);
+        outer.step();
+        found
     };
-    seeds.iter().enumerate().map(one).collect()
+    seeds.par_iter().map(one).collect()
 }
 
 /// Means by x, and the least and the most at each: a line of a chart with its band.

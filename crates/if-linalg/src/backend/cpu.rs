@@ -300,7 +300,7 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn activate(&self, f: Activation, x: View<Self>, y: ViewMut<Self>) {
-        cpu_activation::activate(f, x, y);
+        wide(|| cpu_activation::activate(f, x, y));
     }
 
     fn activation_backward(&self, f: Activation, at: [View<Self>; 2], dy: View<Self>, out: ViewMut<Self>) {

@@ -8,6 +8,7 @@ use super::{Cpu, View, ViewMut};
 use crate::{Activation, Real};
 
 /// `y = f(x)`, row by row.
+#[inline(always)]
 pub(super) fn activate<T: Real>(f: Activation, x: View<Cpu<T>>, mut y: ViewMut<Cpu<T>>) {
     for i in 0..x.rows {
         let (x, y) = (x.row(i), y.row(i));

@@ -21,4 +21,5 @@ mod risk;
 mod scoring;
 mod training;
 mod truncation;
+mod unfrozen;
 mod weights;

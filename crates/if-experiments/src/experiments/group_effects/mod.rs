@@ -20,7 +20,8 @@ use if_models::{Dataset, EmpiricalRisk, Family, Inputs, Removal, RiskSettings};
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
 use crate::support::{
-    OverSeeds, Problem, agreement_cells, binary, dataset, fit, load, pairs_plot, predict, ranking_cells,
+    OverSeeds, Problem, agreement_cells, binary, dataset, each_seed, fit, load, pairs_plot, predict,
+    ranking_cells,
 };
 use crate::{Context, Experiment, Figure, Outcome};
 use trial::{Effects, Group, Trial};
@@ -102,7 +103,7 @@ fn study(
     context: &Context,
     outcome: &mut Outcome,
     (name, candidates): (&str, [f64; 4]),
-    data: impl Fn(u64) -> anyhow::Result<(Dataset, Dataset)>,
+    data: impl Fn(u64) -> anyhow::Result<(Dataset, Dataset)> + Sync,
 ) -> anyhow::Result<()> {
     let model = |seed| {
         let (train, test) = data(seed)?;
@@ -111,8 +112,8 @@ fn study(
     let chosen = cross_validated(&model(outcome.seeds[0])?, &candidates)?;
     let mut sweep = Vec::new();
     for l2 in candidates {
-        let trial = |&seed: &u64| Trial::new(context, &model(seed)?, (l2, seed));
-        sweep.push(outcome.seeds.iter().map(trial).collect::<anyhow::Result<Vec<_>>>()?);
+        let trial = |seed| Trial::new(context, &model(seed)?, (l2, seed));
+        sweep.push(each_seed(context, &outcome.seeds, trial)?);
     }
     let (l2, trials) = (candidates[chosen], &sweep[chosen]);
     outcome.setting(&format!("{name}: l2/n, by cross-validation"), l2);
