@@ -12,7 +12,7 @@ Works (`--only` takes their names; at --scale 1, n = 10,000 training examples):
   scoring       <g_i, v_j> of 50,000 training examples and 100 vectors
   tracin        sum over 5 checkpoints of lr <g_i, g_q>, 50,000 training examples and 100 queries
 
-Every work is done in several ways (variants), which must agree within 1e-4 (norm-wise, relative, each tensor), else
+Every work is done in several ways (variants), which must agree within 2e-3 (norm-wise, relative, each tensor), else
 MISMATCH is printed and the exit code is 1. The fastest variant is the peer; `detail` has all. f32 with TF32 off, but
 for rates that name another precision. Inputs are standard normal, labels uniform, weights torch's default with logits
 scaled to unit size. A variant that runs out of memory is named and skipped; when the budget is spent, so is every
@@ -44,7 +44,9 @@ DAMPING = 0.01
 CG_ITERATIONS = 20
 CHECKPOINTS = 5
 LEARNING_RATE = 0.1
-TOLERANCE = 1e-4
+# In f32 some relu of some example lies on the other side of its kink when sums are taken in another order: 8e-4 was
+# seen among the scores of 50,000 examples, where without kinks differences are below 1e-5.
+TOLERANCE = 2e-3
 FIRST_PASS_LIMIT = 60  # seconds, compiling included
 
 

@@ -26,11 +26,23 @@ pub fn run(full: bool) -> anyhow::Result<ExitCode> {
     tidy::run()?;
     step("tests", cargo(&root).args(["test", "--workspace"]))?;
     test_lapack(&root)?;
+    test_cuda(&root)?;
     if full {
         step("long tests", cargo(&root).args(["test", "--release", "--workspace", "--", "--ignored"]))?;
     }
     println!("all checks passed");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds for GPUs start everywhere, and say what they skip where there is none. Networks on a GPU are tested where there
+/// is one: `cargo test -p if-models --features cuda`.
+fn test_cuda(root: &Path) -> anyhow::Result<()> {
+    let packages = ["-p", "if-linalg", "-p", "if-models", "-p", "if-cli", "-p", "if-benches"];
+    let features = ["--features", "if-models/cuda,if-cli/cuda,if-benches/cuda"];
+    let lints = ["--all-targets", "--", "-D", "warnings"];
+    step("GPU: lints", cargo(root).arg("clippy").args(packages).args(features).args(lints))?;
+    let own = ["test", "-p", "if-linalg", "-p", "if-cli", "--features", "if-linalg/cuda,if-cli/cuda"];
+    step("GPU: kernels and messages", cargo(root).args(own).args(["--", "cuda", "device"]))
 }
 
 /// `lapack` links only with a provider, which `if-tests` chooses for both packages.

@@ -160,6 +160,20 @@ impl Device {
         expect(unsafe { result::memcpy_htod_async(to, host, self.stream.cu_stream()) });
     }
 
+    /// Fills `host` with what is at `from` when all that is in the queue is done.
+    pub fn fetch(&self, from: sys::CUdeviceptr, host: &mut [u8]) {
+        self.bind();
+        if host.len() < LARGE {
+            // SAFETY: the caller knows of as many bytes from `from` on, and the host waits before it looks.
+            expect(unsafe { result::memcpy_dtoh_async(host, from, self.stream.cu_stream()) });
+            self.wait();
+        } else {
+            let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: the caller knows of as many bytes from `from` on.
+            expect(unsafe { staging.fetch(from, host, &self.stream) });
+        }
+    }
+
     fn allocate_in(&self, stream: &CudaStream, bytes: usize) -> sys::CUdeviceptr {
         self.bind();
         // An empty buffer still has an address.

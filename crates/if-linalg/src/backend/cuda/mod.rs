@@ -19,7 +19,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use cudarc::cublas::sys::{cublasComputeType_t as Compute, cudaDataType_t as Type};
-use cudarc::driver::{DeviceRepr, result, sys};
+use cudarc::driver::{DeviceRepr, sys};
 
 use crate::{Real, View, ViewMut};
 use device::Device;
@@ -96,10 +96,9 @@ impl<T: CudaReal> Cuda<T> {
 
     /// Numbers of the device on the host, when all that is in the queue is done.
     fn fetch<N: DeviceRepr>(&self, from: u64, host: &mut [N]) {
-        self.device.bind();
-        // SAFETY: the caller knows of as many numbers from `from` on, and the host waits before it looks.
-        expect(unsafe { result::memcpy_dtoh_async(host, from, self.device.stream.cu_stream()) });
-        self.device.wait();
+        // SAFETY: the slice is that many bytes long, and any bytes are numbers.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(host.as_mut_ptr().cast(), size_of_val(host)) };
+        self.device.fetch(from, bytes);
     }
 }
 
