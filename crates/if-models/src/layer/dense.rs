@@ -17,6 +17,9 @@ use if_linalg::{Backend, Segment, View, ViewMut};
 
 use super::{Delta, Direction, Factors, Layer, Primal, Scratch, products};
 
+/// Outputs from which on each direction is work enough for a device.
+const WIDE: usize = 64;
+
 /// `y = W x + b`.
 #[derive(Clone, Debug)]
 pub struct Dense {
@@ -92,8 +95,8 @@ impl<B: Backend> Layer<B> for Dense {
             let k = v.rows / out;
             if k == 1 {
                 backend.gemm(1.0, self.seen(at.x), v.t(), 0.0, ry.reborrow());
-            } else if B::IN_HAND.is_some() {
-                // Each direction is work enough, and goes where it belongs.
+            } else if B::IN_HAND.is_some() && out >= WIDE {
+                // Each direction goes where it belongs.
                 let (steps, own) = ([0, out * self.cols(), rows * out], v.row_range(0, out));
                 let target = ry.part(0, rows, out);
                 backend.gemm_batch(k, steps, 1.0, [self.seen(at.x), own.t()], 0.0, target);
@@ -131,7 +134,8 @@ impl<B: Backend> Layer<B> for Dense {
                 backend.gemm(1.0, dy.t(), x, 1.0, dw);
                 return;
             }
-            if B::IN_HAND.is_some() {
+            // Few outputs are no work of their own for a device.
+            if B::IN_HAND.is_some() && out >= WIDE {
                 let steps = [rows * out, 0, out * self.cols()];
                 let (mut dw, own) = (dw, dy.row_range(0, rows));
                 backend.gemm_batch(k, steps, 1.0, [own.t(), x], 1.0, dw.part(0, out, self.cols()));

@@ -160,9 +160,9 @@ impl<T: CudaReal> Backend for Cuda<T> {
     type Buffer = CudaBuffer<T>;
 
     /// So many that kernels are long against the time it takes to start them.
-    const ROW_BLOCK: usize = 8192;
-    /// Half a gigabyte of `f32`.
-    const IN_HAND: Option<usize> = Some(1 << 27);
+    const ROW_BLOCK: usize = 16384;
+    /// A gigabyte of `f32`.
+    const IN_HAND: Option<usize> = Some(1 << 28);
 
     fn describe(&self) -> String {
         let products = match self.products {

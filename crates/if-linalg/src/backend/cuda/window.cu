@@ -7,111 +7,131 @@ struct Window {
 
 extern "C" __global__ void im2col(Window w, Matrix x, Matrix out) {
     const Divisor positions(w.down * w.across), across(w.across);
+    const Divisor area(w.kernel_height * w.kernel_width), kernel_width(w.kernel_width);
     each(out, [=](i64 patch, i64 j) {
-        i64 image, position, down, right;
+        i64 image, position, down, right, c, inside_kernel, u, v;
         positions.split(j, image, position);
         across.split(position, down, right);
-        int p = (int)patch, area = w.kernel_height * w.kernel_width;
-        int c = p / area, u = p % area / w.kernel_width, v = p % w.kernel_width;
-        int up = (int)down * w.stride + u - w.padding;
-        int left = (int)right * w.stride + v - w.padding;
+        area.split(patch, c, inside_kernel);
+        kernel_width.split(inside_kernel, u, v);
+        int up = (int)down * w.stride + (int)u - w.padding;
+        int left = (int)right * w.stride + (int)v - w.padding;
         bool inside = up >= 0 && up < w.height && left >= 0 && left < w.width;
-        return inside ? row(x, image)[(c * w.height + up) * w.width + left] : (real)0;
+        return inside ? row(x, image)[((int)c * w.height + up) * w.width + left] : (real)0;
     });
 }
 
-// The pixel `at` of an image: plane, row, column.
-__device__ inline void pixel(Window w, i64 at, int &c, int &y, int &x) {
-    x = (int)at % w.width;
-    y = (int)at / w.width % w.height;
-    c = (int)at / (w.width * w.height);
-}
+// The pixels of an image, and the windows over each.
+struct Pixels {
+    Window w;
+    Divisor width, height, stride;
 
-// The window (in one direction) whose offset `o` is at `at`, or -1.
-__device__ inline int window_at(int at, int offset, int padding, int stride, int count) {
-    int from = at + padding - offset;
-    return from >= 0 && from % stride == 0 && from / stride < count ? from / stride : -1;
-}
+    __device__ explicit Pixels(Window w) : w(w), width(w.width), height(w.height), stride(w.stride) {}
+
+    // Plane, row and column of the pixel `at`.
+    __device__ void split(i64 at, int &c, int &y, int &x) const {
+        i64 line, column, plane, row_of;
+        width.split(at, line, column);
+        height.split(line, plane, row_of);
+        c = (int)plane;
+        y = (int)row_of;
+        x = (int)column;
+    }
+
+    // Windows first..last, of `count` in a direction, with a kernel of `size`, that hold position `at`.
+    __device__ void over(int at, int size, int count, int &first, int &last) const {
+        i64 quotient, rest;
+        stride.split(at + w.padding, quotient, rest);
+        last = min((int)quotient, count - 1);
+        int before = at + w.padding - size + w.stride;
+        stride.split(max(before, 0), quotient, rest);
+        first = before < 0 ? 0 : (int)quotient;
+    }
+
+    // f(i, j) for every window over (y, x), down and across.
+    template <class F> __device__ void each_window(int y, int x, F f) const {
+        int top, bottom, left, right;
+        over(y, w.kernel_height, w.down, top, bottom);
+        over(x, w.kernel_width, w.across, left, right);
+        for (int i = top; i <= bottom; i++) {
+            for (int j = left; j <= right; j++) f(i, j);
+        }
+    }
+};
 
 extern "C" __global__ void col2im(Window w, Matrix cols, Matrix images) {
-    int positions = w.down * w.across;
+    const Pixels pixels(w);
+    const int positions = w.down * w.across;
     each(images, [=](i64 image, i64 at) {
         int c, y, x;
-        pixel(w, at, c, y, x);
+        pixels.split(at, c, y, x);
         real sum = 0;
-        for (int u = 0; u < w.kernel_height; u++) {
-            int i = window_at(y, u, w.padding, w.stride, w.down);
-            if (i < 0) continue;
-            for (int v = 0; v < w.kernel_width; v++) {
-                int j = window_at(x, v, w.padding, w.stride, w.across);
-                if (j < 0) continue;
-                i64 patch = (c * w.kernel_height + u) * w.kernel_width + v;
-                sum += row(cols, patch)[image * positions + i * w.across + j];
-            }
-        }
+        pixels.each_window(y, x, [&](int i, int j) {
+            int u = y + w.padding - i * w.stride, v = x + w.padding - j * w.stride;
+            i64 patch = (c * w.kernel_height + u) * w.kernel_width + v;
+            sum += row(cols, patch)[image * positions + i * w.across + j];
+        });
         return sum;
     });
 }
 
 // Where the first maximum under window (i, j) of plane c is, in the image.
-__device__ inline int maximum(Window w, const real *image, int c, int i, int j) {
+__device__ inline int maximum(const Window &w, const real *image, int c, int i, int j) {
     int best = -1;
-    for (int u = 0; u < w.kernel_height; u++) {
-        int y = i * w.stride + u - w.padding;
-        if (y < 0 || y >= w.height) continue;
-        for (int v = 0; v < w.kernel_width; v++) {
-            int x = j * w.stride + v - w.padding;
-            if (x < 0 || x >= w.width) continue;
+    real highest = 0;
+    int top = i * w.stride - w.padding, left = j * w.stride - w.padding;
+    for (int y = max(top, 0); y < min(top + w.kernel_height, w.height); y++) {
+        for (int x = max(left, 0); x < min(left + w.kernel_width, w.width); x++) {
             int at = (c * w.height + y) * w.width + x;
-            if (best < 0 || image[at] > image[best]) best = at;
+            real value = image[at];
+            if (best < 0 || value > highest) {
+                best = at;
+                highest = value;
+            }
         }
     }
     return best;
 }
 
 extern "C" __global__ void max_pool_gather(Window w, Matrix x, Matrix rx, Matrix out) {
-    int positions = w.down * w.across;
-    const Divisor examples(x.rows);
+    const Divisor examples(x.rows), positions(w.down * w.across), across(w.across);
     each(out, [=](i64 i, i64 at) {
-        int c = (int)at / positions, position = (int)at % positions;
-        const real *image = row(x, examples.remainder(i));
-        int from = maximum(w, image, c, position / w.across, position % w.across);
+        i64 c, position, down, right;
+        positions.split(at, c, position);
+        across.split(position, down, right);
+        int from = maximum(w, row(x, examples.remainder(i)), (int)c, (int)down, (int)right);
         return row(rx, i)[from];
     });
 }
 
 extern "C" __global__ void max_pool_scatter(Window w, Matrix x, Matrix dy, Matrix out) {
     const Divisor examples(x.rows);
+    const Pixels pixels(w);
     each(out, [=](i64 line, i64 at) {
         int c, y, left;
-        pixel(w, at, c, y, left);
-        const real *image = row(x, examples.remainder(line));
+        pixels.split(at, c, y, left);
+        const real *image = row(x, examples.remainder(line)), *gradient = row(dy, line);
         real sum = 0;
-        for (int u = w.kernel_height - 1; u >= 0; u--) {
-            int i = window_at(y, u, w.padding, w.stride, w.down);
-            if (i < 0) continue;
-            for (int v = w.kernel_width - 1; v >= 0; v--) {
-                int j = window_at(left, v, w.padding, w.stride, w.across);
-                if (j < 0 || maximum(w, image, c, i, j) != (int)at) continue;
-                sum += row(dy, line)[(c * w.down + i) * w.across + j];
-            }
-        }
+        pixels.each_window(y, left, [&](int i, int j) {
+            if (maximum(w, image, c, i, j) == (int)at) sum += gradient[(c * w.down + i) * w.across + j];
+        });
         return sum;
     });
 }
 
 extern "C" __global__ void avg_pool(Window w, Matrix x, Matrix out) {
-    int positions = w.down * w.across;
-    real share = (real)1 / (w.kernel_height * w.kernel_width);
+    const Divisor positions(w.down * w.across), across(w.across);
+    const real share = (real)1 / (w.kernel_height * w.kernel_width);
     each(out, [=](i64 i, i64 at) {
-        int c = (int)at / positions, position = (int)at % positions;
+        i64 c, position, down, right;
+        positions.split(at, c, position);
+        across.split(position, down, right);
+        int top = (int)down * w.stride - w.padding, left = (int)right * w.stride - w.padding;
+        const real *plane = row(x, i) + c * w.height * w.width;
         real sum = 0;
-        for (int u = 0; u < w.kernel_height; u++) {
-            int up = position / w.across * w.stride + u - w.padding;
-            if (up < 0 || up >= w.height) continue;
-            for (int v = 0; v < w.kernel_width; v++) {
-                int left = position % w.across * w.stride + v - w.padding;
-                if (left >= 0 && left < w.width) sum += share * row(x, i)[(c * w.height + up) * w.width + left];
+        for (int y = max(top, 0); y < min(top + w.kernel_height, w.height); y++) {
+            for (int column = max(left, 0); column < min(left + w.kernel_width, w.width); column++) {
+                sum += share * plane[y * w.width + column];
             }
         }
         return sum;
@@ -119,19 +139,14 @@ extern "C" __global__ void avg_pool(Window w, Matrix x, Matrix out) {
 }
 
 extern "C" __global__ void avg_pool_transpose(Window w, Matrix dy, Matrix out) {
-    real share = (real)1 / (w.kernel_height * w.kernel_width);
+    const Pixels pixels(w);
+    const real share = (real)1 / (w.kernel_height * w.kernel_width);
     each(out, [=](i64 line, i64 at) {
         int c, y, x;
-        pixel(w, at, c, y, x);
+        pixels.split(at, c, y, x);
+        const real *gradient = row(dy, line);
         real sum = 0;
-        for (int u = w.kernel_height - 1; u >= 0; u--) {
-            int i = window_at(y, u, w.padding, w.stride, w.down);
-            if (i < 0) continue;
-            for (int v = w.kernel_width - 1; v >= 0; v--) {
-                int j = window_at(x, v, w.padding, w.stride, w.across);
-                if (j >= 0) sum += share * row(dy, line)[(c * w.down + i) * w.across + j];
-            }
-        }
+        pixels.each_window(y, x, [&](int i, int j) { sum += share * gradient[(c * w.down + i) * w.across + j]; });
         return sum;
     });
 }
