@@ -381,6 +381,7 @@ fn describe(outcome: &mut Outcome) {
         .setting("curvature", format!("Gauss-Newton, damping {DAMPING}; block conjugate gradients to 1e-6"));
     outcome.notes = vec![
         "The paper’s factor of 80 is that of its whole pipeline over LiSSA on 393,000 examples, one query after another. Here everything is already cheap: queries share every pass, and no gradient of a training example is formed. What is left to save is the scoring, not the solve.".into(),
+        "Candidates of the highest loss or the largest gradient norm, the same for all queries and without any search, hold more of the strongest than the nearest neighbours do: here few training examples act on nearly every query.".into(),
         "Neighbours are exact, by one matrix product; their search is in the times.".into(),
         "The published settings of LiSSA have an effective damping of 50 to 5,000 (scale times damping), far above this curvature’s eigenvalues: at it influence is the inner product of gradients.".into(),
     ];

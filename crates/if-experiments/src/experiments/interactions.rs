@@ -7,14 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::ensure;
-use if_linalg::{BlockCg, Prepared, Solver};
-use if_methods::{CoClusters, Influence};
-use if_models::{Curvature, Dataset, EmpiricalRisk, RiskSettings};
+use if_methods::CoClusters;
+use if_models::Dataset;
 
 use crate::number::short;
 use crate::result::{Metric, Table};
-use crate::support::{OverSeeds, PAIRS_L2, PairModel, PairSplits, each_seed};
+use crate::support::{OverSeeds, PAIRS_DAMPING, PairModel, PairSplits, each_seed, pair_influence};
 use crate::{Context, Experiment, Figure, Outcome};
 use if_plot::HeatMap;
 
@@ -22,8 +20,6 @@ use if_plot::HeatMap;
 const QUERIES: usize = 2;
 const TRAIN: usize = 6;
 const CLUSTERS: usize = 4;
-const DAMPING: f64 = 0.01;
-const EXACT: BlockCg = BlockCg { tolerance: 1e-6, max_iterations: 2000 };
 /// Colours are full from this quantile of the absolute scores on.
 const FULL: f64 = 0.9;
 
@@ -72,11 +68,8 @@ fn trial(context: &Context, seed: u64) -> anyhow::Result<Trial> {
     let train = model.inputs(&splits.train)?;
     let shown = some_of_each(&splits.train, &subcases, TRAIN);
     let queried = splits.held_out.select(&some_of_each(&splits.held_out, &subcases, QUERIES));
-    let risk = EmpiricalRisk::new(&model.network, &train, RiskSettings::mean(PAIRS_L2))?;
-    let operator = risk.operator(&model.theta, Curvature::GaussNewton, DAMPING, 1 << 30);
-    let solver: Box<dyn Prepared<_>> = EXACT.prepare(&operator)?;
-    let all = Influence::new(&risk, &model.theta, &*solver).scores(&model.inputs(&queried)?, context)?;
-    ensure!(all.report.all_converged(), "{}", all.report.summary());
+    let queries = model.inputs(&queried)?;
+    let all = pair_influence(context, (&model.network, &model.theta), (&train, &queries))?;
     let mut scores = Vec::with_capacity(queried.len() * shown.len());
     for q in 0..queried.len() {
         let row: Vec<f64> = shown.iter().map(|&i| all.row(q)[i]).collect();
@@ -212,7 +205,7 @@ fn describe(outcome: &mut Outcome) {
     outcome.setting("train", format!("scores with {TRAIN} training pairs of each subcase are shown"));
     outcome.setting(
         "influence",
-        format!("dense layers, Gauss-Newton, damping {DAMPING}; block conjugate gradients to 1e-6"),
+        format!("dense layers, Gauss-Newton, damping {PAIRS_DAMPING}; block conjugate gradients to 1e-6"),
     );
     outcome.setting("clusters", format!("{CLUSTERS}, by spectral co-clustering of signed scores"));
     outcome.notes = vec![

@@ -16,7 +16,7 @@ pub use group_removal::{all_converged, group_effects, loss_change, retrained};
 pub use hospital::Hospital;
 pub use images::{conv, dense, draw, nine, pixels_of, resampled};
 pub use over_seeds::{OverSeeds, agreement_cells, each_seed, line, ranking_cells};
-pub use pairs::{PAIRS_L2, PairModel, PairSplits};
+pub use pairs::{PAIRS_DAMPING, PAIRS_L2, PairModel, PairSplits, pair_influence};
 pub use problem::{F64, Problem, binary, fit, influence, load, newton, predict, predicted, two_digits};
 pub use recall::Recalls;
 pub use removal::{FACTORED, Removals, strongest, union};

@@ -1,12 +1,12 @@
 //! Models of sentence pairs that the training examples mislead, and the examples to set them right with: FastIF's setting.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use if_data::LoadOptions;
-use if_linalg::Block;
-use if_methods::{Checkpoint, TracIn, random_order};
+use if_linalg::{Block, BlockCg, Prepared, Solver};
+use if_methods::{Checkpoint, Influence, Scores, TracIn, random_order};
 use if_models::{
-    Dataset, EmpiricalRisk, Inputs, LayerSpec, Loss, ModelError, ModelSpec, Network, Optimizer, RiskSettings,
-    Schedule, Training,
+    Curvature, Dataset, EmpiricalRisk, Inputs, LayerSpec, Loss, ModelError, ModelSpec, Network, Optimizer,
+    RiskSettings, Schedule, Training,
 };
 
 use super::{F64, dense, load, predict};
@@ -19,6 +19,9 @@ const EPOCHS: usize = 12;
 /// Epochs between checkpoints, the last of which is the end.
 const EVERY: usize = 3;
 pub const PAIRS_L2: f64 = 1e-4;
+/// Of the Gauss-Newton matrix.
+pub const PAIRS_DAMPING: f64 = 0.01;
+const EXACT: BlockCg = BlockCg { tolerance: 1e-6, max_iterations: 2000 };
 /// Layers whose parameters count; as in the paper, what lies below stays as it was trained.
 const TOP: [&str; 2] = ["1", "3"];
 
@@ -173,6 +176,23 @@ impl PairModel {
         let predicted = predict(&self.network, inputs, theta);
         predicted.iter().zip(data.labels()).map(|(found, label)| found == label).collect()
     }
+}
+
+/// First-order influence of all of `train` on `queries` at the end of the training.
+///
+/// # Errors
+/// A solve that did not converge.
+pub fn pair_influence(
+    context: &Context,
+    (network, theta): (&Network<F64>, &Block<F64>),
+    (train, queries): (&Inputs<F64>, &Inputs<F64>),
+) -> anyhow::Result<Scores<f64>> {
+    let risk = EmpiricalRisk::new(network, train, RiskSettings::mean(PAIRS_L2))?;
+    let operator = risk.operator(theta, Curvature::GaussNewton, PAIRS_DAMPING, 1 << 30);
+    let solver: Box<dyn Prepared<F64>> = EXACT.prepare(&operator)?;
+    let scores = Influence::new(&risk, theta, &*solver).scores(queries, context)?;
+    ensure!(scores.report.all_converged(), "{}", scores.report.summary());
+    Ok(scores)
 }
 
 #[cfg(test)]

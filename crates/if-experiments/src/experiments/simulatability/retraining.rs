@@ -1,15 +1,13 @@
 //! What influence says of removal, against training this network again without halves of its examples; and how well two
 //! such trainings agree that differ in their seed alone: no attribution can be expected to do better.
 
-use anyhow::ensure;
-use if_linalg::{Prepared, Solver};
-use if_methods::{DatamodelScore, GroupDraw, Influence, SeedNoise, pearson, random_order};
-use if_models::{Curvature, Dataset, EmpiricalRisk, RiskSettings};
+use if_methods::{DatamodelScore, GroupDraw, SeedNoise, pearson, random_order};
+use if_models::Dataset;
 
-use super::{DAMPING, EXACT, QUERIES};
+use super::QUERIES;
 use crate::Context;
 use crate::result::{Metric, Table};
-use crate::support::{PAIRS_L2, PairModel, PairSplits, each_seed};
+use crate::support::{PairModel, PairSplits, each_seed, pair_influence};
 
 /// Halves of the training examples that are left out, one after another.
 const GROUPS: usize = 12;
@@ -41,26 +39,26 @@ pub fn compare(context: &Context, seeds: &[u64]) -> anyhow::Result<(Vec<Metric>,
     let groups: Vec<Vec<usize>> = (0..GROUPS).map(|_| draw.random(n, n / 2)).collect();
     let trials = each_seed(context, seeds, |seed| trial(context, (&splits.train, &queries), &groups, seed))?;
 
-    let effects: Vec<&Vec<Vec<f64>>> = trials.iter().map(|trial| &trial.effects).collect();
-    let actual = mean_of(&effects);
-    let noise: Vec<SeedNoise> = (0..QUERIES)
-        .map(|q| SeedNoise::new(&effects.iter().map(|one| column(one, q)).collect::<Vec<_>>()))
-        .collect();
-    let over_queries = |value: &dyn Fn(usize) -> f64| (0..QUERIES).map(value).sum::<f64>() / QUERIES as f64;
+    Ok(shown(&trials, seeds))
+}
+
+/// How well seeds agree with each other, and each of [`PREDICTORS`] with their mean.
+fn shown(trials: &[Trial], seeds: &[u64]) -> (Vec<Metric>, Table) {
     let m = seeds.len();
-    let (agreement, ceiling) = (over_queries(&|q| noise[q].pearson), over_queries(&|q| noise[q].ceiling(m)));
+    let actual = mean_of(trials, |trial| &trial.effects);
+    let noise =
+        |q: usize| SeedNoise::new(&trials.iter().map(|trial| column(&trial.effects, q)).collect::<Vec<_>>());
+    let between = over_queries(|q| noise(q).pearson);
+    let ceiling = over_queries(|q| noise(q).ceiling(m));
     let mut metrics = vec![
-        Metric::new("removal of halves: R of the effects under two seeds", agreement),
+        Metric::new("removal of halves: R of the effects under two seeds", between),
         Metric::new(format!("removal of halves, mean over {m} seeds: ceiling of R"), ceiling),
     ];
-    let mut rows = vec![vec![
-        "another seed’s training".to_owned(),
-        format!("{agreement:.3}"),
-        format!("{:.3}", over_queries(&|q| noise[q].spearman)),
-    ]];
+    let ranks = format!("{:.3}", over_queries(|q| noise(q).spearman));
+    let mut rows = vec![vec!["another seed’s training".to_owned(), format!("{between:.3}"), ranks]];
     for (p, name) in PREDICTORS.into_iter().enumerate() {
-        let predicted = mean_of(&trials.iter().map(|trial| &trial.predicted[p]).collect::<Vec<_>>());
-        let found = over_queries(&|q| pearson(&column(&predicted, q), &column(&actual, q)));
+        let predicted = mean_of(trials, |trial| &trial.predicted[p]);
+        let found = over_queries(|q| pearson(&column(&predicted, q), &column(&actual, q)));
         let ranks = DatamodelScore::new(&predicted, &actual, seeds[0]);
         let [low, high] = ranks.interval;
         rows.push(vec![
@@ -71,14 +69,15 @@ pub fn compare(context: &Context, seeds: &[u64]) -> anyhow::Result<(Vec<Metric>,
         metrics.push(Metric::new(format!("removal of halves, mean over {m} seeds: R of {name}"), found));
     }
     rows.push(vec![format!("ceiling with the mean of {m} seeds"), format!("{ceiling:.3}"), "–".into()]);
-    let table = Table {
-        title: format!(
-            "Effects of {GROUPS} random halves on the loss of {QUERIES} queries, by training without them under {m} seeds: correlation over halves, mean over queries"
-        ),
-        columns: ["compared", "Pearson", "Spearman (95 % interval)"].map(String::from).to_vec(),
-        rows,
-    };
-    Ok((metrics, table))
+    let title = format!(
+        "Effects of {GROUPS} random halves on the loss of {QUERIES} queries, by training without them under {m} seeds: correlation over halves, mean over queries"
+    );
+    let columns = ["compared", "Pearson", "Spearman (95 % interval)"].map(String::from).to_vec();
+    (metrics, Table { title, columns, rows })
+}
+
+fn over_queries(value: impl Fn(usize) -> f64) -> f64 {
+    (0..QUERIES).map(value).sum::<f64>() / QUERIES as f64
 }
 
 fn trial(
@@ -104,16 +103,12 @@ fn trial(
 
     let (inputs, queries) = (model.inputs(train)?, model.inputs(queried)?);
     let mut predicted = Vec::with_capacity(PREDICTORS.len());
-    for (network, theta) in [(&model.network, &model.theta), model.whole()] {
-        let risk = EmpiricalRisk::new(network, &inputs, RiskSettings::mean(PAIRS_L2))?;
-        let operator = risk.operator(theta, Curvature::GaussNewton, DAMPING, 1 << 30);
-        let solver: Box<dyn Prepared<_>> = EXACT.prepare(&operator)?;
-        let scores = Influence::new(&risk, theta, &*solver).scores(&queries, context)?;
-        ensure!(scores.report.all_converged(), "{}", scores.report.summary());
-        let change = |group: &Vec<usize>| -> Vec<f64> {
-            (0..QUERIES).map(|q| risk.removal_factor() * sum(scores.row(q), group)).collect()
+    for at in [(&model.network, &model.theta), model.whole()] {
+        let scores = pair_influence(context, at, (&inputs, &queries))?;
+        let change = |group: &[usize], q: usize| -> f64 {
+            group.iter().map(|&i| scores.loss_change(q, i).expect("scores predict changes")).sum()
         };
-        predicted.push(groups.iter().map(change).collect());
+        predicted.push(groups.iter().map(|group| (0..QUERIES).map(|q| change(group, q)).collect()).collect());
     }
     let random = random_order(train.len(), seed).into_iter().map(|rank| rank as f64).collect();
     // The same for all queries.
@@ -136,8 +131,10 @@ fn column(matrix: &[Vec<f64>], q: usize) -> Vec<f64> {
     matrix.iter().map(|row| row[q]).collect()
 }
 
-/// Mean of matrices of one shape.
-fn mean_of(all: &[&Vec<Vec<f64>>]) -> Vec<Vec<f64>> {
-    let at = |g: usize, q: usize| all.iter().map(|one| one[g][q]).sum::<f64>() / all.len() as f64;
-    (0..all[0].len()).map(|g| (0..all[0][g].len()).map(|q| at(g, q)).collect()).collect()
+/// Mean over trials of one of their matrices.
+fn mean_of(trials: &[Trial], matrix: impl Fn(&Trial) -> &Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    let at = |g: usize, q: usize| {
+        trials.iter().map(|trial| matrix(trial)[g][q]).sum::<f64>() / trials.len() as f64
+    };
+    (0..GROUPS).map(|g| (0..QUERIES).map(|q| at(g, q)).collect()).collect()
 }
