@@ -58,11 +58,14 @@ impl Recalls<'_> {
         line((0..=10).map(at))
     }
 
-    /// Mean and standard deviation over the seeds, at every fraction of `checked`.
+    /// Mean and standard deviation over the seeds (of one, what it gives), at every fraction of `checked`.
     pub fn table(&self, title: &str, checked: &[f64]) -> Table {
         let row = |m: usize| {
             let cell = |&checked: &f64| {
                 let (found, mean) = (self.each(m, checked), self.mean(m, checked));
+                if found.len() == 1 {
+                    return format!("{mean:.3}");
+                }
                 let squares: f64 = found.iter().map(|x| (x - mean) * (x - mean)).sum();
                 let spread = (squares / (found.len() as f64 - 1.0)).sqrt();
                 format!("{mean:.3} ± {spread:.3}")

@@ -43,16 +43,20 @@ pub fn mnist(context: &Context) -> anyhow::Result<Case> {
         input: vec![1, SIDE, SIDE],
         hidden: |setting| tanh_layers(setting, vec![LayerSpec::Flatten]),
         base,
-        grid: axes(base, [1, 2, 4], [6, 12]),
+        grid: axes(base, &[1, 2, 4], &[6, 12], &[150, 600]),
         left_out: 20,
         lbfgs: Lbfgs { gradient_tolerance: 1e-8, max_iterations: 5000, ..Lbfgs::default() },
         cold: true,
     })
 }
 
-/// Photographs, of means of 2 x 2 pixels, and a convolutional network.
+/// Photographs, of means of 2 x 2 pixels, and a convolutional network. By default the largest is the base.
 pub fn cifar(context: &Context) -> anyhow::Result<Case> {
     let base = Setting { depth: 2, width: 4, decay: 5e-3, examples: if context.full { 300 } else { 200 } };
+    let grid = match context.full {
+        true => axes(base, &[1, 2, 3], &[4, 8], &[150, 600]),
+        false => axes(base, &[1, 2], &[2, 4], &[100]),
+    };
     Ok(Case {
         name: "cifar10-jpeg",
         train: load(context, "cifar10-jpeg:train[0..2000]")?,
@@ -60,7 +64,7 @@ pub fn cifar(context: &Context) -> anyhow::Result<Case> {
         input: vec![3, 32, 32],
         hidden: convolutions,
         base,
-        grid: axes(base, [1, 2, 3], [4, 8]),
+        grid,
         left_out: if context.full { 20 } else { 12 },
         lbfgs: Lbfgs { gradient_tolerance: 1e-5, max_iterations: 1000, ..Lbfgs::default() },
         cold: context.full,
@@ -68,12 +72,12 @@ pub fn cifar(context: &Context) -> anyhow::Result<Case> {
 }
 
 /// Each axis through `base`.
-fn axes(base: Setting, depths: [usize; 3], widths: [usize; 2]) -> Vec<Setting> {
-    let mut all = depths.map(|depth| Setting { depth, ..base }).to_vec();
-    all.extend(widths.map(|width| Setting { width, ..base }));
-    all.extend([1e-3, base.decay].map(|decay| Setting { decay, ..base }));
-    all.extend([base.examples / 2, 2 * base.examples].map(|examples| Setting { examples, ..base }));
-    unique(all)
+fn axes(base: Setting, depths: &[usize], widths: &[usize], sizes: &[usize]) -> Vec<Setting> {
+    let depths = depths.iter().map(|&depth| Setting { depth, ..base });
+    let widths = widths.iter().map(|&width| Setting { width, ..base });
+    let decays = [1e-3, base.decay].map(|decay| Setting { decay, ..base });
+    let sizes = sizes.iter().map(|&examples| Setting { examples, ..base });
+    unique(depths.chain(widths).chain(decays).chain(sizes).collect())
 }
 
 fn unique(all: Vec<Setting>) -> Vec<Setting> {

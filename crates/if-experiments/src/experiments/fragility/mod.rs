@@ -175,7 +175,7 @@ fn describe(outcome: &mut Outcome, full: bool) {
         format!(
             "{} of 2,000 to train, 500 to test, 16 × 16 pixels in colour; 3 × 3 convolutions with tanh (the first of stride 2), mean of each plane, dense; {}",
             if full { "300" } else { "200 (300 with --full)" },
-            if full { "20 examples left out, cold restarts too" } else { "12 examples left out (20 and cold restarts with --full)" }
+            if full { "20 examples left out, cold restarts too" } else { "12 examples left out (with --full 20, cold restarts, and deeper and wider networks)" }
         ),
     );
     outcome.setting("left out", "the training examples of the highest loss, one at a time");
