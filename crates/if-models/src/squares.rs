@@ -63,7 +63,8 @@ fn of_outer_products<B: Backend, L: Layer<B> + ?Sized>(
         let mut squares = scratch.take(len);
         backend.fill(0.0, ViewMut::new(&mut squares, 0, 1, len));
         for j in 0..stacked {
-            add_squares(&backend, View::new(&factor, j * len, 1, len), ViewMut::new(&mut squares, 0, 1, len));
+            let own = View::new(&factor, j * len, 1, len);
+            backend.paired_dots(own, own, ViewMut::new(&mut squares, 0, 1, len));
         }
         scratch.give(factor);
         squares
@@ -87,14 +88,19 @@ fn of_terms<B: Backend, L: Layer<B> + ?Sized>(
     let factors = rotated(scratch, factors.map(|factor| (factor, dy.rows * terms)), Some(basis));
     let backend = scratch.backend();
     let (rows, cols) = (basis.left.rows, basis.right.rows);
-    let mut gradient = scratch.take(rows * cols);
-    for i in 0..dy.rows {
+    let (size, n) = (rows * cols, dy.rows);
+    let together = B::IN_HAND.map_or(1, |numbers| (numbers / size).clamp(1, n));
+    let mut gradients = scratch.take(together * size);
+    for first in (0..n).step_by(together) {
+        let count = together.min(n - first);
         let [left, right] = [(&factors[0], rows), (&factors[1], cols)]
-            .map(|(factor, width)| View::new(factor, i * terms * width, terms, width));
-        backend.gemm(1.0, left.t(), right, 0.0, ViewMut::new(&mut gradient, 0, rows, cols));
-        add_squares(&backend, View::new(&gradient, 0, 1, rows * cols), out.reborrow());
+            .map(|(factor, width)| View::new(factor, first * terms * width, terms, width));
+        let steps = [terms * rows, terms * cols, size];
+        let target = ViewMut::new(&mut gradients, 0, rows, cols);
+        backend.gemm_batch(count, steps, 1.0, [left.t(), right], 0.0, target);
+        add_squares(scratch, View::new(&gradients, 0, count, size), out.reborrow());
     }
-    factors.into_iter().chain([gradient]).for_each(|buffer| scratch.give(buffer));
+    factors.into_iter().chain([gradients]).for_each(|buffer| scratch.give(buffer));
 }
 
 /// Whole gradients, some at a time.
@@ -107,23 +113,29 @@ fn of_whole<B: Backend, L: Layer<B> + ?Sized>(
     mut out: ViewMut<B>,
 ) {
     let backend = scratch.backend();
-    let mut rotated = basis.map(|basis| [0, 1].map(|_| scratch.take(basis.left.rows * basis.right.rows)));
+    // They are taken from within a pass that has the scratch.
+    let mut own = Scratch::new(&backend);
     each_gradients(layer, scratch, at, dy, |_, gradients| {
-        for i in 0..gradients.rows {
-            let gradient = gradients.row_range(i, 1);
-            let (Some(basis), Some([half, whole])) = (basis, &mut rotated) else {
-                add_squares(&backend, gradient, out.reborrow());
+        let together = if B::IN_HAND.is_some() { gradients.rows } else { 1 };
+        for first in (0..gradients.rows).step_by(together) {
+            let group = gradients.row_range(first, together);
+            let Some(Basis { left, right }) = basis else {
+                add_squares(&mut own, group, out.reborrow());
                 continue;
             };
-            let (rows, cols) = (basis.left.rows, basis.right.rows);
-            let gradient = View::new(gradient.buffer, gradient.offset, rows, cols);
-            backend.gemm(1.0, basis.left, gradient, 0.0, ViewMut::new(half, 0, rows, cols));
-            let half = View::new(half, 0, rows, cols);
-            backend.gemm(1.0, half, basis.right.t(), 0.0, ViewMut::new(whole, 0, rows, cols));
-            add_squares(&backend, View::new(whole, 0, 1, rows * cols), out.reborrow());
+            let (rows, cols) = (left.rows, right.rows);
+            let size = rows * cols;
+            let [mut half, mut whole] = [0, 1].map(|_| own.take(together * size));
+            let gradient = group.row_as(0, rows, cols);
+            let target = ViewMut::new(&mut half, 0, rows, cols);
+            backend.gemm_batch(together, [0, size, size], 1.0, [left, gradient], 0.0, target);
+            let (turned, target) = (View::new(&half, 0, rows, cols), ViewMut::new(&mut whole, 0, rows, cols));
+            backend.gemm_batch(together, [size, 0, size], 1.0, [turned, right.t()], 0.0, target);
+            add_squares(&mut own, View::new(&whole, 0, together, size), out.reborrow());
+            own.give(half);
+            own.give(whole);
         }
     });
-    rotated.into_iter().flatten().for_each(|buffer| scratch.give(buffer));
 }
 
 /// The factors of the gradients, `(n terms) x out` and `(n terms) x (in + 1)`.
@@ -159,7 +171,21 @@ fn rotated<B: Backend>(
     })
 }
 
-/// `out += x^2`, element by element.
-fn add_squares<B: Backend>(backend: &B, x: View<B>, out: ViewMut<B>) {
-    backend.paired_dots(x, x, out);
+/// `out += sum_i x_i^2` over the rows of `x`, element by element: several by a product with ones, which sums many numbers
+/// more exactly than one after another.
+fn add_squares<B: Backend>(scratch: &mut Scratch<B>, x: View<B>, out: ViewMut<B>) {
+    let backend = scratch.backend();
+    if x.rows == 1 {
+        backend.paired_dots(x, x, out);
+        return;
+    }
+    let mut squares = scratch.take(x.rows * x.cols);
+    let mut ones = scratch.take(x.rows);
+    backend.fill(0.0, ViewMut::new(&mut squares, 0, x.rows, x.cols));
+    backend.fill(1.0, ViewMut::new(&mut ones, 0, 1, x.rows));
+    backend.paired_dots(x, x, ViewMut::new(&mut squares, 0, x.rows, x.cols));
+    let ones_row = View::new(&ones, 0, 1, x.rows);
+    backend.gemm(1.0, ones_row, View::new(&squares, 0, x.rows, x.cols), 1.0, out);
+    scratch.give(squares);
+    scratch.give(ones);
 }
