@@ -253,20 +253,6 @@ fn the_report_counts_what_was_read() {
     assert!(backed_off.columns[0].iterations > 50, "{:?}", backed_off.columns[0]);
 }
 
-#[test]
-fn groups_have_their_own_batches() {
-    let operator = LeastSquares::new(50, 6, 0.1);
-    let x = operator.block(6, 2);
-    let batches = [vec![3, 1, 4], vec![1], vec![5, 9]];
-    let mut y = Block::from_f64(&operator.backend, &operator.layout, &[f64::NAN; 36]);
-    operator.apply_batches(&batches, &x, &mut y);
-    for (g, batch) in batches.iter().enumerate() {
-        let mut part = Block::zeros(&operator.backend, &operator.layout, 2);
-        operator.apply_batch(batch, &x.select(&[2 * g, 2 * g + 1]), &mut part);
-        assert_eq!(part.to_f64(), y.to_f64()[12 * g..12 * (g + 1)]);
-    }
-}
-
 /// The published recursion, to the letter, on `H` with full batches: its iterates `X / s`, averaged over the last half.
 fn published(h: &SymmetricMatrix, v: &[f64], from: &PublishedLissa) -> (Vec<f64>, Vec<f64>) {
     let (mut x, mut mean) = (v.to_vec(), vec![0.0; v.len()]);
