@@ -53,7 +53,8 @@ fn test_lapack(root: &Path) -> anyhow::Result<()> {
 /// `usearch` compiles C++.
 fn test_usearch(root: &Path) -> anyhow::Result<()> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-    let version = Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let version =
+        Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !version.is_ok_and(|status| status.success()) {
         println!("── usearch: skipped, no C++ compiler found (Debian: apt-get install g++)\n");
         return Ok(());

@@ -394,9 +394,9 @@ fn describe(outcome: &mut Outcome) {
     outcome
         .setting("curvature", format!("Gauss-Newton, damping {DAMPING}; block conjugate gradients to 1e-6"));
     outcome.notes = vec![
-        "The paper’s factor of 80 is that of its whole pipeline over long runs of LiSSA and the gradients of all 393,000 examples of MNLI, one query after another. There nearly all time goes to those gradients, one backward pass through BERT each, so that 1,000 candidates save 99.7 % of it. Here no gradient of a training example is formed and all 6,000 scores of a query cost less than its solve: candidates save little, short runs of LiSSA nearly all.".into(),
+        "The paper’s factor of 80 is that of its whole pipeline over long runs of LiSSA and the gradients of all 393,000 examples of MNLI, one query after another. There every score takes a backward pass through BERT, and 1,000 candidates save 99.7 % of them. Here no gradient of a training example is formed and all 6,000 scores of a query cost less than its solve: candidates save little, short runs of LiSSA nearly all.".into(),
         "With 20 queries together the solve is shared too, by block conjugate gradients; what is left to save is the scoring.".into(),
-        "One query at a time: seconds from the query to its scores, kNN and the certificate of the solve (a product over all examples) included; the scale of LiSSA and the features of the training examples, which are found once, are not. Recall is of each way’s own ten strongest. Parallel repeats give the same bits as on one thread.".into(),
+        "One query at a time: seconds from the query to its scores, kNN and the certificate of the solve (a product over all examples) included; the scale of LiSSA and the features of the training examples, which are found once, are not. Recall is of each way’s own ten strongest. Parallel repeats give the same bits as on one thread; how much sooner is what processors were free for them, and other programs take their share.".into(),
         "Neighbours are exact, by one matrix product; their search is in the times.".into(),
         "The published settings of LiSSA have an effective damping of 50 to 5,000 (scale times damping), far above this curvature’s eigenvalues: at it influence is the inner product of gradients.".into(),
     ];
