@@ -27,6 +27,7 @@ pub fn run(full: bool) -> anyhow::Result<ExitCode> {
     step("tests", cargo(&root).args(["test", "--workspace"]))?;
     test_lapack(&root)?;
     test_cuda(&root)?;
+    test_usearch(&root)?;
     if full {
         step("long tests", cargo(&root).args(["test", "--release", "--workspace", "--", "--ignored"]))?;
     }
@@ -59,6 +60,21 @@ fn test_lapack(root: &Path) -> anyhow::Result<()> {
     step("lapack: factorisations", cargo(root).args(own).args(features))?;
     let whole = ["test", "-p", "if-tests", "--test", "it", "logreg17", "--features", "openblas-system"];
     step("lapack: end to end", cargo(root).args(whole))
+}
+
+/// `usearch` compiles C++.
+fn test_usearch(root: &Path) -> anyhow::Result<()> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let version =
+        Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !version.is_ok_and(|status| status.success()) {
+        println!("── usearch: skipped, no C++ compiler found (Debian: apt-get install g++)\n");
+        return Ok(());
+    }
+    let neighbours = ["test", "-p", "if-methods", "--features", "usearch", "--test", "it", "hnsw"];
+    step("usearch: neighbours", cargo(root).args(neighbours))?;
+    let program = ["test", "-p", "if-cli", "--features", "usearch", "--test", "cli", "usearch"];
+    step("usearch: the program", cargo(root).args(program))
 }
 
 fn has_openblas() -> bool {

@@ -3,6 +3,8 @@
 use if_models::QueryRank;
 use serde::{Serialize, Serializer};
 
+use crate::args::IndexName;
+
 /// A finite number.
 fn number(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -20,6 +22,20 @@ pub fn non_negative(text: &str) -> Result<f64, String> {
 /// A number above 0.
 pub fn positive(text: &str) -> Result<f64, String> {
     number(text).and_then(|v| if v > 0.0 { Ok(v) } else { Err("expected a number above 0".to_owned()) })
+}
+
+/// `--index`: a name, or why this program does not know it.
+pub fn index_name(text: &str) -> Result<IndexName, String> {
+    match text {
+        "exact" => Ok(IndexName::Exact),
+        #[cfg(feature = "usearch")]
+        "usearch" => Ok(IndexName::Usearch),
+        #[cfg(not(feature = "usearch"))]
+        "usearch" => {
+            Err("this program is built without usearch: rebuild it with --features usearch".to_owned())
+        }
+        _ => Err("expected exact or usearch".to_owned()),
+    }
 }
 
 /// `--damping`.

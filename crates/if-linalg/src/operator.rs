@@ -79,25 +79,6 @@ pub trait FiniteSumOperator<B: Backend>: LinearOperator<B> {
     /// Like [`LinearOperator::apply`], with the average over all examples replaced by the average
     /// over `indices`. What is not a sum (l2, damping) stays whole.
     fn apply_batch(&self, indices: &[usize], x: &Block<B>, y: &mut Block<B>);
-
-    /// [`apply_batch`](Self::apply_batch) with another batch for each group of vectors: of `x`, which has
-    /// `batches.len() * k` vectors, those from `g k` to `(g + 1) k` are multiplied with the average over
-    /// `batches[g]`. The default runs the groups at the same time.
-    fn apply_batches(&self, batches: &[Vec<usize>], x: &Block<B>, y: &mut Block<B>) {
-        assert!(x.k().is_multiple_of(batches.len()), "{} vectors in {} groups", x.k(), batches.len());
-        if let [batch] = batches {
-            return self.apply_batch(batch, x, y);
-        }
-        let k = x.k() / batches.len();
-        let products = self.backend().map(batches.len(), |g| {
-            let mine = x.select(&(g * k..(g + 1) * k).collect::<Vec<_>>());
-            let mut product = Block::zeros(self.backend(), self.layout(), k);
-            self.apply_batch(&batches[g], &mine, &mut product);
-            product
-        });
-        y.clear();
-        products.iter().enumerate().for_each(|(g, product)| y.add_at(g * k, 1.0, product));
-    }
 }
 
 /// An explicit symmetric matrix on the device.

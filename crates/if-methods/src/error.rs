@@ -55,6 +55,10 @@ pub enum MethodError {
     /// The two stages of training do not fit together.
     #[error("{0}")]
     Stages(String),
+    /// The graph of neighbours could not be built or searched.
+    #[cfg(feature = "usearch")]
+    #[error("the index of neighbours: {0}")]
+    Index(String),
     /// The observer asked to stop.
     #[error("cancelled")]
     Cancelled,

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Deviations:
-//! 1. Neighbours are exact: distances are one matrix product, at these sizes faster than an index that approximates.
+//! 1. Neighbours are exact ([`nearest`]): distances are one matrix product, at these sizes faster than an index that
+//!    approximates. Behind the feature `usearch` there is such an index too, `nearest_by_graph`.
 //! 2. Any solver may find `A^-1 g_q`; the published settings of LiSSA are presets of it
 //!    ([`PublishedLissa`](if_linalg::PublishedLissa)), whose damping is `scale * damping`.
 //! 3. The query's gradient has no weight decay, as everywhere here.
@@ -26,16 +27,8 @@ pub fn nearest<B: Backend>(
     queries: &Block<B>,
     count: usize,
 ) -> Result<Vec<Vec<usize>>, MethodError> {
+    check_neighbours(train, queries, count)?;
     let n = train.k();
-    if count == 0 || count > n {
-        let expected = format!("from 1 to {n}, the number of training examples");
-        return Err(MethodError::Setting { name: "candidates", expected, found: count.to_string() });
-    }
-    if train.layout().dim() != queries.layout().dim() {
-        let expected = format!("features of length {}", train.layout().dim());
-        let found = queries.layout().dim().to_string();
-        return Err(MethodError::Setting { name: "features", expected, found });
-    }
     let squares = train.dots(train);
     let products = queries.gram(train);
     let nearest_to = |q: usize| {
@@ -52,6 +45,25 @@ pub fn nearest<B: Backend>(
         order
     };
     Ok(train.backend().map(queries.k(), nearest_to))
+}
+
+/// What any search for neighbours expects.
+pub(crate) fn check_neighbours<B: Backend>(
+    train: &Block<B>,
+    queries: &Block<B>,
+    count: usize,
+) -> Result<(), MethodError> {
+    let n = train.k();
+    if count == 0 || count > n {
+        let expected = format!("from 1 to {n}, the number of training examples");
+        return Err(MethodError::Setting { name: "candidates", expected, found: count.to_string() });
+    }
+    if train.layout().dim() != queries.layout().dim() {
+        let expected = format!("features of length {}", train.layout().dim());
+        let found = queries.layout().dim().to_string();
+        return Err(MethodError::Setting { name: "features", expected, found });
+    }
+    Ok(())
 }
 
 /// Of the `top` strongest by all scores, the part that is among `candidates`, proponents and opponents apart: NaN where

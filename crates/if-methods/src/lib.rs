@@ -8,6 +8,8 @@ mod evaluation;
 mod fast_if;
 mod fine_tuning;
 mod group;
+#[cfg(feature = "usearch")]
+mod hnsw;
 mod influence;
 mod leave_out;
 mod mislabel;
@@ -30,6 +32,8 @@ pub use fine_tuning::FineTuning;
 pub use group::{
     GroupDraw, GroupEffects, GroupInfluence, Order, ParameterChanges, Selected, Selection, Tail,
 };
+#[cfg(feature = "usearch")]
+pub use hnsw::nearest_by_graph;
 pub use influence::{Influence, QUERY_BLOCK};
 pub use leave_out::{LossChanges, leave_out, leave_out_near, loss_changes, loss_changes_near};
 pub use mislabel::{RecallCurve, random_order};

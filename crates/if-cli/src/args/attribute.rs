@@ -9,7 +9,7 @@ use if_models::{ProjectionKind, QueryRank};
 use serde::Serialize;
 
 use super::{ConventionArgs, DeviceArgs, MeasureName, ModelArgs, ObjectiveArgs, Precision, SolveArgs};
-use crate::parse::{count, non_negative, query_rank};
+use crate::parse::{count, index_name, non_negative, query_rank};
 
 /// `--method`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, ValueEnum)]
@@ -129,6 +129,17 @@ pub struct AttributeArgs {
     pub solve: SolveArgs,
 }
 
+/// `--index`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IndexName {
+    /// All distances.
+    Exact,
+    /// A graph that is searched.
+    #[cfg(feature = "usearch")]
+    Usearch,
+}
+
 /// `influence fastif`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -156,6 +167,9 @@ pub struct FastIfArgs {
     /// Training examples that are scored for each query
     #[arg(long, value_name = "K", value_parser = count)]
     pub candidates: usize,
+    /// How they are found: exact, or usearch, by a graph (HNSW) that misses some and pays off for millions of examples
+    #[arg(long, value_name = "INDEX", value_parser = index_name, default_value = "exact")]
+    pub index: IndexName,
     /// Queries, drawn by --seed, on which recall and speed-up are measured; 0: not at all
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub check: usize,

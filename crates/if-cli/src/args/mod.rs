@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::parse::{bytes, count, fraction, non_negative, positive, threads};
 
-pub use attribute::{AttributeArgs, CheckpointArg, FastIfArgs, MethodName};
+pub use attribute::{AttributeArgs, CheckpointArg, FastIfArgs, IndexName, MethodName};
 pub use change::{AttackArgs, MultiStageArgs, PerturbArgs};
 pub use device::{DeviceArgs, DeviceName, Precision};
 pub use remove::{DrawArgs, DrawName, GroupArgs, OrderName, SelectArgs, WhatIfArgs};

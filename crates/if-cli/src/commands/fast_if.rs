@@ -1,15 +1,18 @@
 //! `influence fastif`: a few likely training examples scored for every query, instead of all.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
 use if_data::AtomicFile;
-use if_linalg::{Backend, SolveReport};
+use if_linalg::{Backend, Block, SolveReport};
+#[cfg(feature = "usearch")]
+use if_methods::nearest_by_graph;
 use if_methods::{Influence, MethodError, descending, nearest, random_order, recall};
 use serde_json::{Value, json};
 
 use super::{certificates_beside, model_name};
-use crate::args::{FastIfArgs, SolverName, WeightsArgs};
+use crate::args::{FastIfArgs, IndexName, SolverName, WeightsArgs};
 use crate::console::Console;
 use crate::device::{Device, on_device};
 use crate::error::Failure;
@@ -73,8 +76,9 @@ impl Job<'_> {
             };
             [features(&session.train)?, features(&queries)?]
         };
-        let candidates = nearest(&train_features, &query_features, self.args.candidates)?;
+        let candidates = self.neighbours(&train_features, &query_features, console)?;
         let searched = start.elapsed().as_secs_f64();
+        let of_nearest = self.recall_of_nearest(&train_features, &query_features, &candidates)?;
         let mut scores: Vec<Vec<f64>> = Vec::new();
         let ((report, check, scored), optimality) = session.influence(console, |_, influence| {
             let start = Instant::now();
@@ -91,6 +95,7 @@ impl Job<'_> {
             "queries": check.queries,
             "recall_of_top_10_proponents": check.recall[0],
             "recall_of_top_10_opponents": check.recall[1],
+            "recall_of_nearest": of_nearest,
         })));
         json["optimality"] = json!(optimality);
         let text = format!("{:#}\n", document("fastif", json.clone()));
@@ -113,6 +118,9 @@ impl Job<'_> {
             report.summary(),
             seconds(searched + scored),
         );
+        if let Some(of_nearest) = of_nearest {
+            text += &format!("the index found {} of the nearest\n", percent(of_nearest));
+        }
         if let Some(check) = check {
             text += &format!(
                 "of the {TOP} strongest of all, on {} queries: {} of the proponents and {} of the opponents are among them\n\
@@ -128,6 +136,49 @@ impl Job<'_> {
         Ok(Report { text, json, flagged: flagged || self.problem.unfinished })
     }
 
+    /// Positions of the training examples that are scored for each query.
+    fn neighbours<B: Backend>(
+        &self,
+        train: &Block<B>,
+        queries: &Block<B>,
+        _console: &Console,
+    ) -> Result<Vec<Vec<usize>>, Failure> {
+        let count = self.args.candidates;
+        let found = match self.args.index {
+            IndexName::Exact => nearest(train, queries, count),
+            #[cfg(feature = "usearch")]
+            IndexName::Usearch => nearest_by_graph(train, queries, count, _console),
+        };
+        Ok(found?)
+    }
+
+    /// Positions of the queries on which recall is measured.
+    fn sample(&self) -> Vec<usize> {
+        let mut sample = random_order(self.query.set.len(), self.args.seed);
+        sample.truncate(self.args.check);
+        sample
+    }
+
+    /// How many of the nearest an index found that approximates, on that sample.
+    fn recall_of_nearest<B: Backend>(
+        &self,
+        train: &Block<B>,
+        queries: &Block<B>,
+        candidates: &[Vec<usize>],
+    ) -> Result<Option<f64>, Failure> {
+        let sample = self.sample();
+        if self.args.index == IndexName::Exact || sample.is_empty() {
+            return Ok(None);
+        }
+        let count = self.args.candidates;
+        let exact = nearest(train, &queries.select(&sample), count)?;
+        let found = sample.iter().zip(exact).map(|(&q, exact)| {
+            let found: HashSet<usize> = candidates[q].iter().copied().collect();
+            exact.iter().filter(|i| found.contains(i)).count()
+        });
+        Ok(Some(found.sum::<usize>() as f64 / (sample.len() * count) as f64))
+    }
+
     /// Scores everything for a sample of the queries.
     fn check<B: Backend>(
         &self,
@@ -136,12 +187,10 @@ impl Job<'_> {
         candidates: &[Vec<usize>],
         console: &Console,
     ) -> Result<Option<Check>, Failure> {
-        let count = self.args.check.min(candidates.len());
-        if count == 0 {
+        let sample = self.sample();
+        if sample.is_empty() {
             return Ok(None);
         }
-        let mut sample = random_order(candidates.len(), self.args.seed);
-        sample.truncate(count);
         let n = self.problem.train.set.len();
         let queries = session.inputs(&self.query.select(&sample))?;
         let mut recalls = Vec::new();
@@ -156,8 +205,8 @@ impl Job<'_> {
             let known: Vec<f64> = recalls.iter().map(|r| r[side]).filter(|r| !r.is_nan()).collect();
             known.iter().sum::<f64>() / known.len() as f64
         };
-        let seconds = start.elapsed().as_secs_f64() / count as f64;
-        Ok(Some(Check { queries: count, recall: [mean(0), mean(1)], seconds }))
+        let seconds = start.elapsed().as_secs_f64() / sample.len() as f64;
+        Ok(Some(Check { queries: sample.len(), recall: [mean(0), mean(1)], seconds }))
     }
 
     fn record(&self, report: &SolveReport, candidates: &[Vec<usize>], scores: &[Vec<f64>]) -> Value {
@@ -173,6 +222,7 @@ impl Job<'_> {
         json!({
             "features": self.args.features,
             "candidates": self.args.candidates,
+            "index": self.args.index,
             "settings": self.problem.record(&model_name(&self.args.model.model), &self.settings, Some(&self.args.query)),
             "solver": report.solver,
             "effective_damping": report.damping,

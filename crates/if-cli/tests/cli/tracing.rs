@@ -229,6 +229,8 @@ fn fastif_scores_the_nearest_and_measures_its_recall() {
         &["--candidates: expected from 1 to the 55 training examples, found 56"],
     );
     folder.refuse(&format!("{base} --candidates 0"), &["--candidates"]);
+    folder
+        .refuse(&format!("{base} --candidates 5 --index nearly"), &["--index", "expected exact or usearch"]);
     let nowhere = base.replace("--features 3", "--features relu");
     folder.refuse(
         &format!("{nowhere} --candidates 5"),
@@ -238,4 +240,33 @@ fn fastif_scores_the_nearest_and_measures_its_recall() {
         &base.replace("F.json", "F.npy").replace("--scores", "--candidates 5 --scores"),
         &["F.npy", ".json"],
     );
+}
+
+#[cfg(not(feature = "usearch"))]
+#[test]
+fn without_usearch_its_index_is_refused() {
+    let command = format!(
+        "fastif {NET} --weights N.safetensors --l2 0.01 --features 3 --candidates 5 --index usearch --scores F.json"
+    );
+    folder().refuse(&command, &["--index", "rebuild it with --features usearch"]);
+}
+
+/// A graph of 55 examples misses none of its neighbours: the same scores as by all distances.
+#[cfg(feature = "usearch")]
+#[test]
+fn usearch_finds_candidates_and_tells_how_many() {
+    let folder = folder();
+    let solve = "--weights N.safetensors --l2 0.01 --damping 0.1 --curvature gauss-newton --precision f64";
+    let base = format!("fastif {NET} {solve} --features 3 --candidates 12");
+    folder.succeed(&format!("{base} --scores E.json"));
+    let text = folder.succeed(&format!("{base} --index usearch --scores F.json")).stdout;
+    assert!(text.contains("the index found 100 % of the nearest"), "{text}");
+    let [exact, found] =
+        ["E.json", "F.json"].map(|name| json(&String::from_utf8(folder.bytes(name)).unwrap()));
+    assert_eq!(exact["queries"], found["queries"]);
+    assert_eq!((&exact["index"], &found["index"]), (&"exact".into(), &"usearch".into()));
+    assert!(exact["check"]["recall_of_nearest"].is_null());
+    assert_eq!(found["check"]["recall_of_nearest"], 1.0);
+    let unchecked = folder.succeed(&format!("{base} --index usearch --check 0 --scores G.json")).stdout;
+    assert!(!unchecked.contains("the index found"), "{unchecked}");
 }

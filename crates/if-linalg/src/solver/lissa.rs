@@ -25,12 +25,13 @@
 //!    the examples on, all are taken: there is no noise then, and one repeat is as good as many.
 //! 6. A Lanczos run on the full operator ends the solve at once where its smallest Ritz value is negative or cannot be
 //!    told from zero.
-//! 7. A batch holds no example twice; batches are drawn independently of each other.
+//! 7. A batch holds no example twice; batches are drawn independently of each other. (FastIF cuts one permutation of the
+//!    examples into the batches of all its devices.)
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::columns::Columns;
 use super::{Prepared, Solver, definite_spectrum, failed};
@@ -41,7 +42,8 @@ use crate::{
 
 /// The stochastic Neumann series. An operator that is no [`FiniteSumOperator`] is taken whole at every step.
 ///
-/// Memory: three blocks of `repeats` times the right-hand sides, and copies of one group of them for each thread.
+/// Repeats are independent tasks: `repeats` of them keep as many processors busy, for a single right-hand side too
+/// (FastIF's parallel variant, Guo et al. 2021). Memory: three blocks of `repeats` times the right-hand sides.
 ///
 /// The report names the scale, batch and repeats that were used in the end. Its columns count products in units of the
 /// full operator, rounded up: a batch of `m` of `n` examples counts `m / n`, for every repeat, attempts at smaller
@@ -123,6 +125,8 @@ const BATCH_CURVATURE: f64 = 2.0;
 const SCALE_SAFETY: f64 = 1.5;
 /// Iterates longer than this many times the bound of deviation 4 have grown.
 const GROWN: f64 = 2.0;
+/// Steps after which repeats meet.
+const ROUND: usize = 64;
 /// Times that the scale is doubled.
 const BACK_OFFS: u32 = 10;
 
@@ -248,7 +252,8 @@ impl<B: Backend> Prepared<B> for PreparedLissa<'_, B> {
             Err(termination) => return failed("lissa", self.operator, b, termination, tolerance),
         };
         let columns = Columns::new(self.operator, b);
-        let mut run = Run { settings: &self.settings, operator: self.operator, columns, steps: 0, checks: 0 };
+        let mut run =
+            Run { settings: &self.settings, operator: self.operator, columns, steps: 0, read: 0, checks: 0 };
         for attempt in 0..=BACK_OFFS {
             plan.scale *= if attempt > 0 { 2.0 } else { 1.0 };
             if run.attempt(&plan, observer) {
@@ -269,8 +274,10 @@ struct Run<'a, B: Backend> {
     settings: &'a Lissa,
     operator: &'a dyn LinearOperator<B>,
     columns: Columns<'a, B>,
-    /// Steps taken in all attempts.
+    /// Steps taken in all attempts, by the repeat that took most.
     steps: usize,
+    /// Examples read in all attempts, by all repeats together.
+    read: usize,
     /// Products that checked residuals.
     checks: usize,
 }
@@ -278,18 +285,16 @@ struct Run<'a, B: Backend> {
 impl<B: Backend> Run<'_, B> {
     /// Ends all columns, one way or another, unless the iterates grow: then `false`.
     fn attempt(&mut self, plan: &Plan, observer: &dyn Observer) -> bool {
-        let mut walk = Walk::new(self.operator, plan, &self.columns, self.settings.seed);
+        let mut walks = Walks::new(self.operator, plan, &self.columns, self.settings.seed);
         let mut depth = self.settings.depth.unwrap_or(FIRST_DEPTH);
         while self.columns.k() > 0 {
-            let before = walk.steps;
-            let stop = walk.advance(depth / 2, depth, None, observer);
-            let mut sum = Block::zeros(walk.x.backend(), walk.x.layout(), walk.x.k());
-            let stop = stop.or_else(|| walk.advance(depth, depth, Some(&mut sum), observer));
-            self.steps += walk.steps - before;
+            let before = walks.steps();
+            let stop = walks.advance(depth, observer);
+            self.count(plan, &before, &walks.steps());
             let x = match stop {
                 Some(Stop::Grown) => return false,
-                Some(Stop::Cancelled) => mean_over_groups(&walk.x, plan.repeats, 1),
-                None => mean_over_groups(&sum, plan.repeats, depth - depth / 2),
+                Some(Stop::Cancelled) => walks.mean(|walk| &walk.x, 1),
+                None => walks.mean(|walk| &walk.sum, depth - depth / 2),
             };
             let last = match stop {
                 Some(_) => Some(Termination::Cancelled),
@@ -299,10 +304,21 @@ impl<B: Backend> Run<'_, B> {
                 None => None,
             };
             let stay = self.check(plan, &x, last);
-            walk.keep(&stay);
+            walks.keep(&stay);
             depth *= 2;
         }
         true
+    }
+
+    /// Counts what the repeats did, from their steps `before` and `after`.
+    fn count(&mut self, plan: &Plan, before: &[usize], after: &[usize]) {
+        let taken = || before.iter().zip(after).map(|(before, after)| after - before);
+        self.steps += taken().max().unwrap_or(0);
+        self.read += taken().sum::<usize>() * plan.batch.unwrap_or(self.examples());
+    }
+
+    fn examples(&self) -> usize {
+        self.operator.as_finite_sum().map_or(1, |sum| sum.examples())
     }
 
     /// Ends the columns that have converged, and with `last` all.
@@ -319,9 +335,7 @@ impl<B: Backend> Run<'_, B> {
     }
 
     fn end(&mut self, plan: &Plan, x: &Block<B>, ends: Vec<Option<(Termination, f64)>>) -> Vec<usize> {
-        let examples = self.operator.as_finite_sum().map_or(1, |sum| sum.examples());
-        let read = plan.repeats * self.steps * plan.batch.unwrap_or(examples);
-        let (iterations, products) = (self.steps, read.div_ceil(examples) + self.checks);
+        let (iterations, products) = (self.steps, self.read.div_ceil(self.examples()) + self.checks);
         self.columns.end(x, ends, |_, (termination, residual)| ColumnReport {
             termination,
             iterations,
@@ -332,104 +346,150 @@ impl<B: Backend> Run<'_, B> {
     }
 }
 
-/// Why a recursion stops before its depth.
+/// Why a recursion stops before its depth; the greater one decides for all.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stop {
-    Grown,
     Cancelled,
+    Grown,
 }
 
-/// The recursions of one attempt: for each repeat a group of vectors, one for each active column.
-struct Walk<'a, B: Backend> {
+/// The recursions of one attempt, one for each repeat, on the active columns.
+struct Walks<'a, B: Backend> {
     operator: &'a dyn LinearOperator<B>,
     plan: &'a Plan,
     b: Block<B>,
     b_norms: Vec<f64>,
-    /// `repeats * b.k()` iterates.
+    /// Each is locked by the one task that runs it.
+    each: Vec<Mutex<Walk<B>>>,
+}
+
+/// The recursion of one repeat.
+struct Walk<B: Backend> {
+    sampler: Sampler,
+    /// The iterate, `b.k()` vectors.
     x: Block<B>,
     product: Block<B>,
-    samplers: Vec<Sampler>,
+    /// Of the iterates that are averaged.
+    sum: Block<B>,
     steps: usize,
 }
 
-impl<'a, B: Backend> Walk<'a, B> {
+impl<'a, B: Backend> Walks<'a, B> {
     /// At `x_0 = b / s`.
     fn new(operator: &'a dyn LinearOperator<B>, plan: &'a Plan, columns: &Columns<B>, seed: u64) -> Self {
         let b = columns.b();
-        let product = Block::zeros(b.backend(), b.layout(), plan.repeats * b.k());
-        let mut x = product.clone();
-        (0..plan.repeats).for_each(|g| x.add_at(g * b.k(), 1.0 / plan.scale, &b));
         let n = operator.as_finite_sum().map_or(0, |sum| sum.examples());
-        let samplers = (0..plan.repeats).map(|g| Sampler::new(seed, g as u64, n)).collect();
-        Self { operator, plan, b_norms: b.norms(), b, x, product, samplers, steps: 0 }
+        let walk = |g: usize| {
+            let zeros = Block::zeros(b.backend(), b.layout(), b.k());
+            let mut x = zeros.clone();
+            x.axpby(1.0 / plan.scale, &b, 0.0);
+            let sampler = Sampler::new(seed, g as u64, n);
+            Mutex::new(Walk { sampler, x, product: zeros.clone(), sum: zeros, steps: 0 })
+        };
+        let each = (0..plan.repeats).map(walk).collect();
+        Self { operator, plan, b_norms: b.norms(), b, each }
     }
 
-    /// Steps until `to` of `depth` steps are taken, each iterate added to `sum`.
-    fn advance(
-        &mut self,
-        to: usize,
-        depth: usize,
-        mut sum: Option<&mut Block<B>>,
-        observer: &dyn Observer,
-    ) -> Option<Stop> {
-        while self.steps < to {
-            if observer.cancelled() {
-                return Some(Stop::Cancelled);
+    /// Steps until `depth` of them are taken, the iterates of the last half added up.
+    ///
+    /// Repeats run as independent tasks, on as many processors as there are. They meet after every [`ROUND`] steps, so
+    /// that one that grows soon ends all, always after the same steps.
+    fn advance(&mut self, depth: usize, observer: &dyn Observer) -> Option<Stop> {
+        let start = self.steps()[0];
+        self.each.iter_mut().for_each(|walk| own(walk).sum.clear());
+        for round in (start..depth).step_by(ROUND) {
+            let to = depth.min(round + ROUND);
+            // All repeats are about as far: one is enough to tell of.
+            let run = |g: usize| {
+                self.run(&mut lock(&self.each[g]), to, depth, |steps| {
+                    if g == 0 {
+                        observer.progress("LiSSA", steps, depth)
+                    }
+                    observer.cancelled()
+                })
+            };
+            let stops = self.b.backend().map(self.each.len(), run);
+            if let Some(stop) = stops.into_iter().flatten().max() {
+                return Some(stop);
             }
-            self.step();
-            if self.grown() {
-                return Some(Stop::Grown);
-            }
-            if let Some(sum) = &mut sum {
-                sum.axpby(1.0, &self.x, 1.0);
-            }
-            observer.progress("LiSSA", self.steps, depth);
         }
         None
     }
 
-    fn step(&mut self) {
+    /// One repeat's steps until `to` of `depth` are taken, or until `cancelled`, which is told how many were.
+    fn run(
+        &self,
+        walk: &mut Walk<B>,
+        to: usize,
+        depth: usize,
+        cancelled: impl Fn(usize) -> bool,
+    ) -> Option<Stop> {
+        while walk.steps < to {
+            if cancelled(walk.steps) {
+                return Some(Stop::Cancelled);
+            }
+            self.step(walk);
+            if self.grown(walk) {
+                return Some(Stop::Grown);
+            }
+            if walk.steps > depth / 2 {
+                walk.sum.axpby(1.0, &walk.x, 1.0);
+            }
+        }
+        None
+    }
+
+    fn step(&self, walk: &mut Walk<B>) {
         match (self.plan.batch, self.operator.as_finite_sum()) {
             (Some(batch), Some(sum)) => {
-                let batches: Vec<Vec<usize>> = self.samplers.iter_mut().map(|s| s.draw(batch)).collect();
-                sum.apply_batches(&batches, &self.x, &mut self.product);
+                sum.apply_batch(&walk.sampler.draw(batch), &walk.x, &mut walk.product);
             }
-            _ => self.operator.apply(&self.x, &mut self.product),
+            _ => self.operator.apply(&walk.x, &mut walk.product),
         }
-        self.x.axpby(-1.0 / self.plan.scale, &self.product, 1.0);
-        for g in 0..self.plan.repeats {
-            self.x.add_at(g * self.b.k(), 1.0 / self.plan.scale, &self.b);
-        }
-        self.steps += 1;
+        walk.x.axpby(-1.0 / self.plan.scale, &walk.product, 1.0);
+        walk.x.axpby(1.0 / self.plan.scale, &self.b, 1.0);
+        walk.steps += 1;
     }
 
     /// Whether an iterate is longer than contractions can make it, or not finite.
-    fn grown(&self) -> bool {
-        let bound = GROWN * (self.steps + 1) as f64 / self.plan.scale;
-        let norms = self.x.norms();
-        norms.iter().zip(self.b_norms.iter().cycle()).any(|(x, b)| x.is_nan() || *x > bound * b)
+    fn grown(&self, walk: &Walk<B>) -> bool {
+        let bound = GROWN * (walk.steps + 1) as f64 / self.plan.scale;
+        walk.x.norms().iter().zip(&self.b_norms).any(|(x, b)| x.is_nan() || *x > bound * b)
+    }
+
+    /// Taken by each repeat.
+    fn steps(&self) -> Vec<usize> {
+        self.each.iter().map(|walk| lock(walk).steps).collect()
+    }
+
+    /// The mean over the repeats, in their order, of what each has of `count` iterates.
+    fn mean(&self, of: impl Fn(&Walk<B>) -> &Block<B>, count: usize) -> Block<B> {
+        let mut mean = Block::zeros(self.b.backend(), self.b.layout(), self.b.k());
+        for walk in &self.each {
+            mean.axpby(1.0 / (self.each.len() * count) as f64, of(&lock(walk)), 1.0);
+        }
+        mean
     }
 
     /// Goes on with the columns at `stay` only.
     fn keep(&mut self, stay: &[usize]) {
-        let k = self.b.k();
-        if stay.len() == k {
+        if stay.len() == self.b.k() {
             return;
         }
-        let rows: Vec<usize> =
-            (0..self.plan.repeats).flat_map(|g| stay.iter().map(move |row| g * k + row)).collect();
-        (self.x, self.product) = (self.x.select(&rows), self.product.select(&rows));
+        for walk in &mut self.each {
+            let Walk { x, product, sum, .. } = own(walk);
+            [x, product, sum].into_iter().for_each(|block| *block = block.select(stay));
+        }
         self.b = self.b.select(stay);
         self.b_norms = self.b.norms();
     }
 }
 
-/// The mean over `groups` groups of vectors, each the sum of `count` iterates.
-fn mean_over_groups<B: Backend>(sums: &Block<B>, groups: usize, count: usize) -> Block<B> {
-    let k = sums.k() / groups;
-    let mut mean = Block::zeros(sums.backend(), sums.layout(), k);
-    for g in 0..groups {
-        let group = sums.select(&(g * k..(g + 1) * k).collect::<Vec<_>>());
-        mean.axpby(1.0 / (groups * count) as f64, &group, 1.0);
-    }
-    mean
+// A task that panics takes the whole solve with it.
+fn lock<B: Backend>(walk: &Mutex<Walk<B>>) -> MutexGuard<'_, Walk<B>> {
+    walk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn own<B: Backend>(walk: &mut Mutex<Walk<B>>) -> &mut Walk<B> {
+    walk.get_mut().unwrap_or_else(PoisonError::into_inner)
 }

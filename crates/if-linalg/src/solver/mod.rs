@@ -55,7 +55,7 @@ pub trait Solver<B: Backend>: Send + Sync {
 }
 
 /// A solver bound to an operator.
-pub trait Prepared<B: Backend> {
+pub trait Prepared<B: Backend>: Sync {
     /// Solves for every vector of `b`. Never fails as a whole: each column has its certificate.
     fn solve(&self, b: &Block<B>, observer: &dyn Observer) -> Solution<B>;
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use if_linalg::testing::random;
 use if_linalg::{
@@ -214,10 +215,68 @@ fn bits_follow_from_the_seed_and_not_from_threads() {
             (solution.x.to_f64(), solution.report)
         })
     };
-    assert_eq!(run(&lissa, 1), run(&lissa, 2));
+    // A scale too small ends all repeats when one has grown: always after the same steps.
+    for scale in [None, Some(0.3)] {
+        let lissa = Lissa { scale, ..lissa.clone() };
+        let alone = run(&lissa, 1);
+        for threads in [2, 5] {
+            assert_eq!(run(&lissa, threads), alone, "{threads} threads");
+        }
+        assert_eq!(alone.1.columns[0].iterations > 200, scale.is_some(), "{:?}", alone.1.columns[0]);
+    }
     assert_ne!(run(&lissa, 1).0, run(&Lissa { seed: 4, ..lissa.clone() }, 1).0);
     // Groups have their own batches: three repeats are not one.
     assert_ne!(run(&lissa, 1).0, run(&Lissa { repeats: 1, ..lissa.clone() }, 1).0);
+}
+
+/// An operator whose batches wait for each other.
+struct Meeting {
+    operator: LeastSquares,
+    under_way: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl LinearOperator<F64> for Meeting {
+    fn backend(&self) -> &F64 {
+        self.operator.backend()
+    }
+    fn layout(&self) -> &Arc<Layout> {
+        self.operator.layout()
+    }
+    fn apply(&self, x: &Block<F64>, y: &mut Block<F64>) {
+        self.operator.apply(x, y);
+    }
+    fn as_finite_sum(&self) -> Option<&dyn FiniteSumOperator<F64>> {
+        Some(self)
+    }
+}
+
+impl FiniteSumOperator<F64> for Meeting {
+    fn examples(&self) -> usize {
+        self.operator.examples()
+    }
+
+    fn apply_batch(&self, indices: &[usize], x: &Block<F64>, y: &mut Block<F64>) {
+        let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        let start = Instant::now();
+        while self.most.load(Ordering::SeqCst) < 2 && start.elapsed() < Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+        self.operator.apply_batch(indices, x, y);
+        self.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn repeats_for_a_single_column_run_at_the_same_time() {
+    let operator = LeastSquares::new(200, 8, 0.1);
+    let b = operator.block(1, 1);
+    let lissa = Lissa { depth: Some(1), repeats: 2, batch: Some(10), scale: Some(10.0), ..automatic(1e-9) };
+    let meeting = Meeting { operator, under_way: AtomicUsize::new(0), most: AtomicUsize::new(0) };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    pool.install(|| solve(&lissa, &meeting, &b));
+    assert_eq!(meeting.most.into_inner(), 2);
 }
 
 #[test]
@@ -251,20 +310,6 @@ fn the_report_counts_what_was_read() {
     // 10 attempts at scales too small cost at least a step each.
     let backed_off = solve(&Lissa { scale: Some(0.02), ..lissa }, &operator, &b).report;
     assert!(backed_off.columns[0].iterations > 50, "{:?}", backed_off.columns[0]);
-}
-
-#[test]
-fn groups_have_their_own_batches() {
-    let operator = LeastSquares::new(50, 6, 0.1);
-    let x = operator.block(6, 2);
-    let batches = [vec![3, 1, 4], vec![1], vec![5, 9]];
-    let mut y = Block::from_f64(&operator.backend, &operator.layout, &[f64::NAN; 36]);
-    operator.apply_batches(&batches, &x, &mut y);
-    for (g, batch) in batches.iter().enumerate() {
-        let mut part = Block::zeros(&operator.backend, &operator.layout, 2);
-        operator.apply_batch(batch, &x.select(&[2 * g, 2 * g + 1]), &mut part);
-        assert_eq!(part.to_f64(), y.to_f64()[12 * g..12 * (g + 1)]);
-    }
 }
 
 /// The published recursion, to the letter, on `H` with full batches: its iterates `X / s`, averaged over the last half.

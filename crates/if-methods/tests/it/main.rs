@@ -4,6 +4,8 @@ mod common;
 mod damping_path;
 mod fast_if;
 mod groups;
+#[cfg(feature = "usearch")]
+mod hnsw;
 mod influence;
 mod query_rank;
 mod stages;

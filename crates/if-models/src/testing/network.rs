@@ -327,14 +327,6 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
             let mut mean = vec![0.0; 3 * self.p()];
             everyone.iter().for_each(|&i| mean = plus(&mean, 1.0 / self.n() as f64, &apply_batch(&[i])));
             close(&mean, &whole.to_f64(), 10.0 * ROUNDING, "the mean over batches of one");
-            let batches = [some.clone(), vec![1], everyone.clone()];
-            let mut groups = self.block(&vec![f64::NAN; 3 * self.p()]);
-            operator.apply_batches(&batches, &x, &mut groups);
-            for (g, (batch, product)) in batches.iter().zip(groups.to_f64().chunks(self.p())).enumerate() {
-                let mut single = Block::zeros(self.network.backend(), self.network.layout(), 1);
-                operator.apply_batch(batch, &x.select(&[g]), &mut single);
-                same_bits(product, &single.to_f64(), "groups with their own batches");
-            }
         }
     }
 
@@ -377,7 +369,7 @@ impl<'a, B: Backend<Elem = f64>> Check<'a, B> {
             all.extend(y.to_f64());
             operator.apply_batch(&last, &v, &mut y);
             all.extend(y.to_f64());
-            operator.apply_batches(&[last.to_vec(), vec![0], vec![1, 1], vec![2], vec![0, 1]], &v, &mut y);
+            operator.apply_batch(&[1, 1], &v, &mut y);
             all.extend(y.to_f64());
             all.extend(operator.to_dense().as_slice());
         }

@@ -2,12 +2,15 @@
 //!
 //! Deviations:
 //! 1. An MLP on 6,000 MNIST digits and the inputs of its last layer, where the paper has BERT's pooled output.
-//! 2. Speed-up against all scores by block conjugate gradients, measured in the same run; the paper's factor of 80 is
-//!    against LiSSA over the whole MNLI (393,000 examples), one query at a time.
+//! 2. Two speed-ups, each measured in one run: against all scores of 20 queries together by block conjugate gradients, and,
+//!    as the paper has it, one query at a time against long runs of LiSSA and all scores. The paper's factor of 80 is on
+//!    MNLI (393,000 examples) and four GPUs.
 //! 3. Curvature is the Gauss-Newton matrix with a damping of 0.01; the published settings mean a damping of 50 and more,
 //!    at which influence is the inner product of gradients.
 //! 4. Beside the neighbours stand candidates that are the same for all queries: by loss, mean loss over checkpoints,
 //!    gradient norm, and at random.
+
+mod speed;
 
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -18,7 +21,7 @@ use if_methods::{
     Checkpoint, Influence, MethodError, Scores, TracIn, descending, nearest, pearson, random_order, recall,
 };
 use if_models::{
-    Curvature, EmpiricalRisk, Inputs, LayerSpec, Loss, ModelError, ModelSpec, Network, Optimizer,
+    Curvature, Dataset, EmpiricalRisk, Inputs, LayerSpec, Loss, ModelError, ModelSpec, Network, Optimizer,
     RiskSettings, Schedule, Training,
 };
 
@@ -27,6 +30,7 @@ use crate::result::{Gate, Metric, Table};
 use crate::support::{F64, OverSeeds, line, load};
 use crate::{Context, Experiment, Figure, Outcome};
 use if_plot::{LineChart, Series};
+use speed::Speed;
 
 const N: usize = 6000;
 const QUERIES: usize = 20;
@@ -78,6 +82,8 @@ impl Experiment for FastIf {
         outcome.tables.push(baselines(&trials));
         outcome.tables.push(grid(&trials));
         outcome.tables.push(times(&trials));
+        outcome.metrics.extend(speed::judge(&trials));
+        outcome.tables.push(speed::table(&trials));
         describe(&mut outcome);
         Ok(outcome)
     }
@@ -93,6 +99,8 @@ struct Trial {
     grid: Vec<[f64; 2]>,
     /// Seconds a query of the neighbours' search.
     search: f64,
+    /// One query at a time.
+    speed: Speed,
 }
 
 struct Route {
@@ -115,9 +123,11 @@ fn trial(context: &Context, seed: u64) -> anyhow::Result<Trial> {
         let all = load(context, source)?;
         let mut order = random_order(all.len(), seed);
         order.truncate(count);
-        Ok(Inputs::new(&network, &all.select(&order), usize::MAX)?)
+        Ok(all.select(&order))
     };
-    let (train, queries) = (drawn("mnist:train", N)?, drawn("mnist:test", QUERIES)?);
+    let inputs = |data: &Dataset| Inputs::new(&network, data, usize::MAX);
+    let (train, test) = (drawn("mnist:train", N)?, drawn("mnist:test", QUERIES)?);
+    let (train, queries) = (inputs(&train)?, inputs(&test)?);
     let training = Training {
         optimizer: Optimizer::Sgd { momentum: 0.9 },
         learning_rate: 0.02,
@@ -152,7 +162,9 @@ fn trial(context: &Context, seed: u64) -> anyhow::Result<Trial> {
     let last = route(context, (&head, &head_theta), (&train, &queries), &neighbours)?;
     let all = route(context, (&network, &theta), (&train, &queries), &neighbours)?;
     let grid = lissa(context, (&head, &head_theta), (&train, &queries), seed)?;
-    Ok(Trial { routes: [last, all], orders, grid, search })
+    let single = (0..speed::QUERIES).map(|q| inputs(&test.select(&[q]))).collect::<Result<Vec<_>, _>>()?;
+    let speed = Speed::measure(context, (&network, &theta), (&train, &single), &all.scores, seed)?;
+    Ok(Trial { routes: [last, all], orders, grid, search, speed })
 }
 
 /// Scores everything, then candidates alone.
@@ -377,10 +389,14 @@ fn describe(outcome: &mut Outcome) {
     outcome.setting("train", format!("mnist:train, {N} examples drawn by the seed"));
     outcome.setting("queries", format!("mnist:test, {QUERIES} examples drawn by the seed"));
     outcome.setting("model", format!("MLP 784-100-10, relu, l2 {L2}; SGD, {EPOCHS} epochs"));
+    outcome.setting("threads", rayon::current_num_threads());
+    outcome.setting("one query at a time", format!("the first {} of the queries", speed::QUERIES));
     outcome
         .setting("curvature", format!("Gauss-Newton, damping {DAMPING}; block conjugate gradients to 1e-6"));
     outcome.notes = vec![
-        "The paper’s factor of 80 is that of its whole pipeline over LiSSA on 393,000 examples, one query after another. Here everything is already cheap: queries share every pass, and no gradient of a training example is formed. What is left to save is the scoring, not the solve.".into(),
+        "The paper’s factor of 80 is that of its whole pipeline over long runs of LiSSA and the gradients of all 393,000 examples of MNLI, one query after another. There every score takes a backward pass through BERT, and 1,000 candidates save 99.7 % of them. Here no gradient of a training example is formed and all 6,000 scores of a query cost less than its solve: candidates save little, short runs of LiSSA nearly all.".into(),
+        "With 20 queries together the solve is shared too, by block conjugate gradients; what is left to save is the scoring.".into(),
+        "One query at a time: seconds from the query to its scores, kNN and the certificate of the solve (a product over all examples) included; the scale of LiSSA and the features of the training examples, which are found once, are not. Recall is of each way’s own ten strongest. Parallel repeats give the same bits as on one thread; how much sooner is what processors were free for them, and other programs take their share.".into(),
         "Candidates of the highest loss or the largest gradient norm, the same for all queries and without any search, hold more of the strongest than the nearest neighbours do: here few training examples act on nearly every query.".into(),
         "Neighbours are exact, by one matrix product; their search is in the times.".into(),
         "The published settings of LiSSA have an effective damping of 50 to 5,000 (scale times damping), far above this curvature’s eigenvalues: at it influence is the inner product of gradients.".into(),
