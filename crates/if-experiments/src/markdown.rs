@@ -18,7 +18,7 @@ const HEAD: &str = "\
 Written by `cargo xtask reproduce --markdown` from the committed results (`crates/if-experiments/results`): do not edit.
 `cargo xtask reproduce --only ID` repeats a row, with its plots, all its numbers and the notes on what deviates from the
 paper. Gates were set before the runs and are not moved. A row shows its first gate, or the first that is missed; all that
-are missed stand below, with what was tried.
+are missed stand below, with what was tried. Times depend on what else the machine did: they tell minutes from hours.
 
 ";
 
