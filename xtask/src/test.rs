@@ -26,8 +26,7 @@ pub fn run(full: bool) -> anyhow::Result<ExitCode> {
     tidy::run()?;
     step("tests", cargo(&root).args(["test", "--workspace"]))?;
     test_lapack(&root)?;
-    test_cuda(&root)?;
-    test_usearch(&root)?;
+    test_features(&root)?;
     if full {
         step("long tests", cargo(&root).args(["test", "--release", "--workspace", "--", "--ignored"]))?;
     }
@@ -35,15 +34,24 @@ pub fn run(full: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds for GPUs start everywhere, and say what they skip where there is none. Networks on a GPU are tested where there
-/// is one: `cargo test -p if-models --features cuda`.
-fn test_cuda(root: &Path) -> anyhow::Result<()> {
-    let packages = ["-p", "if-linalg", "-p", "if-models", "-p", "if-cli", "-p", "if-benches"];
-    let features = ["--features", "if-models/cuda,if-cli/cuda,if-benches/cuda"];
-    let lints = ["--all-targets", "--", "-D", "warnings"];
-    step("GPU: lints", cargo(root).arg("clippy").args(packages).args(features).args(lints))?;
-    let own = ["test", "-p", "if-linalg", "-p", "if-cli", "--features", "if-linalg/cuda,if-cli/cuda"];
-    step("GPU: kernels and messages", cargo(root).args(own).args(["--", "cuda", "device"]))
+/// Builds with the features `cuda` and `usearch`. One for GPUs starts everywhere, and says what it skips where there is
+/// none; networks on a GPU are tested where there is one: `cargo test -p if-models --features cuda`. The other needs a C++
+/// compiler.
+fn test_features(root: &Path) -> anyhow::Result<()> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let version =
+        Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let mut features = String::from("if-linalg/cuda,if-cli/cuda");
+    if version.is_ok_and(|status| status.success()) {
+        features += ",if-methods/usearch,if-cli/usearch";
+    } else {
+        println!("── usearch: skipped, no C++ compiler found (Debian: apt-get install g++)\n");
+    }
+    let packages = ["-p", "if-linalg", "-p", "if-methods", "-p", "if-cli"];
+    let clippy = ["--all-targets", "--features", &features, "--", "-D", "warnings"];
+    step("lints of cuda and usearch", cargo(root).arg("clippy").args(packages).args(clippy))?;
+    let test = ["--features", &features, "--", "cuda", "device", "hnsw", "usearch"];
+    step("tests of cuda and usearch", cargo(root).arg("test").args(packages).args(test))
 }
 
 /// `lapack` links only with a provider, which `if-tests` chooses for both packages.
@@ -60,21 +68,6 @@ fn test_lapack(root: &Path) -> anyhow::Result<()> {
     step("lapack: factorisations", cargo(root).args(own).args(features))?;
     let whole = ["test", "-p", "if-tests", "--test", "it", "logreg17", "--features", "openblas-system"];
     step("lapack: end to end", cargo(root).args(whole))
-}
-
-/// `usearch` compiles C++.
-fn test_usearch(root: &Path) -> anyhow::Result<()> {
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-    let version =
-        Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if !version.is_ok_and(|status| status.success()) {
-        println!("── usearch: skipped, no C++ compiler found (Debian: apt-get install g++)\n");
-        return Ok(());
-    }
-    let neighbours = ["test", "-p", "if-methods", "--features", "usearch", "--test", "it", "hnsw"];
-    step("usearch: neighbours", cargo(root).args(neighbours))?;
-    let program = ["test", "-p", "if-cli", "--features", "usearch", "--test", "cli", "usearch"];
-    step("usearch: the program", cargo(root).args(program))
 }
 
 fn has_openblas() -> bool {
