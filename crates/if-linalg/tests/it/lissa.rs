@@ -275,7 +275,8 @@ fn repeats_for_a_single_column_run_at_the_same_time() {
     let lissa = Lissa { depth: Some(1), repeats: 2, batch: Some(10), scale: Some(10.0), ..automatic(1e-9) };
     let meeting = Meeting { operator, under_way: AtomicUsize::new(0), most: AtomicUsize::new(0) };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    pool.install(|| solve(&lissa, &meeting, &b));
+    let report = pool.install(|| solve(&lissa, &meeting, &b)).report;
+    assert_eq!(report.columns[0].iterations, 1);
     assert_eq!(meeting.most.into_inner(), 2);
 }
 
