@@ -31,8 +31,8 @@ use crate::{Context, Experiment, Outcome};
 const N: usize = 6000;
 const HIDDEN: usize = 100;
 const L2: f64 = 1e-4;
-/// Photographs, and epochs on them.
-const PHOTOS: usize = 3000;
+/// Photographs, by default and with `--full`, and epochs on them.
+const PHOTOS: [usize; 2] = [2000, 3000];
 const PHOTO_EPOCHS: usize = 15;
 /// CIFAR-10N has the position, the right label and five others of people.
 const COLUMNS: usize = 7;
@@ -304,7 +304,7 @@ fn human(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
 }
 
 /// CIFAR-10N, what people took the first photographs of CIFAR-10 for: one row of [`COLUMNS`] numbers for each.
-fn people_said(context: &Context) -> anyhow::Result<Option<Vec<Vec<f64>>>> {
+fn people_said(context: &Context, photos: usize) -> anyhow::Result<Option<Vec<Vec<f64>>>> {
     let Some(folder) = context.data_dir() else { return Ok(None) };
     let path = folder.join("cifar10/cifar10n/cifar10n_train_labels.csv.gz");
     let Ok(file) = File::open(&path) else { return Ok(None) };
@@ -314,18 +314,19 @@ fn people_said(context: &Context) -> anyhow::Result<Option<Vec<Vec<f64>>>> {
         let row: Vec<f64> = line.split(',').map(|label| label.trim().parse().ok()).collect::<Option<_>>()?;
         (row.len() == COLUMNS).then_some(row)
     };
-    let rows: Option<Vec<Vec<f64>>> = text.lines().skip(1).take(PHOTOS).map(row).collect();
-    Ok(Some(rows.filter(|rows| rows.len() == PHOTOS).with_context(|| path.display().to_string())?))
+    let rows: Option<Vec<Vec<f64>>> = text.lines().skip(1).take(photos).map(row).collect();
+    Ok(Some(rows.filter(|rows| rows.len() == photos).with_context(|| path.display().to_string())?))
 }
 
 /// Wrong labels that people gave to photographs.
 fn photographs(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
     let checked = [0.05, 0.1, 0.2, 0.4];
-    let Some(said) = people_said(context)? else {
+    let photos = PHOTOS[usize::from(context.full)];
+    let Some(said) = people_said(context, photos)? else {
         outcome.notes.push("CIFAR-10N and cifar10-jpeg are not in the data folder: left out.".into());
         return Ok(());
     };
-    let right = load(context, &format!("cifar10-jpeg:train[0..{PHOTOS}]"))?;
+    let right = load(context, &format!("cifar10-jpeg:train[0..{photos}]"))?;
     let network = photo_network()?;
     for &(column, who) in &NOISE[..if context.full { 3 } else { 1 }] {
         let labels: Vec<f64> = said.iter().map(|row| row[column]).collect();
@@ -339,9 +340,9 @@ fn photographs(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
         })?;
         let curves: Vec<Vec<&RecallCurve>> = trials.iter().map(|trial| trial.iter().collect()).collect();
         let recalls = Recalls { methods: &METHODS, trials: &curves };
-        let share = 100.0 * count as f64 / PHOTOS as f64;
+        let share = 100.0 * count as f64 / photos as f64;
         outcome.tables.push(recalls.table(
-            &format!("CIFAR-10N, {who}: fraction found of the {count} wrong labels ({share:.1} %) of {PHOTOS} photographs (cifar10-jpeg)"),
+            &format!("CIFAR-10N, {who}: fraction found of the {count} wrong labels ({share:.1} %) of {photos} photographs (cifar10-jpeg)"),
             &checked,
         ));
         for (m, name) in METHODS.into_iter().enumerate() {
@@ -353,6 +354,7 @@ fn photographs(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
 }
 
 fn describe(outcome: &mut Outcome, full: bool) {
+    let photos = PHOTOS[usize::from(full)];
     outcome.setting("seeds of photographs", if full { "all" } else { "the first (all with --full)" });
     outcome.setting(
         "train",
@@ -363,7 +365,7 @@ fn describe(outcome: &mut Outcome, full: bool) {
     outcome.setting("checkpoints", format!("every {EVERY} epochs, each with the learning rate there"));
     outcome.setting(
         "photographs",
-        format!("cifar10-jpeg:train[0..{PHOTOS}] with the labels of CIFAR-10N; CNN of two convolutions and a dense layer, {PHOTO_EPOCHS} epochs"),
+        format!("cifar10-jpeg:train[0..{photos}] with the labels of CIFAR-10N; CNN of two convolutions and a dense layer, {PHOTO_EPOCHS} epochs"),
     );
     outcome.setting("influence", format!("last layer, Gauss-Newton, damping {DAMPING}, Cholesky"));
     outcome.notes.extend([

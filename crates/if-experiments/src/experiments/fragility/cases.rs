@@ -27,7 +27,11 @@ pub fn iris(context: &Context) -> anyhow::Result<Case> {
         base,
         grid: unique(grid),
         left_out: 25,
-        lbfgs: Lbfgs { gradient_tolerance: 1e-8, max_iterations: 20_000, ..Lbfgs::default() },
+        lbfgs: Lbfgs {
+            gradient_tolerance: 1e-8,
+            max_iterations: if context.full { 20_000 } else { 5000 },
+            ..Lbfgs::default()
+        },
         cold: true,
     })
 }

@@ -182,7 +182,7 @@ fn describe(outcome: &mut Outcome, full: bool) {
     outcome.setting("test points", POINTS.map(|(name, _)| name).join(", "));
     outcome.setting(
         "training",
-        "L-BFGS to a gradient of norm 1e-8 (1e-5 on photographs), at most 20,000 steps on Iris, 5,000 on MNIST, 1,000 on photographs",
+        "L-BFGS to a gradient of norm 1e-8 (1e-5 on photographs), at most 5,000 steps (20,000 on Iris with --full, 1,000 on photographs)",
     );
     outcome.setting("seeds of images", if full { "all" } else { "the first (all with --full)" });
     outcome.setting("curvature", "Hessian of all parameters with weight decay, Cholesky");

@@ -31,9 +31,12 @@ impl Study {
         ];
         Table {
             title: format!(
-                "{}: predicted against retrained, mean (least to most) over {} seeds; cold, Pearson and slope of the test point of highest loss",
+                "{}: predicted against retrained, {}; cold, Pearson and slope of the test point of highest loss",
                 self.case.name,
-                self.cells[0].1.len()
+                match self.cells[0].1.len() {
+                    1 => "first seed".to_owned(),
+                    seeds => format!("mean (least to most) over {seeds} seeds"),
+                }
             ),
             columns: names.chain(points).chain(others.map(String::from)).collect(),
             rows: self.cells.iter().map(|(setting, trials)| row(setting, trials)).collect(),
