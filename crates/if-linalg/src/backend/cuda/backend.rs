@@ -187,7 +187,8 @@ impl<T: CudaReal> Backend for Cuda<T> {
 
     fn write(&self, buffer: &mut CudaBuffer<T>, offset: usize, host: &[T]) {
         assert!(offset + host.len() <= buffer.len, "more numbers than the buffer holds");
-        self.device.copy_in(buffer.at(offset), bytes(host));
+        // SAFETY: the buffer holds so many numbers, as asserted.
+        unsafe { self.device.copy_in(buffer.at(offset), bytes(host)) };
     }
 
     fn download(&self, x: View<Self>) -> Vec<T> {
@@ -195,13 +196,13 @@ impl<T: CudaReal> Backend for Cuda<T> {
         if host.is_empty() {
             return host;
         }
-        let from = x.matrix();
+        x.check(x.row_stride, x.col_stride);
         if x.row_stride == x.cols || x.rows == 1 {
-            self.fetch(from.data, &mut host);
+            self.fetch(x.buffer, x.offset, &mut host);
         } else {
             let mut together = self.allocate(host.len());
             self.copy(x, ViewMut::new(&mut together, 0, x.rows, x.cols));
-            self.fetch(together.at(0), &mut host);
+            self.fetch(&together, 0, &mut host);
         }
         host
     }
@@ -300,7 +301,7 @@ impl<T: CudaReal> Backend for Cuda<T> {
         }
         self.sums(&partial, width, sums.at(0), k);
         let mut host = vec![0.0; k];
-        self.fetch(sums.at(0), &mut host);
+        self.fetch(&sums, 0, &mut host);
         out.iter_mut().zip(host).for_each(|(out, sum)| *out += sum);
     }
 
@@ -324,7 +325,7 @@ impl<T: CudaReal> Backend for Cuda<T> {
         let (sums, size) = (self.doubles(rows * cols), rows * cols);
         launch!(self, "sum_parts", self.each(size), parts.at(0), count as i64, size as i64, sums.at(0));
         let mut host = vec![0.0; size];
-        self.fetch(sums.at(0), &mut host);
+        self.fetch(&sums, 0, &mut host);
         out.iter_mut().zip(host).for_each(|(out, sum)| *out += sum);
     }
 
@@ -388,7 +389,7 @@ impl<T: CudaReal> Backend for Cuda<T> {
         }
         self.sums(&partial, width, sums.at(k), k);
         let mut pq = vec![0.0; 2 * k];
-        self.fetch(sums.at(0), &mut pq);
+        self.fetch(&sums, 0, &mut pq);
         let rr = pq.split_off(k);
         CgProducts { pq, rr }
     }

@@ -143,7 +143,8 @@ impl Device {
     pub fn upload(&self, host: &[u8]) -> sys::CUdeviceptr {
         if host.len() < LARGE {
             let pointer = self.allocate(host.len());
-            self.copy_in(pointer, host);
+            // SAFETY: the memory was just allocated, for so many bytes.
+            unsafe { self.copy_in(pointer, host) };
             return pointer;
         }
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,22 +155,28 @@ impl Device {
     }
 
     /// Queues a copy from the host. The driver takes pageable memory aside before it returns.
-    pub fn copy_in(&self, to: sys::CUdeviceptr, host: &[u8]) {
+    ///
+    /// # Safety
+    /// From `to` on there are as many bytes.
+    pub unsafe fn copy_in(&self, to: sys::CUdeviceptr, host: &[u8]) {
         self.bind();
-        // SAFETY: the caller allocated as many bytes from `to` on.
+        // SAFETY: as the caller promises.
         expect(unsafe { result::memcpy_htod_async(to, host, self.stream.cu_stream()) });
     }
 
     /// Fills `host` with what is at `from` when all that is in the queue is done.
-    pub fn fetch(&self, from: sys::CUdeviceptr, host: &mut [u8]) {
+    ///
+    /// # Safety
+    /// From `from` on there are as many bytes.
+    pub unsafe fn fetch(&self, from: sys::CUdeviceptr, host: &mut [u8]) {
         self.bind();
         if host.len() < LARGE {
-            // SAFETY: the caller knows of as many bytes from `from` on, and the host waits before it looks.
+            // SAFETY: as the caller promises; the host waits before it looks.
             expect(unsafe { result::memcpy_dtoh_async(host, from, self.stream.cu_stream()) });
             self.wait();
         } else {
             let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-            // SAFETY: the caller knows of as many bytes from `from` on.
+            // SAFETY: as the caller promises.
             expect(unsafe { staging.fetch(from, host, &self.stream) });
         }
     }

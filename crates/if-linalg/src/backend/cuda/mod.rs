@@ -94,11 +94,13 @@ impl<T: CudaReal> Cuda<T> {
         CudaBuffer { device: self.device.clone(), pointer, len: host.len(), real: PhantomData }
     }
 
-    /// Numbers of the device on the host, when all that is in the queue is done.
-    fn fetch<N: DeviceRepr>(&self, from: u64, host: &mut [N]) {
+    /// The first numbers of a buffer from `offset` on, as many as `host` holds, when all that is in the queue is done.
+    fn fetch<N: DeviceRepr>(&self, from: &CudaBuffer<N>, offset: usize, host: &mut [N]) {
+        assert!(offset + host.len() <= from.len, "more numbers than the buffer holds");
         // SAFETY: the slice is that many bytes long, and any bytes are numbers.
         let bytes = unsafe { std::slice::from_raw_parts_mut(host.as_mut_ptr().cast(), size_of_val(host)) };
-        self.device.fetch(from, bytes);
+        // SAFETY: the buffer holds so many numbers, as asserted.
+        unsafe { self.device.fetch(from.at(offset), bytes) };
     }
 }
 
