@@ -26,7 +26,7 @@ pub fn run(full: bool) -> anyhow::Result<ExitCode> {
     tidy::run()?;
     step("tests", cargo(&root).args(["test", "--workspace"]))?;
     test_lapack(&root)?;
-    test_features(&root)?;
+    test_features(&root, full)?;
     if full {
         step("long tests", cargo(&root).args(["test", "--release", "--workspace", "--", "--ignored"]))?;
     }
@@ -37,7 +37,7 @@ pub fn run(full: bool) -> anyhow::Result<ExitCode> {
 /// Builds with the features `cuda` and `usearch`. One for GPUs starts everywhere, and says what it skips where there is
 /// none; networks on a GPU are tested where there is one: `cargo test -p if-models --features cuda`. The other needs a C++
 /// compiler.
-fn test_features(root: &Path) -> anyhow::Result<()> {
+fn test_features(root: &Path, full: bool) -> anyhow::Result<()> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let version =
         Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -50,6 +50,12 @@ fn test_features(root: &Path) -> anyhow::Result<()> {
     let packages = ["-p", "if-linalg", "-p", "if-methods", "-p", "if-cli"];
     let clippy = ["--all-targets", "--features", &features, "--", "-D", "warnings"];
     step("lints of cuda and usearch", cargo(root).arg("clippy").args(packages).args(clippy))?;
+    // The program with these features takes as long to build as all that went before.
+    let kernels = ["test", "-p", "if-linalg", "--features", "cuda", "--", "cuda"];
+    step("tests of cuda", cargo(root).args(kernels))?;
+    if !full {
+        return Ok(());
+    }
     let test = ["--features", &features, "--", "cuda", "device", "hnsw", "usearch"];
     step("tests of cuda and usearch", cargo(root).arg("test").args(packages).args(test))
 }
