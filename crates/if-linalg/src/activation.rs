@@ -89,21 +89,11 @@ fn gelu_tanh(z: f64) -> [f64; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const ALL: [Activation; 8] = [
-        Activation::Relu,
-        Activation::LeakyRelu { slope: 0.1 },
-        Activation::Tanh,
-        Activation::Sigmoid,
-        Activation::Softplus,
-        Activation::Gelu,
-        Activation::GeluTanh,
-        Activation::Selu,
-    ];
+    use crate::testing::ACTIVATIONS;
 
     #[test]
     fn derivatives_are_those_of_the_values() {
-        for f in ALL {
+        for f in ACTIVATIONS {
             for z in [-3.1, -1.2, -0.3, 0.4, 1.7, 4.2] {
                 let [_, first, second] = f.scalar(z);
                 let h = 1e-5;
@@ -136,7 +126,7 @@ mod tests {
 
     #[test]
     fn nothing_overflows_and_kinks_are_settled() {
-        for f in ALL {
+        for f in ACTIVATIONS {
             for z in [-800.0, 0.0, 800.0] {
                 assert!(f.scalar(z).iter().all(|v| v.is_finite()), "{f:?} at {z}");
             }

@@ -143,7 +143,7 @@ impl<B: Backend> Share<'_, B> {
         let (backend, k) = (scratch.backend(), sum.rows);
         let v = View::new(v.buffer, v.offset, k, sum.cols);
         let mut coefficients = scratch.take(self.dy.rows * k);
-        each_gradients(self.layer, scratch, self.primal, self.dy, |first, gradients| {
+        each_gradients(self.layer, scratch, self.primal, self.dy, |_, first, gradients| {
             let count = gradients.rows;
             backend.gemm(1.0, gradients, v.t(), 0.0, ViewMut::new(&mut coefficients, 0, count, k));
             let factors = self.factors.row_range(first, count);

@@ -105,10 +105,10 @@ pub(crate) fn materialised_scores<B: Backend>(
     v: View<B>,
     mut out: ViewMut<B>,
 ) {
-    let (backend, k) = (scratch.backend(), out.cols);
+    let k = out.cols;
     let v = View::new(v.buffer, v.offset, k, v.rows / k * v.cols);
-    each_gradients(layer, scratch, at, dy, |first, gradients| {
-        backend.gemm(1.0, gradients, v.t(), 1.0, out.part(first, gradients.rows, k));
+    each_gradients(layer, scratch, at, dy, |scratch, first, gradients| {
+        scratch.backend().gemm(1.0, gradients, v.t(), 1.0, out.part(first, gradients.rows, k));
     });
 }
 
@@ -120,9 +120,8 @@ pub(crate) fn materialised_norms<B: Backend, L: Layer<B> + ?Sized>(
     dy: View<B>,
     mut out: ViewMut<B>,
 ) {
-    let backend = scratch.backend();
-    each_gradients(layer, scratch, at, dy, |first, gradients| {
-        backend.row_dots(gradients, gradients, 1.0, out.part(first, gradients.rows, 1));
+    each_gradients(layer, scratch, at, dy, |scratch, first, gradients| {
+        scratch.backend().row_dots(gradients, gradients, 1.0, out.part(first, gradients.rows, 1));
     });
 }
 
@@ -132,7 +131,7 @@ pub(crate) fn each_gradients<B: Backend, L: Layer<B> + ?Sized>(
     scratch: &mut Scratch<B>,
     at: Primal<B>,
     dy: View<B>,
-    mut f: impl FnMut(usize, View<B>),
+    mut f: impl FnMut(&mut Scratch<B>, usize, View<B>),
 ) {
     let size = layer.segment().map_or(0, |segment| segment.rows * segment.cols);
     let group = (B::IN_HAND.unwrap_or(GRADIENTS) / size).clamp(1, dy.rows);
@@ -141,7 +140,7 @@ pub(crate) fn each_gradients<B: Backend, L: Layer<B> + ?Sized>(
         let count = group.min(dy.rows - first);
         let target = ViewMut::new(&mut gradients, 0, count, size);
         layer.example_gradients(scratch, at.part(first, count), dy.row_range(first, count), target);
-        f(first, View::new(&gradients, 0, count, size));
+        f(scratch, first, View::new(&gradients, 0, count, size));
     }
     scratch.give(gradients);
 }

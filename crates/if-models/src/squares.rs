@@ -113,27 +113,25 @@ fn of_whole<B: Backend, L: Layer<B> + ?Sized>(
     mut out: ViewMut<B>,
 ) {
     let backend = scratch.backend();
-    // They are taken from within a pass that has the scratch.
-    let mut own = Scratch::new(&backend);
-    each_gradients(layer, scratch, at, dy, |_, gradients| {
+    each_gradients(layer, scratch, at, dy, |scratch, _, gradients| {
         let together = if B::IN_HAND.is_some() { gradients.rows } else { 1 };
         for first in (0..gradients.rows).step_by(together) {
             let group = gradients.row_range(first, together);
             let Some(Basis { left, right }) = basis else {
-                add_squares(&mut own, group, out.reborrow());
+                add_squares(scratch, group, out.reborrow());
                 continue;
             };
             let (rows, cols) = (left.rows, right.rows);
             let size = rows * cols;
-            let [mut half, mut whole] = [0, 1].map(|_| own.take(together * size));
+            let [mut half, mut whole] = [0, 1].map(|_| scratch.take(together * size));
             let gradient = group.row_as(0, rows, cols);
             let target = ViewMut::new(&mut half, 0, rows, cols);
             backend.gemm_batch(together, [0, size, size], 1.0, [left, gradient], 0.0, target);
             let (turned, target) = (View::new(&half, 0, rows, cols), ViewMut::new(&mut whole, 0, rows, cols));
             backend.gemm_batch(together, [size, 0, size], 1.0, [turned, right.t()], 0.0, target);
-            add_squares(&mut own, View::new(&whole, 0, together, size), out.reborrow());
-            own.give(half);
-            own.give(whole);
+            add_squares(scratch, View::new(&whole, 0, together, size), out.reborrow());
+            scratch.give(half);
+            scratch.give(whole);
         }
     });
 }

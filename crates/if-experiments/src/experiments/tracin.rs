@@ -19,13 +19,13 @@ use flate2::read::GzDecoder;
 use if_linalg::{Block, Cholesky, Solver};
 use if_methods::{Checkpoint, Influence, RecallCurve, TracIn, descending, random_order};
 use if_models::{
-    Curvature, Dataset, EmpiricalRisk, Inputs, LayerSpec, Loss, ModelError, ModelSpec, Network, Optimizer,
-    RiskSettings, Schedule, Training,
+    Curvature, Dataset, EmpiricalRisk, Inputs, LayerSpec, Loss, ModelSpec, Network, Optimizer, RiskSettings,
+    Schedule, Training,
 };
 use serde::Deserialize;
 
 use crate::result::{Gate, Metric, Table};
-use crate::support::{F64, Recalls, conv, dense, each_seed, load};
+use crate::support::{F64, Recalls, conv, dense, each_seed, load, train_with_checkpoints};
 use crate::{Context, Experiment, Outcome};
 
 const N: usize = 6000;
@@ -140,18 +140,7 @@ fn checkpoints(
     (seed, epochs): (u64, usize),
 ) -> anyhow::Result<Vec<Checkpoint<F64>>> {
     let risk = EmpiricalRisk::new(network, train, RiskSettings::mean(L2))?;
-    let training = training(seed, epochs);
-    let mut state = training.start(network);
-    let every = EVERY * training.steps_per_epoch(train.len());
-    let mut kept = Vec::new();
-    training.run::<F64, ModelError>(&risk, &mut state, context, |state, step| {
-        if step.step.is_multiple_of(every) {
-            let (theta, learning_rate) = (state.theta.clone(), step.learning_rate);
-            kept.push(Checkpoint { network: network.clone(), theta, learning_rate });
-        }
-        Ok(())
-    })?;
-    Ok(kept)
+    Ok(train_with_checkpoints(context, &training(seed, epochs), &risk, EVERY)?.1)
 }
 
 /// Spoils labels, trains on them, and ranks.

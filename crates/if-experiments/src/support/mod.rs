@@ -1,5 +1,6 @@
 //! What the experiments share: data and models, retraining without examples, and how both are shown.
 
+mod checkpoints;
 mod group_removal;
 mod hospital;
 mod images;
@@ -12,6 +13,7 @@ mod show;
 mod synthetic;
 mod two_stages;
 
+pub use checkpoints::train_with_checkpoints;
 pub use group_removal::{all_converged, group_effects, loss_change, retrained};
 pub use hospital::Hospital;
 pub use images::{conv, dense, draw, nine, pixels_of, resampled};

@@ -5,11 +5,11 @@ use if_data::LoadOptions;
 use if_linalg::{Block, BlockCg, Prepared, Solver};
 use if_methods::{Checkpoint, Influence, Scores, TracIn, random_order};
 use if_models::{
-    Curvature, Dataset, EmpiricalRisk, Inputs, LayerSpec, Loss, ModelError, ModelSpec, Network, Optimizer,
-    RiskSettings, Schedule, Training,
+    Curvature, Dataset, EmpiricalRisk, Inputs, LayerSpec, Loss, ModelSpec, Network, Optimizer, RiskSettings,
+    Schedule, Training,
 };
 
-use super::{F64, dense, load, predict};
+use super::{F64, dense, load, predict, train_with_checkpoints};
 use crate::Context;
 
 /// Ids of tokens, and tokens of a pair: those of the registry's sentence pairs.
@@ -136,17 +136,8 @@ impl PairModel {
             batch: 32,
             seed,
         };
-        let mut state = training.start(&network);
-        let every = EVERY * training.steps_per_epoch(train.len());
-        let mut checkpoints = Vec::new();
-        training.run::<F64, ModelError>(&risk, &mut state, context, |state, step| {
-            if step.step.is_multiple_of(every) {
-                let (theta, learning_rate) = (state.theta.clone(), step.learning_rate);
-                checkpoints.push(Checkpoint { network: network.clone(), theta, learning_rate });
-            }
-            Ok(())
-        })?;
-        let (network, theta) = network.select(&state.theta, &TOP)?;
+        let (theta, checkpoints) = train_with_checkpoints(context, &training, &risk, EVERY)?;
+        let (network, theta) = network.select(&theta, &TOP)?;
         Ok(Self { network, theta, checkpoints })
     }
 

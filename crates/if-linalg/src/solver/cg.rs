@@ -14,11 +14,12 @@
 //! 4. Extreme eigenvalues are Ritz values without a preconditioner; with one, the tridiagonal belongs to `M A`, and
 //!    the extreme Rayleigh quotients `p.Ap / p.p` are reported.
 
+use super::quotients::Quotients;
 use super::{Prepared, Solver, failed, proposal, true_residuals, verdict};
 use crate::lanczos::tridiagonal_extremes;
 use crate::{
     Approximation, Backend, Block, CgProducts, CgStep, ColumnReport, Inverse, LinalgError, LinearOperator,
-    Observer, Real, Solution, SolveReport, Termination,
+    Observer, Solution, SolveReport, Termination,
 };
 
 /// Batched conjugate gradients.
@@ -134,9 +135,7 @@ struct Column {
     products: usize,
     /// True residual at the last restart.
     last_true: f64,
-    /// Smallest and largest Rayleigh quotient so far; the largest is the scale against which "zero
-    /// curvature" is judged.
-    quotients: Option<[f64; 2]>,
+    quotients: Quotients,
     preconditioned: bool,
     /// The Lanczos tridiagonal of the first Krylov sequence, and the coefficients it grows from.
     diagonal: Vec<f64>,
@@ -197,11 +196,15 @@ impl<'a, B: Backend> Run<'a, B> {
         let mut q = Block::zeros(self.b.backend(), self.b.layout(), self.active.len());
         self.operator.apply(&self.p, &mut q);
         let rz: Vec<f64> = self.state.iter().map(|column| column.rz).collect();
-        let floor: Vec<f64> = self.state.iter().map(|column| column.floor::<B>()).collect();
+        let floor: Vec<f64> =
+            self.state.iter().map(|column| column.quotients.floor::<B::Elem>(column.pp)).collect();
         let step = CgStep { rz: &rz, floor: &floor };
         let CgProducts { pq, rr } = Block::cg_step(step, &self.p, &q, &mut self.x, &mut self.r);
-        let mut ends: Vec<Option<Termination>> =
-            self.state.iter_mut().zip(&pq).map(|(column, pq)| column.judge::<B>(*pq)).collect();
+        let judge = |(column, pq): (&mut Column, &f64)| {
+            column.products += 1;
+            column.quotients.judge::<B::Elem>(*pq, column.pp)
+        };
+        let mut ends: Vec<Option<Termination>> = self.state.iter_mut().zip(&pq).map(judge).collect();
         let z = self.preconditioner.map(|_| preconditioned(self.preconditioner, &self.r));
         let rz = z.as_ref().map_or_else(|| rr.clone(), |z| self.r.dots(z));
         let mut beta = vec![0.0; ends.len()];
@@ -301,28 +304,6 @@ impl<'a, B: Backend> Run<'a, B> {
 }
 
 impl Column {
-    /// What `p.Ap` must exceed for a step: below rounding of the largest curvature so far, its sign is unknown.
-    fn floor<B: Backend>(&self) -> f64 {
-        B::Elem::EPSILON * self.quotients.map_or(0.0, |[_, high]| high) * self.pp
-    }
-
-    /// Whether `p.Ap` allowed a step.
-    fn judge<B: Backend>(&mut self, pq: f64) -> Option<Termination> {
-        let floor = self.floor::<B>();
-        self.products += 1;
-        let curvature = pq / self.pp;
-        if !curvature.is_finite() {
-            return Some(Termination::NonFinite);
-        }
-        let [low, high] = self.quotients.unwrap_or([curvature, 0.0]);
-        let quotients = [low.min(curvature), high.max(curvature)];
-        self.quotients = Some(quotients);
-        if pq > floor {
-            return None;
-        }
-        Termination::of_curvature::<B::Elem>(curvature, quotients[1]).or(Some(Termination::Singular))
-    }
-
     /// CG is Lanczos: `T_jj = 1/alpha_j + beta_{j-1}/alpha_{j-1}`, `T_j,j+1 = sqrt(beta_j)/alpha_j`.
     fn extend_tridiagonal(&mut self, alpha: f64, beta: f64) {
         if self.restarted {
@@ -338,7 +319,7 @@ impl Column {
 
     fn report(&self, termination: Termination, residual: f64) -> ColumnReport {
         let seen = !self.diagonal.is_empty() && !self.preconditioned;
-        let quotients = self.quotients.filter(|_| self.preconditioned);
+        let quotients = self.quotients.extremes().filter(|_| self.preconditioned);
         ColumnReport {
             termination,
             iterations: self.iterations,

@@ -16,6 +16,7 @@ mod nearby;
 mod neumann;
 mod nystroem;
 mod orthonormal;
+mod quotients;
 
 pub use approximate::Approximate;
 pub use arnoldi::Arnoldi;

@@ -13,6 +13,7 @@
 //! All right-hand sides share the solves.
 
 use super::columns::Columns;
+use super::quotients::Quotients;
 use super::{Prepared, proposal, verdict};
 use crate::{
     Backend, Block, CgProducts, CgStep, ColumnReport, LinearOperator, Observer, Real, Solution, Termination,
@@ -48,7 +49,7 @@ struct State {
     /// `r.z`, 0 where the direction starts anew.
     rz: f64,
     last_true: f64,
-    quotients: Option<[f64; 2]>,
+    quotients: Quotients,
     iterations: usize,
     products: usize,
 }
@@ -83,8 +84,14 @@ impl NearbyCg {
 impl<B: Backend> Run<B> {
     fn new(b: Block<B>) -> Self {
         let zeros = Block::zeros(b.backend(), b.layout(), b.k());
-        let state =
-            |norm| State { norm, rz: 0.0, last_true: 1.0, quotients: None, iterations: 0, products: 0 };
+        let state = |norm| State {
+            norm,
+            rz: 0.0,
+            last_true: 1.0,
+            quotients: Quotients::default(),
+            iterations: 0,
+            products: 0,
+        };
         let state = b.norms().into_iter().map(state).collect();
         Self { x: zeros.clone(), p: zeros.clone(), ap: zeros, r: b, state }
     }
@@ -115,24 +122,15 @@ impl<B: Backend> Run<B> {
         let rz: Vec<f64> = self.state.iter().map(|state| state.rz).collect();
         let floor = |((state, end), pp): ((&State, &Option<Termination>), &f64)| match end {
             Some(_) => f64::INFINITY,
-            None => B::Elem::EPSILON * state.quotients.map_or(0.0, |[_, high]| high) * pp,
+            None => state.quotients.floor::<B::Elem>(*pp),
         };
         let floor: Vec<f64> = self.state.iter().zip(&*ends).zip(&pp).map(floor).collect();
         let step = CgStep { rz: &rz, floor: &floor };
         let CgProducts { pq, .. } = Block::cg_step(step, &self.p, &q, &mut self.x, &mut self.r);
         for (i, state) in self.state.iter_mut().enumerate() {
             state.products += 1;
-            let curvature = pq[i] / pp[i];
-            let [low, high] = state.quotients.unwrap_or([curvature, 0.0]);
-            if curvature.is_finite() {
-                state.quotients = Some([low.min(curvature), high.max(curvature)]);
-            }
-            ends[i] = ends[i].or_else(|| match curvature.is_finite() {
-                false => Some(Termination::NonFinite),
-                true if pq[i] > floor[i] => None,
-                true => Termination::of_curvature::<B::Elem>(curvature, high.max(curvature))
-                    .or(Some(Termination::Singular)),
-            });
+            let judged = state.quotients.judge::<B::Elem>(pq[i], pp[i]);
+            ends[i] = ends[i].or(judged);
             state.iterations += usize::from(ends[i].is_none());
         }
     }
@@ -179,7 +177,8 @@ impl<B: Backend> Run<B> {
         }
         let stay = columns.end(&self.x, decided, |row, (termination, residual)| {
             let State { iterations, products, quotients, .. } = self.state[row];
-            ColumnReport { termination, iterations, products, residual, eigenvalues: quotients }
+            let eigenvalues = quotients.extremes();
+            ColumnReport { termination, iterations, products, residual, eigenvalues }
         });
         if stay.len() < ends.len() {
             for block in [&mut self.x, &mut self.r, &mut self.p, &mut self.ap] {

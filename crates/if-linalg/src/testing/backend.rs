@@ -1,7 +1,7 @@
 //! Every kernel of a backend against the reference: the CPU in `f64`.
 
-use super::random;
-use crate::{Activation, Adam, Backend, CgStep, Cpu, Loss, Real, View, ViewMut, Window};
+use super::{ACTIVATIONS, random};
+use crate::{Adam, Backend, CgStep, Cpu, Loss, Real, View, ViewMut, Window};
 
 /// Runs every kernel of `backend` on random numbers, and again, and compares with the CPU in `f64`: norm-wise relative
 /// differences are at most `tolerance`, products of matrices at most `products` (which may be computed in a narrower
@@ -245,18 +245,8 @@ impl<'a, B: Backend> Results<'a, B> {
     }
 
     fn activations(&mut self) {
-        let kinds = [
-            Activation::Relu,
-            Activation::LeakyRelu { slope: 0.1 },
-            Activation::Tanh,
-            Activation::Sigmoid,
-            Activation::Softplus,
-            Activation::Gelu,
-            Activation::GeluTanh,
-            Activation::Selu,
-        ];
         let (shape, tight, stacked) = ((6, 90, 91), (6, 90, 90), (18, 90, 90));
-        for f in kinds {
+        for f in ACTIVATIONS {
             // Up to 8 in size, where the tails are.
             self.seed += 1;
             let x: Vec<f64> = random(OFFSET + 6 * 91, self.seed).iter().map(|v| 8.0 * v).collect();

@@ -11,8 +11,21 @@ pub use conformance::{check_operator, check_solver};
 pub use wide::Wide;
 pub use zoo::{Expectation, Problem, zoo};
 
+use crate::Activation;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+/// Every activation.
+pub const ACTIVATIONS: [Activation; 8] = [
+    Activation::Relu,
+    Activation::LeakyRelu { slope: 0.1 },
+    Activation::Tanh,
+    Activation::Sigmoid,
+    Activation::Softplus,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Selu,
+];
 
 /// `n` numbers uniform in [-1, 1), the same on every platform.
 pub fn random(n: usize, seed: u64) -> Vec<f64> {

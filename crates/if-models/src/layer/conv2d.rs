@@ -18,6 +18,7 @@
 use if_linalg::{Backend, Segment, View, ViewMut, Window};
 
 use super::{Delta, Direction, Factors, Layer, Primal, Scratch};
+use crate::inputs::Part;
 
 /// `out` planes from a window that slides over all planes of the input.
 #[derive(Clone, Debug)]
@@ -91,10 +92,15 @@ impl Conv2d {
     ) -> Planes<'a, B> {
         let (positions, k) = (self.window.positions(), y.rows / rows);
         if rows == 1 {
-            return Planes::Borrowed(View::new(y.buffer, y.offset, k * self.outputs, positions));
+            return Planes {
+                part: Part::Borrowed(y.buffer, y.offset),
+                rows: k * self.outputs,
+                cols: positions,
+            };
         }
         if len == 1 && k == 1 {
-            return Planes::Borrowed(y.row_as(first, self.outputs, positions));
+            let offset = y.offset + first * y.row_stride;
+            return Planes { part: Part::Borrowed(y.buffer, offset), rows: self.outputs, cols: positions };
         }
         let mut planes = scratch.take(k * self.outputs * len * positions);
         for j in 0..k {
@@ -103,7 +109,7 @@ impl Conv2d {
             let source = y.row_range(j * rows + first, len);
             scratch.backend().swap_axes([len, self.outputs, positions], source, target);
         }
-        Planes::Owned(planes, k * self.outputs, len * positions)
+        Planes { part: Part::Owned(planes), rows: k * self.outputs, cols: len * positions }
     }
 
     /// The weights without the bias.
@@ -148,22 +154,19 @@ impl Conv2d {
 }
 
 /// Outputs of some examples, plane by plane, which may have had to change places.
-enum Planes<'a, B: Backend> {
-    Borrowed(View<'a, B>),
-    /// Of so many rows and columns.
-    Owned(B::Buffer, usize, usize),
+struct Planes<'a, B: Backend> {
+    part: Part<'a, B>,
+    rows: usize,
+    cols: usize,
 }
 
 impl<B: Backend> Planes<'_, B> {
     fn view(&self) -> View<'_, B> {
-        match self {
-            Planes::Borrowed(view) => *view,
-            Planes::Owned(buffer, rows, cols) => View::new(buffer, 0, *rows, *cols),
-        }
+        self.part.view(self.rows, self.cols)
     }
 
     fn release(self, scratch: &mut Scratch<B>) {
-        if let Planes::Owned(buffer, ..) = self {
+        if let Part::Owned(buffer) = self.part {
             scratch.give(buffer);
         }
     }

@@ -40,6 +40,11 @@ impl Dense {
         self.inputs + usize::from(self.bias)
     }
 
+    /// Whether each direction has a product of its own: few outputs are no work for a device that wants much.
+    fn by_direction<B: Backend>(&self) -> bool {
+        B::IN_HAND.is_some() && self.outputs >= WIDE
+    }
+
     /// The columns of an activation that meet parameters: with the ones if there is a bias.
     fn seen<'a, B: Backend>(&self, x: View<'a, B>) -> View<'a, B> {
         x.col_range(0, self.cols())
@@ -95,7 +100,7 @@ impl<B: Backend> Layer<B> for Dense {
             let k = v.rows / out;
             if k == 1 {
                 backend.gemm(1.0, self.seen(at.x), v.t(), 0.0, ry.reborrow());
-            } else if B::IN_HAND.is_some() && out >= WIDE {
+            } else if self.by_direction::<B>() {
                 // Each direction goes where it belongs.
                 let (steps, own) = ([0, out * self.cols(), rows * out], v.row_range(0, out));
                 let target = ry.part(0, rows, out);
@@ -134,8 +139,7 @@ impl<B: Backend> Layer<B> for Dense {
                 backend.gemm(1.0, dy.t(), x, 1.0, dw);
                 return;
             }
-            // Few outputs are no work of their own for a device.
-            if B::IN_HAND.is_some() && out >= WIDE {
+            if self.by_direction::<B>() {
                 let steps = [rows * out, 0, out * self.cols()];
                 let (mut dw, own) = (dw, dy.row_range(0, rows));
                 backend.gemm_batch(k, steps, 1.0, [own.t(), x], 1.0, dw.part(0, out, self.cols()));

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::common::{Double, cpu};
-use if_linalg::testing::random;
-use if_linalg::{Activation, Backend, Segment, View, ViewMut, Window};
+use if_linalg::testing::{ACTIVATIONS, random};
+use if_linalg::{Backend, Segment, View, ViewMut, Window};
 use if_models::layer::{
     BatchNorm, Conv2d, Delta, Dense, Direction, Elementwise, EmbeddingBag, Factors, Layer, Pool2d, Pooling,
     Primal, Scratch,
@@ -142,17 +142,7 @@ fn windows_by_hand() {
 }
 
 fn elementwise<B: Backend<Elem = f64>>(backend: &B) {
-    let all = [
-        Activation::Relu,
-        Activation::LeakyRelu { slope: 0.1 },
-        Activation::Tanh,
-        Activation::Sigmoid,
-        Activation::Softplus,
-        Activation::Gelu,
-        Activation::GeluTanh,
-        Activation::Selu,
-    ];
-    for activation in all {
+    for activation in ACTIVATIONS {
         for (inputs, rows, directions) in [(1, 1, 1), (1, 3, 2), (4, 1, 3), (5, 4, 3), (7, 9, 33)] {
             let layer = Elementwise::new(activation, inputs);
             check_layer(backend, &layer, LayerCheck { inputs, rows, directions, seed: 5 });

@@ -18,16 +18,16 @@ use std::time::Instant;
 use anyhow::ensure;
 use if_linalg::{Block, BlockCg, Lissa, Observer, Prepared, Solution, Solver};
 use if_methods::{
-    Checkpoint, Influence, MethodError, Scores, TracIn, descending, nearest, pearson, random_order, recall,
+    Influence, MethodError, Scores, TracIn, descending, nearest, pearson, random_order, recall,
 };
 use if_models::{
-    Curvature, Dataset, EmpiricalRisk, Inputs, LayerSpec, Loss, ModelError, ModelSpec, Network, Optimizer,
-    RiskSettings, Schedule, Training,
+    Curvature, Dataset, EmpiricalRisk, Inputs, LayerSpec, Loss, ModelSpec, Network, Optimizer, RiskSettings,
+    Schedule, Training,
 };
 
 use crate::number::short;
 use crate::result::{Gate, Metric, Table};
-use crate::support::{F64, OverSeeds, line, load};
+use crate::support::{F64, OverSeeds, line, load, train_with_checkpoints};
 use crate::{Context, Experiment, Figure, Outcome};
 use if_plot::{LineChart, Series};
 use speed::Speed;
@@ -137,17 +137,7 @@ fn trial(context: &Context, seed: u64) -> anyhow::Result<Trial> {
         seed,
     };
     let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(L2))?;
-    let mut state = training.start(&network);
-    let every = EVERY * training.steps_per_epoch(N);
-    let mut checkpoints = Vec::new();
-    training.run::<F64, ModelError>(&risk, &mut state, context, |state, step| {
-        if step.step.is_multiple_of(every) {
-            let (theta, learning_rate) = (state.theta.clone(), step.learning_rate);
-            checkpoints.push(Checkpoint { network: network.clone(), theta, learning_rate });
-        }
-        Ok(())
-    })?;
-    let theta = state.theta;
+    let (theta, checkpoints) = train_with_checkpoints(context, &training, &risk, EVERY)?;
     let orders = vec![
         descending(&network.example_losses(&train, &theta)),
         descending(&TracIn::new(&train, &checkpoints)?.mean_losses()),

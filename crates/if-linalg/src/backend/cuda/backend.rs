@@ -1,7 +1,6 @@
 //! The kernels of [`Backend`] on a GPU.
 
 use std::ffi::c_void;
-use std::marker::PhantomData;
 
 use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{LaunchConfig, PushKernelArg, result};
@@ -62,7 +61,7 @@ impl<T: CudaReal> Cuda<T> {
             return;
         }
         for (x, step) in [(&a, steps[0]), (&b, steps[1]), (&c.as_view(), steps[2])] {
-            View { offset: x.offset + (count - 1) * step, ..*x }.check(x.row_stride, x.col_stride);
+            View { offset: x.offset + (count - 1) * step, ..*x }.check();
         }
         let number = |n: usize| i32::try_from(n).expect("a product has fewer rows and columns");
         // cuBLAS reads columns where we have rows: it multiplies the transposed matrices in the other order.
@@ -114,18 +113,34 @@ impl<T: CudaReal> Cuda<T> {
         }
     }
 
-    /// Sums of `parts` (each of so many chunks) of `k` vectors, on the device.
+    /// The sum of the chunks of each of `k` vectors, on the device.
     fn sums(&self, partial: &CudaBuffer<f64>, width: usize, out: u64, k: usize) {
         launch!(self, "sum_partial", (k as u32, 1), partial.at(0), width as i64, out);
     }
 
-    fn doubles(&self, len: usize) -> CudaBuffer<f64> {
-        let pointer = self.device.allocate(8 * len);
-        CudaBuffer { device: self.device.clone(), pointer, len, real: PhantomData }
+    /// `out_i = <x_i, y_i>` for `k` vectors, of which each pair holds a part, on the device; `partial` has room for the
+    /// `width` chunks of each.
+    fn pair_dots(
+        &self,
+        pairs: &[[Matrix; 2]],
+        (partial, width): (&CudaBuffer<f64>, usize),
+        out: u64,
+        k: usize,
+    ) {
+        let mut first = 0;
+        for &[x, y] in pairs {
+            let grid = chunked(&x);
+            launch!(self, "dots_partial", grid, x, y, CHUNK as i64, partial.at(0), first, width as i64);
+            first += i64::from(grid.0);
+        }
+        self.sums(partial, width, out, k);
     }
 
-    fn window_of(window: &Window) -> Windows {
-        Windows::from(window)
+    /// Adds sums that are on the device, when they are done, to `out`.
+    fn add_to(&self, out: &mut [f64], sums: &CudaBuffer<f64>) {
+        let mut host = vec![0.0; out.len()];
+        self.fetch(sums, 0, &mut host);
+        out.iter_mut().zip(host).for_each(|(out, sum)| *out += sum);
     }
 }
 
@@ -196,7 +211,7 @@ impl<T: CudaReal> Backend for Cuda<T> {
         if host.is_empty() {
             return host;
         }
-        x.check(x.row_stride, x.col_stride);
+        x.check();
         if x.row_stride == x.cols || x.rows == 1 {
             self.fetch(x.buffer, x.offset, &mut host);
         } else {
@@ -277,32 +292,18 @@ impl<T: CudaReal> Backend for Cuda<T> {
 
     fn dots(&self, pairs: &[[View<Self>; 2]], out: &mut [f64]) {
         let k = out.len();
-        let width = pairs.iter().map(|[x, _]| chunks(x.cols)).sum();
+        let width: usize = pairs.iter().map(|[x, _]| chunks(x.cols)).sum();
         if k == 0 || width == 0 {
             return;
         }
-        let (partial, sums) = (self.doubles(k * width), self.doubles(k));
-        let mut first = 0;
-        for [x, y] in pairs {
+        let matrices = |[x, y]: &[View<Self>; 2]| {
             assert_eq!([x.rows, y.rows, x.cols], [k, k, y.cols], "another shape");
-            let (x, y) = (x.matrix(), y.matrix());
-            launch!(
-                self,
-                "dots_partial",
-                chunked(&x),
-                x,
-                y,
-                CHUNK as i64,
-                partial.at(0),
-                first,
-                width as i64
-            );
-            first += chunks(x.cols as usize) as i64;
-        }
-        self.sums(&partial, width, sums.at(0), k);
-        let mut host = vec![0.0; k];
-        self.fetch(&sums, 0, &mut host);
-        out.iter_mut().zip(host).for_each(|(out, sum)| *out += sum);
+            [x.matrix(), y.matrix()]
+        };
+        let pairs: Vec<_> = pairs.iter().map(matrices).collect();
+        let (partial, sums) = (self.allocate(k * width), self.allocate(k));
+        self.pair_dots(&pairs, (&partial, width), sums.at(0), k);
+        self.add_to(out, &sums);
     }
 
     fn gram(&self, x: View<Self>, y: View<Self>, out: &mut [f64]) {
@@ -312,7 +313,7 @@ impl<T: CudaReal> Backend for Cuda<T> {
         }
         let (whole, rest) = (inner / GRAM_CHUNK, inner % GRAM_CHUNK);
         let count = whole + usize::from(rest > 0);
-        let mut parts = self.allocate(count * rows * cols);
+        let mut parts = self.allocate::<T>(count * rows * cols);
         let steps = [GRAM_CHUNK, GRAM_CHUNK, rows * cols];
         let [some_x, some_y] = [x, y].map(|all| all.col_range(0, GRAM_CHUNK.min(inner)));
         let target = ViewMut::new(&mut parts, 0, rows, cols);
@@ -322,11 +323,9 @@ impl<T: CudaReal> Backend for Cuda<T> {
             let target = ViewMut::new(&mut parts, whole * rows * cols, rows, cols);
             self.multiply(Products::Full, (1, [0; 3]), (1.0, 0.0), [some_x, some_y.t()], target);
         }
-        let (sums, size) = (self.doubles(rows * cols), rows * cols);
+        let (sums, size) = (self.allocate(rows * cols), rows * cols);
         launch!(self, "sum_parts", self.each(size), parts.at(0), count as i64, size as i64, sums.at(0));
-        let mut host = vec![0.0; size];
-        self.fetch(&sums, 0, &mut host);
-        out.iter_mut().zip(host).for_each(|(out, sum)| *out += sum);
+        self.add_to(out, &sums);
     }
 
     fn combine(&self, m: &[f64], x: View<Self>, beta: f64, y: ViewMut<Self>) {
@@ -348,31 +347,16 @@ impl<T: CudaReal> Backend for Cuda<T> {
         let part = |buffer, &(start, len): &(usize, usize)| View::<Self>::new(buffer, start, k, len).matrix();
         let given = self.send(&[step.rz, step.floor].concat());
         // p.q, then r.r.
-        let (partial, sums) = (self.doubles(k * width), self.doubles(2 * k));
+        let (partial, sums) = (self.allocate(k * width), self.allocate(2 * k));
+        let pairs: Vec<_> = parts.iter().map(|at| [part(p, at), part(q, at)]).collect();
+        self.pair_dots(&pairs, (&partial, width), sums.at(0), k);
         let mut first = 0;
-        for at in parts {
-            let (p, q) = (part(p, at), part(q, at));
-            launch!(
-                self,
-                "dots_partial",
-                chunked(&p),
-                p,
-                q,
-                CHUNK as i64,
-                partial.at(0),
-                first,
-                width as i64
-            );
-            first += chunks(at.1) as i64;
-        }
-        self.sums(&partial, width, sums.at(0), k);
-        first = 0;
-        for at in parts {
-            let [p, q, x, r] = [p, q, &*x, &*r].map(|buffer| part(buffer, at));
+        for ([p, q], at) in pairs.into_iter().zip(parts) {
+            let ([x, r], grid) = ([&*x, &*r].map(|buffer| part(buffer, at)), chunked(&p));
             launch!(
                 self,
                 "cg_update",
-                chunked(&p),
+                grid,
                 given.at(0),
                 given.at(k),
                 sums.at(0),
@@ -385,7 +369,7 @@ impl<T: CudaReal> Backend for Cuda<T> {
                 first,
                 width as i64
             );
-            first += chunks(at.1) as i64;
+            first += i64::from(grid.0);
         }
         self.sums(&partial, width, sums.at(k), k);
         let mut pq = vec![0.0; 2 * k];
@@ -462,32 +446,32 @@ impl<T: CudaReal> Backend for Cuda<T> {
 
     fn im2col(&self, window: &Window, x: View<Self>, out: ViewMut<Self>) {
         let out = out.matrix();
-        launch!(self, "im2col", self.each(out.len()), Self::window_of(window), x.matrix(), out);
+        launch!(self, "im2col", self.each(out.len()), Windows::from(window), x.matrix(), out);
     }
 
     fn col2im(&self, window: &Window, cols: View<Self>, images: ViewMut<Self>) {
         let images = images.matrix();
-        launch!(self, "col2im", self.each(images.len()), Self::window_of(window), cols.matrix(), images);
+        launch!(self, "col2im", self.each(images.len()), Windows::from(window), cols.matrix(), images);
     }
 
     fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>) {
-        let (w, out) = (Self::window_of(window), out.matrix());
+        let (w, out) = (Windows::from(window), out.matrix());
         launch!(self, "max_pool_gather", self.each(out.len()), w, x.matrix(), rx.matrix(), out);
     }
 
     fn max_pool_scatter(&self, window: &Window, x: View<Self>, dy: View<Self>, out: ViewMut<Self>) {
-        let (w, out) = (Self::window_of(window), out.matrix());
+        let (w, out) = (Windows::from(window), out.matrix());
         launch!(self, "max_pool_scatter", self.each(out.len()), w, x.matrix(), dy.matrix(), out);
     }
 
     fn avg_pool(&self, window: &Window, x: View<Self>, out: ViewMut<Self>) {
         let out = out.matrix();
-        launch!(self, "avg_pool", self.each(out.len()), Self::window_of(window), x.matrix(), out);
+        launch!(self, "avg_pool", self.each(out.len()), Windows::from(window), x.matrix(), out);
     }
 
     fn avg_pool_transpose(&self, window: &Window, dy: View<Self>, out: ViewMut<Self>) {
         let out = out.matrix();
-        launch!(self, "avg_pool_transpose", self.each(out.len()), Self::window_of(window), dy.matrix(), out);
+        launch!(self, "avg_pool_transpose", self.each(out.len()), Windows::from(window), dy.matrix(), out);
     }
 
     fn bag_gather(&self, ids: View<Self>, w: View<Self>, out: ViewMut<Self>) {

@@ -210,7 +210,7 @@ impl Device {
     }
 
     /// Waits for all that is in the queue.
-    pub fn wait(&self) {
+    fn wait(&self) {
         expect(self.stream.synchronize());
     }
 

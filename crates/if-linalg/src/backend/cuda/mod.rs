@@ -78,13 +78,9 @@ impl<T: CudaReal> Cuda<T> {
         Ok(Self { device, products: options.products, real: PhantomData })
     }
 
-    /// Waits until all that was asked for is done: what a clock needs.
-    pub fn wait(&self) {
-        self.device.wait();
-    }
-
-    fn allocate(&self, len: usize) -> CudaBuffer<T> {
-        let pointer = self.device.allocate(len * size_of::<T>());
+    /// Memory for `len` numbers, with whatever is in it.
+    fn allocate<N>(&self, len: usize) -> CudaBuffer<N> {
+        let pointer = self.device.allocate(len * size_of::<N>());
         CudaBuffer { device: self.device.clone(), pointer, len, real: PhantomData }
     }
 
@@ -136,13 +132,14 @@ impl<T: CudaReal> View<'_, Cuda<T>> {
     /// As a kernel takes it, with its reach checked.
     fn matrix(&self) -> Matrix {
         assert!(self.col_stride == 1 || self.cols <= 1, "only products take transposed matrices");
-        self.check(self.row_stride, self.col_stride);
-        matrix(self.buffer, self.offset, [self.rows, self.cols], self.row_stride)
+        self.check();
+        let [rows, cols, stride] = [self.rows, self.cols, self.row_stride].map(|number| number as i64);
+        Matrix { data: self.buffer.at(self.offset), rows, cols, stride }
     }
 
-    fn check(&self, row_stride: usize, col_stride: usize) {
+    fn check(&self) {
         if self.rows > 0 && self.cols > 0 {
-            let last = self.offset + (self.rows - 1) * row_stride + (self.cols - 1) * col_stride;
+            let last = self.offset + (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride;
             assert!(last < self.buffer.len, "a matrix reaches beyond its buffer");
         }
     }
@@ -161,13 +158,4 @@ impl<T: CudaReal> ViewMut<'_, Cuda<T>> {
         let Self { offset, rows, cols, row_stride, .. } = *self;
         View { buffer: self.buffer, offset, rows, cols, row_stride, col_stride: 1 }
     }
-}
-
-fn matrix<T: CudaReal>(
-    buffer: &CudaBuffer<T>,
-    offset: usize,
-    [rows, cols]: [usize; 2],
-    stride: usize,
-) -> Matrix {
-    Matrix { data: buffer.at(offset), rows: rows as i64, cols: cols as i64, stride: stride as i64 }
 }
