@@ -27,7 +27,8 @@ const CHUNK: usize = 8192;
 const PARALLEL_FROM: usize = 4 * CHUNK;
 
 /// Runs `kernel`, as far as it is inlined, compiled for the widest vectors of this processor instead of those that
-/// all of its kind have. Nothing is contracted or reordered: bits stay the same.
+/// all of its kind have. Nothing is contracted or reordered: bits stay the same. A closure has to ask for being inlined:
+/// else it is compiled apart, for the least of processors.
 fn wide(kernel: impl FnOnce()) {
     pulp::Arch::new().dispatch(kernel);
 }
@@ -268,11 +269,16 @@ impl<T: Real> Backend for Cpu<T> {
     fn row_dots(&self, x: View<Self>, y: View<Self>, beta: f64, mut out: ViewMut<Self>) {
         let c = y.cols;
         for i in 0..x.rows {
-            let (x, y) = (x.row(i), y.row(i));
-            for (g, slot) in out.row(i).iter_mut().enumerate() {
-                let value = T::from_f64(dot(&x[g * c..(g + 1) * c], y));
-                *slot = if beta == 0.0 { value } else { value + T::from_f64(beta) * *slot };
-            }
+            let (x, y, out) = (x.row(i), y.row(i), out.row(i));
+            wide(
+                #[inline(always)]
+                || {
+                    for (g, slot) in out.iter_mut().enumerate() {
+                        let value = T::from_f64(dot(&x[g * c..(g + 1) * c], y));
+                        *slot = if beta == 0.0 { value } else { value + T::from_f64(beta) * *slot };
+                    }
+                },
+            );
         }
     }
 
@@ -280,10 +286,14 @@ impl<T: Real> Backend for Cpu<T> {
         let c = x.cols / out.cols;
         for i in 0..x.rows {
             let pairs = x.row(i).chunks_exact(c).zip(y.row(i).chunks_exact(c));
+            let pairs = out.row(i).iter_mut().zip(pairs);
             if c == 1 {
-                out.row(i).iter_mut().zip(pairs).for_each(|(slot, (x, y))| *slot += x[0] * y[0]);
+                pairs.for_each(|(slot, (x, y))| *slot += x[0] * y[0]);
             } else {
-                out.row(i).iter_mut().zip(pairs).for_each(|(slot, (x, y))| *slot += T::from_f64(dot(x, y)));
+                wide(
+                    #[inline(always)]
+                    || pairs.for_each(|(slot, (x, y))| *slot += T::from_f64(dot(x, y))),
+                );
             }
         }
     }
@@ -300,11 +310,17 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn activate(&self, f: Activation, x: View<Self>, y: ViewMut<Self>) {
-        wide(|| cpu_activation::activate(f, x, y));
+        wide(
+            #[inline(always)]
+            || cpu_activation::activate(f, x, y),
+        );
     }
 
     fn activation_backward(&self, f: Activation, at: [View<Self>; 2], dy: View<Self>, out: ViewMut<Self>) {
-        wide(|| cpu_activation::backward(f, at, dy, out));
+        wide(
+            #[inline(always)]
+            || cpu_activation::backward(f, at, dy, out),
+        );
     }
 
     fn activation_r_backward(
@@ -314,14 +330,20 @@ impl<T: Real> Backend for Cpu<T> {
         deltas: [View<Self>; 3],
         out: ViewMut<Self>,
     ) {
-        wide(|| cpu_activation::r_backward(f, at, deltas, out));
+        wide(
+            #[inline(always)]
+            || cpu_activation::r_backward(f, at, deltas, out),
+        );
     }
 
     fn im2col(&self, window: &Window, x: View<Self>, out: ViewMut<Self>) {
         let positions = window.positions();
         for i in 0..x.rows {
             let target = &mut out.buffer[out.offset + i * positions..];
-            wide(|| cpu_window::im2col(window, x.row(i), target, out.row_stride));
+            wide(
+                #[inline(always)]
+                || cpu_window::im2col(window, x.row(i), target, out.row_stride),
+            );
         }
     }
 
@@ -329,16 +351,25 @@ impl<T: Real> Backend for Cpu<T> {
         let positions = window.positions();
         for i in 0..images.rows {
             let source = &cols.buffer[cols.offset + i * positions..];
-            wide(|| cpu_window::col2im(window, source, cols.row_stride, images.row(i)));
+            wide(
+                #[inline(always)]
+                || cpu_window::col2im(window, source, cols.row_stride, images.row(i)),
+            );
         }
     }
 
     fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>) {
-        wide(|| cpu_window::max_pool_gather(window, x, rx, out));
+        wide(
+            #[inline(always)]
+            || cpu_window::max_pool_gather(window, x, rx, out),
+        );
     }
 
     fn max_pool_scatter(&self, window: &Window, x: View<Self>, dy: View<Self>, out: ViewMut<Self>) {
-        wide(|| cpu_window::max_pool_scatter(window, x, dy, out));
+        wide(
+            #[inline(always)]
+            || cpu_window::max_pool_scatter(window, x, dy, out),
+        );
     }
 
     fn avg_pool(&self, window: &Window, x: View<Self>, mut out: ViewMut<Self>) {
@@ -472,6 +503,7 @@ fn axpby<T: Real>(alpha: f64, x: &[T], beta: f64, y: &mut [T]) {
 }
 
 /// `<x, y>` in `f64`: eight partial sums, so that the loop vectorises and the order is fixed.
+#[inline(always)]
 fn dot<T: Real>(x: &[T], y: &[T]) -> f64 {
     let mut lanes = [0.0f64; 8];
     let (xs, ys) = (x.chunks_exact(8), y.chunks_exact(8));

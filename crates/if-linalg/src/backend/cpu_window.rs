@@ -157,9 +157,6 @@ impl Inside {
 fn maxima<T: Real>(window: &Window, image: &[T], found: &mut Vec<usize>) {
     let [down, across] = window.steps().expect("the window fits the image");
     let [height, width] = window.image;
-    if window.kernel == [2, 2] && window.stride == 2 && window.padding == 0 {
-        return maxima_of_tiles(window, image, found);
-    }
     found.clear();
     found.resize(window.channels * down * across, usize::MAX);
     let offsets: Vec<Inside> = (0..window.kernel[1]).map(|v| Inside::new(window, v, across)).collect();
@@ -183,25 +180,74 @@ fn maxima<T: Real>(window: &Window, image: &[T], found: &mut Vec<usize>) {
     }
 }
 
-/// [`maxima`] of the usual window, two by two without overlap, where no test of where it lies is needed.
-#[inline(always)]
-fn maxima_of_tiles<T: Real>(window: &Window, image: &[T], found: &mut Vec<usize>) {
-    let [height, width] = window.image;
-    found.clear();
-    found.reserve(image.len() / 4);
-    for (plane, image) in image.chunks_exact(height * width).enumerate() {
-        for (i, lines) in image.chunks_exact(2 * width).enumerate() {
-            let (upper, lower) = lines.split_at(width);
-            let first = plane * height * width + 2 * i * width;
-            let tiles = upper.chunks_exact(2).zip(lower.chunks_exact(2)).enumerate();
-            found.extend(tiles.map(|(j, (upper, lower))| {
-                // Selections without branches, which no processor could predict.
-                let (right, under) = (usize::from(upper[1] > upper[0]), usize::from(lower[1] > lower[0]));
-                let above = if upper[1] > upper[0] { upper[1] } else { upper[0] };
-                let below = if lower[1] > lower[0] { lower[1] } else { lower[0] };
-                let down = usize::from(below > above);
-                first + 2 * j + down * (width + under) + (1 - down) * right
-            }));
+/// The usual pool: windows of two by two numbers, side by side, that cover the image. What is largest in each is found
+/// in two steps of plain vectors, between neighbours in a line and between the lines of a pair.
+///
+/// What a condition chooses from is read before it, whatever it says: else the compiler makes branches, which no
+/// processor could predict.
+struct Tiles<T> {
+    /// Numbers in half a line.
+    across: usize,
+    /// The larger of each two neighbours.
+    larger: Vec<T>,
+    /// Scratch of the same size.
+    half: Vec<T>,
+}
+
+impl<T: Real> Tiles<T> {
+    fn new(window: &Window) -> Option<Self> {
+        let [height, width] = window.image;
+        let are_tiles = window.kernel == [2, 2] && window.stride == 2 && window.padding == 0;
+        (are_tiles && height.is_multiple_of(2) && width.is_multiple_of(2)).then(|| {
+            let half = vec![T::ZERO; window.inputs() / 2];
+            Self { across: width / 2, larger: half.clone(), half }
+        })
+    }
+
+    /// Takes an image whose maxima are meant.
+    #[inline(always)]
+    fn look_at(&mut self, x: &[T]) {
+        for (larger, x) in self.larger.iter_mut().zip(x.chunks_exact(2)) {
+            *larger = if x[1] > x[0] { x[1] } else { x[0] };
+        }
+    }
+
+    /// `out` becomes `rx` at the maxima of `x`.
+    #[inline(always)]
+    fn gather(&mut self, x: &[T], rx: &[T], out: &mut [T]) {
+        for (half, (x, rx)) in self.half.iter_mut().zip(x.chunks_exact(2).zip(rx.chunks_exact(2))) {
+            let [left, right] = [rx[0], rx[1]];
+            *half = if x[1] > x[0] { right } else { left };
+        }
+        let pairs = self.larger.chunks_exact(2 * self.across).zip(self.half.chunks_exact(2 * self.across));
+        for (out, (larger, half)) in out.chunks_exact_mut(self.across).zip(pairs) {
+            let (larger, half) = (larger.split_at(self.across), half.split_at(self.across));
+            let lines = larger.0.iter().zip(larger.1).zip(half.0.iter().zip(half.1));
+            for (out, ((upper, lower), (above, below))) in out.iter_mut().zip(lines) {
+                let (above, below) = (*above, *below);
+                *out = if *lower > *upper { below } else { above };
+            }
+        }
+    }
+
+    /// The transpose of [`gather`](Self::gather).
+    #[inline(always)]
+    fn scatter(&mut self, x: &[T], dy: &[T], out: &mut [T]) {
+        let pairs =
+            self.larger.chunks_exact(2 * self.across).zip(self.half.chunks_exact_mut(2 * self.across));
+        for (dy, (larger, half)) in dy.chunks_exact(self.across).zip(pairs) {
+            let (larger, (above, below)) = (larger.split_at(self.across), half.split_at_mut(self.across));
+            let lines = larger.0.iter().zip(larger.1).zip(above.iter_mut().zip(below));
+            for (dy, ((upper, lower), (above, below))) in dy.iter().zip(lines) {
+                let (dy, down) = (*dy, *lower > *upper);
+                *above = if down { T::ZERO } else { dy };
+                *below = if down { dy } else { T::ZERO };
+            }
+        }
+        for (out, (x, half)) in out.chunks_exact_mut(2).zip(x.chunks_exact(2).zip(&self.half)) {
+            let (half, right) = (*half, x[1] > x[0]);
+            out[0] = if right { T::ZERO } else { half };
+            out[1] = if right { half } else { T::ZERO };
         }
     }
 }
@@ -232,12 +278,19 @@ pub(super) fn max_pool_gather<T: Real>(
     rx: View<Cpu<T>>,
     mut out: ViewMut<Cpu<T>>,
 ) {
-    let mut positions = Vec::new();
+    let (mut tiles, mut positions) = (Tiles::new(window), Vec::new());
     for example in 0..x.rows {
-        maxima(window, x.row(example), &mut positions);
+        let x_row = x.row(example);
+        match &mut tiles {
+            Some(tiles) => tiles.look_at(x_row),
+            None => maxima(window, x_row, &mut positions),
+        }
         for i in (example..rx.rows).step_by(x.rows) {
-            let rx = rx.row(i);
-            out.row(i).iter_mut().zip(&positions).for_each(|(out, at)| *out = rx[*at]);
+            let (rx, out) = (rx.row(i), out.row(i));
+            match &mut tiles {
+                Some(tiles) => tiles.gather(x_row, rx, out),
+                None => out.iter_mut().zip(&positions).for_each(|(out, at)| *out = rx[*at]),
+            }
         }
     }
 }
@@ -250,13 +303,52 @@ pub(super) fn max_pool_scatter<T: Real>(
     dy: View<Cpu<T>>,
     mut out: ViewMut<Cpu<T>>,
 ) {
-    let mut positions = Vec::new();
+    let (mut tiles, mut positions) = (Tiles::new(window), Vec::new());
     for example in 0..x.rows {
-        maxima(window, x.row(example), &mut positions);
-        for i in (example..dy.rows).step_by(x.rows) {
-            let out = out.row(i);
-            out.fill(T::ZERO);
-            dy.row(i).iter().zip(&positions).for_each(|(dy, at)| out[*at] += *dy);
+        let x_row = x.row(example);
+        match &mut tiles {
+            Some(tiles) => tiles.look_at(x_row),
+            None => maxima(window, x_row, &mut positions),
         }
+        for i in (example..dy.rows).step_by(x.rows) {
+            let (dy, out) = (dy.row(i), out.row(i));
+            match &mut tiles {
+                Some(tiles) => tiles.scatter(x_row, dy, out),
+                None => {
+                    out.fill(T::ZERO);
+                    dy.iter().zip(&positions).for_each(|(dy, at)| out[*at] += *dy);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::random;
+
+    /// Pools of tiles against the positions of maxima that other windows go by, with ties.
+    #[test]
+    fn tiles_have_the_maxima_of_windows() {
+        for image in [[2, 2], [4, 6], [14, 14], [6, 34]] {
+            let window = Window { channels: 3, image, kernel: [2, 2], stride: 2, padding: 0 };
+            let numbers = |len: usize, seed: u64| random(len, seed);
+            let x: Vec<f64> = numbers(window.inputs(), 1).iter().map(|v| (3.0 * v).round()).collect();
+            let mut positions = Vec::new();
+            maxima(&window, &x, &mut positions);
+            let mut tiles = Tiles::new(&window).expect("windows that cover the image");
+            tiles.look_at(&x);
+            let (rx, dy) = (numbers(x.len(), 2), numbers(positions.len(), 3));
+            let (mut out, mut dx) = (vec![f64::NAN; dy.len()], vec![f64::NAN; x.len()]);
+            tiles.gather(&x, &rx, &mut out);
+            tiles.scatter(&x, &dy, &mut dx);
+            assert_eq!(out, positions.iter().map(|&at| rx[at]).collect::<Vec<_>>());
+            let mut expected = vec![0.0; x.len()];
+            positions.iter().zip(&dy).for_each(|(&at, dy)| expected[at] = *dy);
+            assert_eq!(dx, expected);
+        }
+        let cut = Window { channels: 1, image: [4, 5], kernel: [2, 2], stride: 2, padding: 0 };
+        assert!(Tiles::<f64>::new(&cut).is_none(), "a column lies under no window");
     }
 }

@@ -52,6 +52,10 @@ pub(crate) fn product<T: Real>(
         return;
     }
     assert!(a.fits() && b.fits(), "an operand is larger than its buffer");
+    let turned = rows >= NARROW && b.strides[1] != 1 && a.strides[1] == 1;
+    if turned && 2 * rows * (inner + cols) < inner * cols {
+        return transposed(alpha, a, b, beta, c, stride);
+    }
     // SAFETY: the asserts above show that every element that shapes and strides reach lies inside
     // its slice. `c` is borrowed mutably, so it overlaps neither operand, and `stride >= cols`, so
     // its rows do not overlap. With `read_dst = false` the old contents of `c` are not read.
@@ -77,5 +81,64 @@ pub(crate) fn product<T: Real>(
             false,
             gemm::Parallelism::None,
         );
+    }
+}
+
+/// With fewer rows the `gemm` crate packs nothing.
+const NARROW: usize = 16;
+
+/// [`product`] by its transpose, `c^T = alpha b^T a^T + beta c^T`: where `b` does not lie row by row, the `gemm` crate
+/// packs all of it number by number, which costs as much as the product with a few rows of `a` does.
+fn transposed<T: Real>(alpha: f64, a: Operand<T>, b: Operand<T>, beta: f64, c: &mut [T], stride: usize) {
+    let (rows, cols) = (a.shape[0], b.shape[1]);
+    let mut turned = vec![T::ZERO; rows * cols];
+    product(alpha, b.t(), a.t(), 0.0, &mut turned, rows);
+    let beta_t = T::from_f64(beta);
+    for (i, row) in c.chunks_mut(stride).take(rows).enumerate() {
+        let turned = turned[i..].iter().step_by(rows);
+        if beta == 0.0 {
+            row[..cols].iter_mut().zip(turned).for_each(|(c, t)| *c = *t);
+        } else {
+            row[..cols].iter_mut().zip(turned).for_each(|(c, t)| *c = *t + beta_t * *c);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::random;
+
+    /// Products that are taken by the transpose, and their neighbours that are not, against sums of products.
+    #[test]
+    fn products_with_a_matrix_that_lies_column_by_column() {
+        for (case, [rows, inner, cols]) in
+            [[32, 196, 145], [16, 90, 70], [15, 90, 70], [40, 30, 90]].iter().enumerate()
+        {
+            let (stride, b_stride) = (cols + 3, inner + 2);
+            let a = random(rows * (inner + 1), 2 * case as u64);
+            let b = random(cols * b_stride, 2 * case as u64 + 1);
+            for beta in [0.0, 1.0, -0.5] {
+                let before =
+                    if beta == 0.0 { vec![f64::NAN; rows * stride] } else { random(rows * stride, 99) };
+                let mut c = before.clone();
+                let own = Operand::rows(&a, [*rows, *inner], inner + 1);
+                let other = Operand::rows(&b, [*cols, *inner], b_stride).t();
+                product(0.75, own, other, beta, &mut c, stride);
+                for (at, (found, before)) in c.iter().zip(&before).enumerate() {
+                    let (i, j) = (at / stride, at % stride);
+                    if j >= *cols {
+                        assert_eq!(found.to_bits(), before.to_bits(), "what lies between the rows stays");
+                        continue;
+                    }
+                    let sum: f64 = (0..*inner).map(|l| a[i * (inner + 1) + l] * b[j * b_stride + l]).sum();
+                    let kept = if beta == 0.0 { 0.0 } else { beta * before };
+                    assert!(
+                        (found - (0.75 * sum + kept)).abs() < 1e-12,
+                        "{rows} {inner} {cols} {beta}: {i} {j}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -335,6 +335,7 @@ impl<'a, B: Backend> Results<'a, B> {
             Window { channels: 3, image: [9, 7], kernel: [3, 2], stride: 2, padding: 1 },
             Window { channels: 2, image: [8, 8], kernel: [3, 3], stride: 1, padding: 1 },
             Window { channels: 1, image: [6, 5], kernel: [2, 2], stride: 2, padding: 0 },
+            Window { channels: 2, image: [6, 4], kernel: [2, 2], stride: 2, padding: 0 },
             Window { channels: 2, image: [5, 5], kernel: [3, 3], stride: 1, padding: 0 },
         ];
         for w in windows {
