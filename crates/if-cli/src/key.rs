@@ -32,16 +32,19 @@ const LONGEST: usize = 60;
 pub fn difference(there: &Value, here: &Value) -> Option<String> {
     fn within(path: &str, there: &Value, here: &Value) -> Option<String> {
         if let (Value::Object(fields), Value::Object(others)) = (there, here) {
-            let names: BTreeSet<&String> = fields.keys().chain(others.keys()).collect();
+            // What only one of them has, such as a setting of another solver, comes last.
+            let one_sided = |name: &String| there[name].is_null() || here[name].is_null();
+            let names: BTreeSet<(bool, &String)> =
+                fields.keys().chain(others.keys()).map(|name| (one_sided(name), name)).collect();
             return names
                 .into_iter()
-                .find_map(|name| within(&format!("{path}.{name}"), &there[name], &here[name]));
+                .find_map(|(_, name)| within(&format!("{path}.{name}"), &there[name], &here[name]));
         }
         let path = path.trim_start_matches('.');
         let [old, new] = [there, here].map(Value::to_string);
         (there != here).then(|| match old.len().max(new.len()) {
             ..=LONGEST => format!("expected {path} {old}, found {new}"),
-            _ => format!("expected the {path} that is recorded there, found another"),
+            _ => format!("expected the same {path}, found something else"),
         })
     }
     within("", there, here)
@@ -57,12 +60,17 @@ mod tests {
         assert_eq!(difference(&key, &key), None);
         let mut other = key.clone();
         other["hash"] = json!("y".repeat(64));
-        let hash = "expected the hash that is recorded there, found another";
+        let hash = "expected the same hash, found something else";
         assert_eq!(difference(&key, &other).unwrap(), hash);
         other["b"] = json!({ "c": [2] });
         assert_eq!(difference(&key, &other).unwrap(), "expected b.c [1], found [2]");
         other["b"] = json!({ "c": [1] });
         assert_eq!(difference(&key, &other).unwrap(), "expected b.rank 8, found null");
         assert_eq!(difference(&other, &key).unwrap(), "expected b.rank null, found 8");
+        other["c"] = json!(2);
+        other["hash"] = json!("z");
+        assert!(difference(&key, &other).unwrap().starts_with("expected b.rank 8"), "in order");
+        other["b"] = json!(null);
+        assert_eq!(difference(&key, &other).unwrap(), hash);
     }
 }
