@@ -86,7 +86,8 @@ mod tests {
         assert_eq!(bits(&mapped), bits(&[1.5, -0.0, f64::NAN]));
         assert_eq!(bits(&Mapped::<f64>::new(&file, 8, 2).unwrap()), bits(&[1.5, -0.0]));
         assert!(Mapped::<f64>::new(&file, 32, 0).unwrap().is_empty());
-        assert_eq!(Mapped::<f32>::new(&file, 12, 1).unwrap()[0], 1.5f64.to_bits() as u32 as f32);
+        let upper_half = f32::from_bits((1.5f64.to_bits() >> 32) as u32);
+        assert_eq!(Mapped::<f32>::new(&file, 12, 1).unwrap()[0], upper_half);
     }
 
     #[test]
