@@ -24,8 +24,8 @@ pub enum Failure {
     Input(String, Option<String>),
     /// Ctrl-C.
     Interrupted,
-    /// Ctrl-C in a run that can go on.
-    Suspended,
+    /// Ctrl-C in a run that can go on: the line that says so.
+    Suspended(String),
     /// A full disk, a server that does not answer.
     Other(String),
 }
@@ -53,7 +53,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input(..) => INPUT,
-            Self::Interrupted | Self::Suspended => INTERRUPTED,
+            Self::Interrupted | Self::Suspended(_) => INTERRUPTED,
             Self::Other(_) => OTHER,
         }
     }
@@ -61,9 +61,8 @@ impl Failure {
     /// The line for people.
     pub fn message(&self) -> &str {
         match self {
-            Self::Input(message, _) | Self::Other(message) => message,
+            Self::Input(message, _) | Self::Suspended(message) | Self::Other(message) => message,
             Self::Interrupted => "interrupted; nothing was written",
-            Self::Suspended => "interrupted; go on from the last checkpoint with --resume",
         }
     }
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use if_data::{Array, AtomicFile, checksum, read_tensors, sha256_of, write_tensors};
+use if_data::{Array, AtomicFile, checksum, read_tensors, sha256_of, sha256_of_text, write_tensors};
 use if_linalg::{Backend, Block, HostArray, KroneckerFactors, Layout, LowRankFactors, Real};
 use if_models::{Network, Tensors};
 use ndarray::{Array1, ArrayD};
@@ -76,8 +76,7 @@ impl FactorStore {
 
     fn place(&self, folder: &Path, name: &str, own: Value) -> Place {
         let key = json!({ "name": name, "own": own, "common": self.common });
-        let text = key.to_string().into_bytes();
-        let hash = checksum(&HostArray::U8(Array1::from_vec(text).into_dyn()), &[]);
+        let hash = sha256_of_text(&key.to_string());
         let stem = format!("{name}-{}", &hash[..16]);
         Place {
             tensors: folder.join(format!("{stem}.safetensors")),

@@ -13,9 +13,10 @@ use if_data::{Array, AtomicFile, read_tensors, sha256_of, write_tensors};
 use if_linalg::{Backend, Block, Real};
 use if_models::{Network, RiskSettings, TrainState, Training};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::json;
 
 use crate::error::Failure;
+use crate::key::difference;
 
 const SCHEMA: u32 = 1;
 const MANIFEST: &str = "run.json";
@@ -128,7 +129,8 @@ impl RunDir {
             return Ok(run);
         }
         let manifest = read_manifest(folder, "resume")?;
-        if let Some(field) = difference(&manifest.config, &config) {
+        let [there, here] = [&manifest.config, &config].map(|config| json!(config));
+        if let Some(field) = difference(&there, &here) {
             return Err(Failure::input(format!(
                 "{}: {field}: a run is resumed with the settings it was started with",
                 path.display()
@@ -273,21 +275,6 @@ pub fn tensors<B: Backend>(network: &Network<B>, theta: &Block<B>, prefix: &str)
         .into_iter()
         .map(|(name, values)| (format!("{prefix}{name}"), array(values)))
         .collect()
-}
-
-/// The first field in which two configurations differ, with both values.
-fn difference(there: &RunConfig, here: &RunConfig) -> Option<String> {
-    fn within(path: &str, there: &Value, here: &Value) -> Option<String> {
-        match (there, here) {
-            (Value::Object(fields), Value::Object(other)) if fields.keys().eq(other.keys()) => fields
-                .iter()
-                .zip(other.values())
-                .find_map(|((name, there), here)| within(&format!("{path}.{name}"), there, here)),
-            _ if there == here => None,
-            _ => Some(format!("expected {} {there}, found {here}", path.trim_start_matches('.'))),
-        }
-    }
-    within("", &serde_json::to_value(there).ok()?, &serde_json::to_value(here).ok()?)
 }
 
 /// For a new run.

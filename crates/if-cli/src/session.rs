@@ -1,17 +1,17 @@
 //! A problem on a device, in one precision, with a solver: what every question starts from.
 
-use if_data::checksum;
 use if_linalg::{Backend, Block, LinearOperator, Observer, Prepared, SolveReport};
 use if_methods::{GroupInfluence, Influence};
 use if_models::{Curvature, CurvatureOperator, EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::MeasureName;
 use crate::console::Console;
 use crate::error::Failure;
 use crate::factors::{FactorStore, state_checksum};
 use crate::job::{MemoryPlan, Problem, Settings};
+use crate::key::common;
 use crate::model::{Kind, Prediction, check_shape};
 use crate::parse::Damping;
 use crate::solver::System;
@@ -251,21 +251,18 @@ impl<'a, B: Backend> Session<'a, B> {
 
     /// Where fits are kept.
     fn store(&self) -> FactorStore {
-        let common = || {
-            let train = &self.problem.train.set;
-            let (whole, theta) =
-                self.problem.model.build(self.network.backend()).expect("it was built before");
-            json!({
-                "program": env!("CARGO_PKG_VERSION"),
-                "train_sha256": checksum(train.features(), train.labels()),
-                "weights_sha256": state_checksum(&whole, &theta),
-                "model": format!("{:?}", self.problem.model.kind),
-                "layers": self.network.layout().segments().iter().map(|s| &s.name).collect::<Vec<_>>(),
-                "device": self.settings.device,
-                "precision": self.settings.precision,
-            })
-        };
-        FactorStore::new(self.settings.run.as_deref(), common)
+        FactorStore::new(self.settings.run.as_deref(), || self.key())
+    }
+
+    /// What all that is computed in this session depends on, how systems are solved apart.
+    pub fn key(&self) -> Value {
+        let Problem { model, train, .. } = self.problem;
+        let (whole, theta) = model.build(self.network.backend()).expect("it was built before");
+        let layers = self.network.layout().segments().iter().map(|segment| &segment.name);
+        let mut key = common(&model.kind, train, &self.settings.device, self.settings.precision);
+        key["weights"] = json!(state_checksum(&whole, &theta));
+        key["layers"] = json!(layers.collect::<Vec<_>>());
+        key
     }
 
     /// How near the weights are to an optimum.

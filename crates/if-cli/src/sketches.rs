@@ -1,12 +1,12 @@
 //! Sketches of the training examples in a file, so that later queries search them instead of the gradients.
 //!
 //! `NAME.npy` (`examples x numbers`) has `NAME.json` beside it: the key, everything that the sketches depend on, and the
-//! sha256 of the former. They are read a block of rows at a time, so they may be larger than memory.
+//! sha256 of the former. They are mapped into memory, so they may be larger than it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use if_data::{AtomicFile, Element, NpyRows, NpyWriter, sha256_of};
+use if_data::{AtomicFile, Element, NpyMatrix, NpyWriter, sha256_of};
 use if_linalg::{Backend, Observer, Real};
 use if_methods::{MethodError, QUERY_BLOCK, sketch_products};
 use serde_json::{Value, json};
@@ -14,25 +14,24 @@ use serde_json::{Value, json};
 use crate::console::Console;
 use crate::error::Failure;
 
-/// Numbers that are read at once.
+/// Numbers that are multiplied at once.
 const BLOCK: usize = 1 << 22;
 
 /// Sketches of the training examples, of `width` numbers each.
 pub struct Sketches<T> {
     place: Place<T>,
-    examples: usize,
     width: usize,
 }
 
 enum Place<T> {
     Memory(Vec<T>),
-    File(PathBuf),
+    File(NpyMatrix<T>),
 }
 
 impl<T: Real + Element> Sketches<T> {
     /// Those of one command.
     pub fn in_memory(numbers: Vec<T>, width: usize) -> Self {
-        Self { examples: numbers.len() / width, width, place: Place::Memory(numbers) }
+        Self { place: Place::Memory(numbers), width }
     }
 
     /// Those in `path`, which are made and written where there is no such file.
@@ -49,13 +48,6 @@ impl<T: Real + Element> Sketches<T> {
         let manifest = path.with_extension("json");
         if path.exists() {
             check(path, &manifest, key)?;
-            let found = NpyRows::<T>::open(path)?.shape();
-            if found != shape {
-                return Err(Failure::input(format!(
-                    "{}: expected shape {shape:?}, found {found:?}",
-                    path.display()
-                )));
-            }
             console.note(&format!("sketches of the training examples: taken from {}", path.display()));
         } else {
             let mut writer = NpyWriter::create(path, &shape)?;
@@ -65,13 +57,21 @@ impl<T: Real + Element> Sketches<T> {
             let text = format!("{:#}\n", json!({ "key": key, "sha256": sha256_of(path)? }));
             file.finish_with(text.as_bytes()).map_err(Failure::output)?;
         }
-        Ok(Self { place: Place::File(path.to_owned()), examples: shape[0], width: shape[1] })
+        let matrix = NpyMatrix::open(path)?;
+        let found = matrix.shape();
+        if found != shape {
+            return Err(Failure::input(format!(
+                "{}: expected shape {shape:?}, found {found:?}",
+                path.display()
+            )));
+        }
+        Ok(Self { place: Place::File(matrix), width: shape[1] })
     }
 
     /// Inner products of the sketches `queries` with all of these on the device, block of queries by block, row-major.
     ///
     /// # Errors
-    /// A file that cannot be read, Ctrl-C, or the first error of `take`.
+    /// Ctrl-C, or the first error of `take`.
     pub fn search(
         &self,
         backend: &impl Backend<Elem = T>,
@@ -79,34 +79,21 @@ impl<T: Real + Element> Sketches<T> {
         console: &Console,
         mut take: impl FnMut(&[T]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
+        let numbers = match &self.place {
+            Place::Memory(numbers) => numbers,
+            Place::File(matrix) => matrix.numbers(),
+        };
+        let (examples, most) = (numbers.len() / self.width, (BLOCK / self.width).max(1));
         for queries in queries.chunks(QUERY_BLOCK * self.width) {
-            let count = queries.len() / self.width;
-            let mut scores = vec![T::ZERO; count * self.examples];
-            let mut first = 0;
-            let mut add = |rows: &[T]| {
-                let len = rows.len() / self.width;
-                let products = sketch_products(backend, queries, rows, self.width);
-                for (own, products) in scores.chunks_exact_mut(self.examples).zip(products.chunks_exact(len))
-                {
-                    own[first..first + len].copy_from_slice(products);
+            let mut scores = vec![T::ZERO; queries.len() / self.width * examples];
+            for (block, rows) in numbers.chunks(most * self.width).enumerate() {
+                if console.cancelled() {
+                    return Err(MethodError::Cancelled.into());
                 }
-                first += len;
-            };
-            let most = (BLOCK / self.width).max(1);
-            match &self.place {
-                Place::Memory(numbers) => numbers.chunks(most * self.width).for_each(add),
-                Place::File(path) => {
-                    let mut file = NpyRows::<T>::open(path)?;
-                    loop {
-                        let rows = file.next(most)?;
-                        if rows.is_empty() {
-                            break;
-                        }
-                        if console.cancelled() {
-                            return Err(MethodError::Cancelled.into());
-                        }
-                        add(&rows);
-                    }
+                let (first, len) = (block * most, rows.len() / self.width);
+                let products = sketch_products(backend, queries, rows, self.width);
+                for (own, products) in scores.chunks_exact_mut(examples).zip(products.chunks_exact(len)) {
+                    own[first..first + len].copy_from_slice(products);
                 }
             }
             take(&scores)?;

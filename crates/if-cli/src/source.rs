@@ -99,6 +99,11 @@ impl Data {
         self.select(&[i])
     }
 
+    /// The examples from position `first` on.
+    pub fn rest(&self, first: usize) -> Self {
+        self.select(&(first..self.set.len()).collect::<Vec<_>>())
+    }
+
     /// The examples at these positions.
     pub fn select(&self, positions: &[usize]) -> Self {
         Self {

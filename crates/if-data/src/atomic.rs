@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +33,8 @@ pub struct AtomicFile {
     writer: BufWriter<File>,
     temporary: PathBuf,
     target: PathBuf,
-    finished: bool,
+    /// Whether the temporary file is left where it is: it has its name, or is worth going on with.
+    stays: bool,
 }
 
 /// Tells the temporary files of one process apart.
@@ -45,27 +46,66 @@ impl AtomicFile {
     /// # Errors
     /// If the folder does not exist or cannot be written, or `target` is something other than a file.
     pub fn create(target: &Path) -> Result<Self, DataError> {
-        // `file_name` would pass over the separator, and the rename fail after the long run.
-        if target.as_os_str().to_string_lossy().ends_with(std::path::is_separator) {
-            return Err(DataError::malformed(target, "output", "the name of a file", "that of a folder"));
-        }
-        let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
-        if target.exists() && !target.is_file() {
-            let found = if target.is_dir() { "a folder" } else { "a device or pipe" };
-            return Err(DataError::malformed(&target, "output", "a file to write", found));
-        }
+        let target = place(target)?;
         loop {
             let temporary = temporary_name(&target)?;
             match OpenOptions::new().write(true).create_new(true).open(&temporary) {
-                Ok(file) => {
-                    let writer = BufWriter::with_capacity(1 << 18, file);
-                    return Ok(Self { writer, temporary, target, finished: false });
-                }
+                Ok(file) => return Ok(Self::new(file, temporary, target)),
                 // Left by a process of the same number that was killed.
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(DataError::io(&target, "create")(e)),
             }
         }
+    }
+
+    /// Opens `NAME.part` beside `target` at its start, with what an earlier process may have left in it. It is locked
+    /// until it is closed, and removed where it is dropped unfinished before [`stay`](Self::stay).
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), and where another process has it open.
+    pub(crate) fn part(target: &Path) -> Result<Self, DataError> {
+        let target = place(target)?;
+        let mut name = file_name(&target)?.to_owned();
+        name.push(".part");
+        let temporary = target.with_file_name(name);
+        loop {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create(true).truncate(false).open(&temporary);
+            let file = file.map_err(DataError::io(&target, "create"))?;
+            if let Err(TryLockError::WouldBlock) = file.try_lock() {
+                let expected = "a file that no other process writes";
+                return Err(DataError::malformed(
+                    &temporary,
+                    "output",
+                    expected,
+                    "one that is being written",
+                ));
+            }
+            // Whoever had locked it may have given it its final name since it was opened here.
+            if temporary.exists() {
+                return Ok(Self::new(file, temporary, target));
+            }
+        }
+    }
+
+    fn new(file: File, temporary: PathBuf, target: PathBuf) -> Self {
+        Self { writer: BufWriter::with_capacity(1 << 18, file), temporary, target, stays: false }
+    }
+
+    /// The file under its temporary name, to read from.
+    pub(crate) fn file(&self) -> &File {
+        self.writer.get_ref()
+    }
+
+    /// Forgets all after the first `bytes`, and goes on there.
+    pub(crate) fn cut(&mut self, bytes: u64) -> io::Result<()> {
+        self.writer.get_ref().set_len(bytes)?;
+        self.writer.seek(SeekFrom::Start(bytes)).map(drop)
+    }
+
+    /// Lets the temporary file stay where it is dropped unfinished.
+    pub(crate) fn stay(&mut self) {
+        self.stays = true;
     }
 
     /// The name that the file will have.
@@ -79,7 +119,7 @@ impl AtomicFile {
     /// If the disk is full or the rename is refused; the target is then as it was before.
     pub fn finish(mut self) -> Result<(), DataError> {
         self.commit().map_err(DataError::io(&self.target, "write"))?;
-        self.finished = true;
+        self.stays = true;
         Ok(())
     }
 
@@ -118,17 +158,33 @@ impl Seek for AtomicFile {
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        if !self.finished {
+        if !self.stays {
             // Nothing can be done about a failure here, and the target is untouched either way.
             let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
+/// The file that is written to in the end: behind links, and of a kind that can be replaced.
+fn place(target: &Path) -> Result<PathBuf, DataError> {
+    // `file_name` would pass over the separator, and the rename fail after the long run.
+    if target.as_os_str().to_string_lossy().ends_with(std::path::is_separator) {
+        return Err(DataError::malformed(target, "output", "the name of a file", "that of a folder"));
+    }
+    let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
+    if target.exists() && !target.is_file() {
+        let found = if target.is_dir() { "a folder" } else { "a device or pipe" };
+        return Err(DataError::malformed(&target, "output", "a file to write", found));
+    }
+    Ok(target)
+}
+
+fn file_name(target: &Path) -> Result<&OsStr, DataError> {
+    target.file_name().ok_or_else(|| DataError::malformed(target, "output", "the name of a file", "none"))
+}
+
 fn temporary_name(target: &Path) -> Result<PathBuf, DataError> {
-    let name = target
-        .file_name()
-        .ok_or_else(|| DataError::malformed(target, "output", "the name of a file", "none"))?;
+    let name = file_name(target)?;
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     let mut temporary = OsString::from(".");
     temporary.push(name);

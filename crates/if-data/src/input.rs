@@ -49,6 +49,11 @@ impl<R: Read> Input<R> {
         Self { reader, path: path.to_owned(), entry, position: 0, limit }
     }
 
+    /// Bytes that were read.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// An error at the current position.
     pub fn malformed(&self, expected: impl Into<String>, found: impl Into<String>) -> DataError {
         let at = format!("{}byte {}", self.entry, self.position);
@@ -100,7 +105,7 @@ impl<R: Read> Input<R> {
     }
 
     /// The number of elements of `shape`, if the stream can hold so many.
-    fn affordable<T: Element>(&self, shape: &[u64]) -> Result<usize, DataError> {
+    pub fn affordable<T: Element>(&self, shape: &[u64]) -> Result<usize, DataError> {
         let left = self.limit.saturating_sub(self.position);
         let count = shape.iter().try_fold(1_u64, |product, &length| product.checked_mul(length));
         let bytes = count.and_then(|count| count.checked_mul(T::SIZE as u64));

@@ -25,11 +25,12 @@ pub use error::DataError;
 pub use examples::{Examples, Labels};
 pub use idx::read_idx;
 pub use load::{LoadOptions, load};
-pub use npy::{NpyRows, NpyWriter, read_npy, write_npy};
+pub use npy::{NpyMatrix, NpyWriter, read_npy, write_npy};
 pub use npz::{read_npz, read_npz_array, write_npz};
 pub use pair_tokens::{hashed_pairs, pair_tokens};
 pub use registry::{
     DatasetInfo, Location, RemoteFile, SplitInfo, Texts, checksum, datasets, load_texts, sha256_of,
+    sha256_of_text,
 };
 pub use source::{Origin, Rows, Source};
 pub use tensors::{read_tensors, write_tensors};

@@ -13,6 +13,7 @@ mod host;
 mod inverse;
 mod lanczos;
 mod loss;
+mod mapped;
 mod observer;
 mod operator;
 mod real;
@@ -33,12 +34,13 @@ pub use host::HostArray;
 pub use inverse::{Approximation, Inverse};
 pub use lanczos::{Lanczos, Ritz, lanczos, lanczos_extremes};
 pub use loss::{Loss, Target, sigmoid, softplus};
+pub use mapped::Mapped;
 pub use observer::Observer;
 pub use operator::{
     Definiteness, DenseOperator, FiniteSumOperator, LinearOperator, LowRank, Scaled, Shifted, Sum, by_columns,
 };
 pub use real::Real;
-pub use report::{ColumnReport, Solution, SolveReport, Termination};
+pub use report::{ColumnReport, Solution, SolveReport, Termination, number_or_nan};
 pub use solver::{
     Approximate, Arnoldi, BlockCg, Cg, Cholesky, Complement, CurvatureRoot, Dual, Eigen, Kronecker,
     KroneckerFactors, LayerBlocks, Lissa, LowRankFactors, LowRankInverse, Nearby, NearbyCg, Neumann,

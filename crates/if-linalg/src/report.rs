@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Backend, Block, Real};
 
@@ -108,9 +108,18 @@ pub struct ColumnReport {
     /// Products with the operator, those that only check the residual included.
     pub products: usize,
     /// `|b - A x| / |b|`, recomputed with a product (0 for b = 0, NaN where not finite).
+    #[serde(deserialize_with = "number_or_nan")]
     pub residual: f64,
     /// Smallest and largest eigenvalue seen from this right-hand side (Ritz values).
     pub eigenvalues: Option<[f64; 2]>,
+}
+
+/// For serde's `deserialize_with`: JSON knows no NaN, and has null in its place.
+///
+/// # Errors
+/// Neither a number nor null.
+pub fn number_or_nan<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 /// The certificate of a block of right-hand sides.

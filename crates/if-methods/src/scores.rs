@@ -1,6 +1,6 @@
 //! Score matrices: their unit, their sign, and how far each row can be trusted.
 
-use if_linalg::{Real, SolveReport};
+use if_linalg::{Real, SolveReport, number_or_nan};
 use serde::{Deserialize, Serialize};
 
 /// What a score measures. In every unit **positive means proponent**: an example that helps the
@@ -34,6 +34,7 @@ pub struct Truncation {
     /// layer that stayed whole.
     pub ranks: Vec<usize>,
     /// No score of the query is farther than this from that of the whole query, but for rounding.
+    #[serde(deserialize_with = "number_or_nan")]
     pub bound: f64,
 }
 

@@ -109,6 +109,9 @@ pub struct AttributeArgs {
     /// Where the scores go, queries x training examples; certificates go to OUT.json beside them
     #[arg(long, value_name = "OUT.npy")]
     pub scores: PathBuf,
+    /// Go on after the blocks of queries that an interrupted run with the same settings left beside --scores
+    #[arg(long)]
+    pub resume: bool,
     /// Truncate each solved query, layer by layer: to a rank such as 8, or to a relative error such as 0.01
     #[arg(long, value_name = "RANK|ERROR", value_parser = query_rank, allow_negative_numbers = true)]
     pub query_rank: Option<QueryRank>,

@@ -48,7 +48,7 @@ SOURCE is NAME:SPLIT[a..b] of a known dataset (influence data list), T.npz with 
 a pair X.npy,Y.npy, T.csv, or a pair of idx files; rows [i] or [a..b] can follow any of them.
 
 Exit codes: 0 done; 2 bad input, nothing written; 3 written, but something did not converge;
-130 interrupted, nothing written but the checkpoints of a --run; 1 anything else.";
+130 interrupted, nothing written but what --resume goes on with; 1 anything else.";
 
 /// What all commands share.
 #[derive(Args, Debug)]

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use if_data::{AtomicFile, Element, NpyWriter};
+use if_data::Element;
 use if_linalg::{Backend, SolveReport};
 use if_methods::{ScoreUnit, Truncation};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{certificates_beside, model_name, trace};
@@ -14,8 +15,10 @@ use crate::console::Console;
 use crate::device::{Device, on_device};
 use crate::error::Failure;
 use crate::job::{Problem, Settings};
+use crate::key::of_examples;
 use crate::model::Kind;
 use crate::output::{Report, document, seconds};
+use crate::partial::Partial;
 use crate::session::{Session, report_flags};
 use crate::source::{Data, keep_inputs};
 
@@ -69,23 +72,25 @@ impl Job<'_> {
         let start = Instant::now();
         let shape = [self.query.set.len(), self.problem.train.set.len()];
         let session = Session::open(backend, self.problem, &self.settings, shape[0])?;
-        let queries = session.inputs(self.query)?;
         let measured = session.measured(self.args.measure)?;
-        // Both outputs are open before the long run: what cannot be written fails now.
-        let mut scores = NpyWriter::<B::Elem>::create(&self.args.scores, &shape)?;
-        let certificates = AtomicFile::create(self.certificates)?;
-        let mut truncations: Vec<Truncation> = Vec::new();
-        let ((report, unit), optimality) = session.influence(console, |_, influence| {
+        let files = [&*self.args.scores, self.certificates];
+        let key = self.key(&session);
+        let mut output =
+            Partial::<B::Elem, Certificate>::open(files, shape, &key, self.args.resume, console)?;
+        let queries = session.inputs(&self.query.rest(output.done()))?;
+        let solved = session.influence(console, |_, influence| {
             let mut influence = influence.measuring(measured.loss())?;
             if let Some(rank) = self.args.query_rank {
                 influence = influence.with_query_rank(rank)?;
             }
-            let report = influence.attribute(&queries, console, |rows| {
-                truncations.extend(rows.truncations.unwrap_or_default().iter().cloned());
-                scores.append(rows.scores).map_err(Failure::output)
+            influence.attribute(&queries, console, |rows| {
+                let truncations = rows.truncations.unwrap_or_default().to_vec();
+                output.append(rows.scores, Certificate { report: rows.report.clone(), truncations })
             })?;
-            Ok((report, influence.unit()))
-        })?;
+            Ok(influence.unit())
+        });
+        let (unit, optimality) = solved.map_err(|failure| output.stopped(failure))?;
+        let (report, truncations) = together(output.blocks());
         let mut json = self.record::<B::Elem>(&report, unit, shape);
         for (entry, truncation) in json["queries"].as_array_mut().into_iter().flatten().zip(&truncations) {
             entry["truncation"] = json!(truncation);
@@ -93,13 +98,24 @@ impl Job<'_> {
         json["optimality"] = json!(optimality);
         json["parameters"] = json!(session.coverage);
         let text = format!("{:#}\n", document("attribute", json.clone()));
-        // Scores never stand without their certificates.
-        certificates.finish_with(text.as_bytes()).map_err(Failure::output)?;
-        scores.finish().map_err(Failure::output)?;
+        output.finish(&text)?;
         let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
         let elapsed = start.elapsed().as_secs_f64();
         json["seconds"] = json!(elapsed);
         Ok(Report { text: self.text(&report, elapsed) + &bounds(&truncations), json, flagged })
+    }
+
+    /// All that the scores and their certificates depend on.
+    fn key<B: Backend>(&self, session: &Session<B>) -> Value {
+        let mut key = json!(self.settings);
+        for (field, value) in session.key().as_object().into_iter().flatten() {
+            key[field] = value.clone();
+        }
+        key["method"] = json!(self.args.method);
+        key["queries"] = json!(of_examples(self.query));
+        key["measure"] = json!(self.args.measure);
+        key["query_rank"] = json!(self.args.query_rank);
+        key
     }
 
     /// What `OUT.json` holds: nothing in it depends on the machine or the time.
@@ -160,6 +176,25 @@ impl Job<'_> {
     }
 }
 
+/// Of a block of queries.
+#[derive(Serialize, Deserialize)]
+struct Certificate {
+    report: SolveReport,
+    /// One for each query, where queries are truncated.
+    truncations: Vec<Truncation>,
+}
+
+/// Certificates of all blocks as one.
+fn together(blocks: &[Certificate]) -> (SolveReport, Vec<Truncation>) {
+    let reports = blocks.iter().map(|block| block.report.clone());
+    let report = reports.reduce(|mut whole, block| {
+        whole.extend(block);
+        whole
+    });
+    let truncations = blocks.iter().flat_map(|block| block.truncations.clone());
+    (report.expect("a data set is never empty"), truncations.collect())
+}
+
 /// A line about truncated queries.
 fn bounds(truncations: &[Truncation]) -> String {
     let known = truncations.iter().map(|truncation| truncation.bound).filter(|bound| !bound.is_nan());
@@ -171,5 +206,66 @@ fn bounds(truncations: &[Truncation]) -> String {
             )
         }
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use if_linalg::{ColumnReport, Termination};
+
+    use super::*;
+
+    /// A certificate that was kept says the same as one that was not, what is not finite included.
+    #[test]
+    fn certificates_survive_a_journal() {
+        let column = |termination, residual| ColumnReport {
+            termination,
+            iterations: 3,
+            products: 5,
+            residual,
+            eigenvalues: Some([1e-3 / 3.0, 0.1 + 0.2]),
+        };
+        let curvature = -1.0 / 3.0;
+        let columns = vec![
+            column(Termination::Converged, 1.0 / 3.0),
+            column(Termination::NegativeCurvature { curvature }, 5e-324),
+            ColumnReport { eigenvalues: None, ..column(Termination::NonFinite, f64::NAN) },
+        ];
+        let report = SolveReport { solver: "cg".into(), tolerance: 1e-8, damping: 0.1, columns };
+        let truncations = [0.1 + 0.2, f64::NAN].map(|bound| Truncation { ranks: vec![2, 7], bound });
+        let certificate = Certificate { report, truncations: truncations.to_vec() };
+        let kept: Certificate = serde_json::from_str(&json!(certificate).to_string()).unwrap();
+        assert_eq!(json!(kept), json!(certificate));
+        assert_eq!(kept.report.columns[..2], certificate.report.columns[..2]);
+        assert!(kept.report.columns[2].residual.is_nan() && kept.truncations[1].bound.is_nan());
+        assert_eq!(kept.truncations[0], certificate.truncations[0]);
+    }
+
+    /// Names of solvers, joined block by block, are what one run says.
+    #[test]
+    fn certificates_of_blocks_are_those_of_one_run() {
+        let block = |solver: &str, k: usize| Certificate {
+            report: SolveReport {
+                solver: solver.into(),
+                tolerance: 0.1,
+                damping: 0.2,
+                columns: vec![
+                    ColumnReport {
+                        termination: Termination::Converged,
+                        iterations: k,
+                        products: k,
+                        residual: 0.0,
+                        eigenvalues: None,
+                    };
+                    k
+                ],
+            },
+            truncations: vec![Truncation { ranks: vec![k], bound: 1.0 }; k],
+        };
+        let (report, truncations) = together(&[block("a", 2), block("b", 1), block("a", 3)]);
+        assert_eq!(report.solver, "a; b");
+        let iterations: Vec<usize> = report.columns.iter().map(|column| column.iterations).collect();
+        assert_eq!(iterations, [2, 2, 1, 3, 3, 3]);
+        assert_eq!(truncations.len(), 6);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use if_data::{AtomicFile, Element, NpyWriter, checksum};
+use if_data::Element;
 use if_linalg::{Backend, Real};
 use if_methods::{Checkpoint, MethodError, ScoreUnit, TracIn, ideal_tracin, representers, trak};
 use if_models::{EmpiricalRisk, Inputs, ModelError, Projection};
@@ -17,8 +17,10 @@ use crate::device::{Device, on_device};
 use crate::error::Failure;
 use crate::factors::state_checksum;
 use crate::job::risk_settings;
+use crate::key::{common, of_examples};
 use crate::model::{Kind, Model, read_weights};
 use crate::output::{Report, document, seconds};
+use crate::partial::Partial;
 use crate::run_dir::Recorded;
 use crate::session::{inputs, select};
 use crate::sketches::Sketches;
@@ -47,21 +49,19 @@ struct Job<'a> {
     certificates: &'a Path,
 }
 
-/// Where scores go, block by block.
-type Sink<'s, T> = &'s mut dyn FnMut(&[T]) -> Result<(), Failure>;
+/// Where scores go, block by block; nothing is solved, so blocks have no certificates.
+type Output<T> = Partial<T, ()>;
 
 impl Job<'_> {
     fn run<B: Backend<Elem: Element>>(&self, backend: &B, console: &Console) -> Result<Report, Failure> {
         let start = Instant::now();
-        let shape = [self.query.set.len(), self.train.set.len()];
-        let mut scores = NpyWriter::<B::Elem>::create(&self.args.scores, &shape)?;
-        let file = AtomicFile::create(self.certificates)?;
-        let mut sink = |rows: &[B::Elem]| scores.append(rows).map_err(Failure::output);
-        let details = match self.args.method {
+        let shape = self.shape();
+        let (output, details) = match self.args.method {
             MethodName::Influence => unreachable!("it solves, and has a command of its own"),
-            MethodName::Tracin | MethodName::Trak => self.over_checkpoints(backend, &mut sink, console)?,
-            MethodName::TracinIdeal => self.ideal(backend, &mut sink, console)?,
-            MethodName::Representer => self.representer(backend, &mut sink)?,
+            MethodName::Tracin => self.tracin(backend, console)?,
+            MethodName::Trak => self.trak(backend, console)?,
+            MethodName::TracinIdeal => self.ideal(backend, console)?,
+            MethodName::Representer => self.representer(backend, console)?,
         };
         self.note_unused(console);
         let mut json = json!({
@@ -81,8 +81,7 @@ impl Job<'_> {
         json["scores"]["shape"] = json!(shape);
         json["details"] = details;
         let text = format!("{:#}\n", document("attribute", json.clone()));
-        file.finish_with(text.as_bytes()).map_err(Failure::output)?;
-        scores.finish().map_err(Failure::output)?;
+        output.finish(&text)?;
         let name = clap::ValueEnum::to_possible_value(&self.args.method).expect("it can be asked for");
         let text = format!(
             "{}: {} queries x {} training examples by {}, {}\n",
@@ -162,77 +161,96 @@ impl Job<'_> {
         Ok((checkpoints, named))
     }
 
-    fn both<B: Backend>(&self, network: &if_models::Network<B>) -> Result<[Inputs<B>; 2], Failure> {
+    /// Training examples and `queries` on the device.
+    fn both<B: Backend>(
+        &self,
+        network: &if_models::Network<B>,
+        queries: &Data,
+    ) -> Result<[Inputs<B>; 2], Failure> {
         let budget = self.args.solve.memory_budget / 2;
-        Ok([inputs(self.kind, network, self.train, budget)?, inputs(self.kind, network, self.query, budget)?])
+        Ok([inputs(self.kind, network, self.train, budget)?, inputs(self.kind, network, queries, budget)?])
     }
 
-    fn over_checkpoints<B: Backend<Elem: Element>>(
+    /// Queries and training examples.
+    fn shape(&self) -> [usize; 2] {
+        [self.query.set.len(), self.train.set.len()]
+    }
+
+    /// The outputs. They can go on after queries that have their scores where a `key` says all that these depend on; some
+    /// methods have all scores at once.
+    fn open<T: Element>(&self, key: Option<Value>, console: &Console) -> Result<Output<T>, Failure> {
+        let resume = self.args.resume && key.is_some();
+        Partial::open([&self.args.scores, self.certificates], self.shape(), &json!(key), resume, console)
+    }
+
+    fn projection(&self, dim: usize) -> Projection {
+        Projection { kind: self.args.projection_kind.into(), dim, seed: self.args.projection_seed }
+    }
+
+    fn tracin<B: Backend<Elem: Element>>(
         &self,
         backend: &B,
-        sink: Sink<B::Elem>,
         console: &Console,
-    ) -> Result<Value, Failure> {
+    ) -> Result<(Output<B::Elem>, Value), Failure> {
         let (checkpoints, named) = self.checkpoints(backend)?;
-        let [train, queries] = self.both(&checkpoints[0].network)?;
-        let projection =
-            |dim| Projection { kind: self.args.projection_kind.into(), dim, seed: self.args.projection_seed };
-        let used = match (self.args.method, self.args.projection) {
-            (MethodName::Trak, dim) => Some(projection(dim.unwrap_or(TRAK_DIM))),
-            (_, dim) => dim.map(projection),
-        };
-        match (self.args.method, used) {
-            (MethodName::Trak, Some(projection)) => {
-                let scores = trak(&checkpoints, (&train, &queries), projection)?;
-                sink(&scores.into_iter().map(B::Elem::from_f64).collect::<Vec<_>>())?;
-            }
-            (_, None) => {
-                let tracin = TracIn::new(&train, &checkpoints)?;
-                tracin.attribute(&queries, console, |rows| sink(rows.scores))?;
-            }
-            (_, Some(projection)) => {
-                let tracin = TracIn::new(&train, &checkpoints)?;
+        let projection = self.args.projection.map(|dim| self.projection(dim));
+        let sketch_key = self.sketch_key(&checkpoints, projection);
+        let mut key = sketch_key.clone();
+        key["method"] = json!(self.args.method);
+        key["queries"] = json!(of_examples(self.query));
+        let mut output = self.open(Some(key), console)?;
+        let [train, queries] = self.both(&checkpoints[0].network, &self.query.rest(output.done()))?;
+        let tracin = TracIn::new(&train, &checkpoints)?;
+        let scored = match projection {
+            None => tracin.attribute(&queries, console, |rows| output.append(rows.scores, ())),
+            Some(projection) => {
                 let width = projection.dim * checkpoints.len();
                 let make = || tracin.sketch(&train, projection, console);
                 let sketches = match &self.args.sketch {
                     None => Sketches::in_memory(make(), width),
-                    Some(path) => {
-                        let key = self.sketch_key(&checkpoints, projection);
-                        Sketches::in_file(path, [train.len(), width], &key, make, console)?
-                    }
+                    Some(path) => Sketches::in_file(path, [train.len(), width], &sketch_key, make, console)?,
                 };
                 let own = tracin.sketch(&queries, projection, console);
-                sketches.search(backend, &own, console, sink)?;
+                sketches.search(backend, &own, console, |rows| output.append(rows, ()))
             }
-        }
-        Ok(json!({ "checkpoints": named, "projection": used }))
+        };
+        scored.map_err(|failure| output.stopped(failure))?;
+        Ok((output, json!({ "checkpoints": named, "projection": projection })))
+    }
+
+    fn trak<B: Backend<Elem: Element>>(
+        &self,
+        backend: &B,
+        console: &Console,
+    ) -> Result<(Output<B::Elem>, Value), Failure> {
+        let (checkpoints, named) = self.checkpoints(backend)?;
+        let projection = self.projection(self.args.projection.unwrap_or(TRAK_DIM));
+        let mut output = self.open(None, console)?;
+        let [train, queries] = self.both(&checkpoints[0].network, self.query)?;
+        let scores = trak(&checkpoints, (&train, &queries), projection)?;
+        output.append(&scores.into_iter().map(B::Elem::from_f64).collect::<Vec<_>>(), ())?;
+        Ok((output, json!({ "checkpoints": named, "projection": projection })))
     }
 
     /// All that sketches of the training examples depend on.
-    fn sketch_key<B: Backend>(&self, checkpoints: &[Checkpoint<B>], projection: Projection) -> Value {
+    fn sketch_key<B: Backend>(&self, checkpoints: &[Checkpoint<B>], projection: Option<Projection>) -> Value {
         let each = checkpoints.iter().map(|Checkpoint { network, theta, learning_rate }| {
             json!({ "weights_sha256": state_checksum(network, theta), "learning_rate": learning_rate })
         });
         let layers = checkpoints[0].network.layout().segments().iter().map(|segment| &segment.name);
-        json!({
-            "program": env!("CARGO_PKG_VERSION"),
-            "model": format!("{:?}", self.kind),
-            "training set": checksum(self.train.set.features(), self.train.set.labels()),
-            "list of checkpoints": each.collect::<Vec<_>>(),
-            "layer selection": layers.collect::<Vec<_>>(),
-            "projection": projection,
-            "device": self.device.name,
-            "precision": self.device.precision,
-        })
+        let mut key = common(self.kind, self.train, &self.device.name, self.device.precision);
+        key["list of checkpoints"] = json!(each.collect::<Vec<_>>());
+        key["layer selection"] = json!(layers.collect::<Vec<_>>());
+        key["projection"] = json!(projection);
+        key
     }
 
     /// Replays the run and compares where it ends with its last checkpoint.
     fn ideal<B: Backend<Elem: Element>>(
         &self,
         backend: &B,
-        sink: Sink<B::Elem>,
         console: &Console,
-    ) -> Result<Value, Failure> {
+    ) -> Result<(Output<B::Elem>, Value), Failure> {
         let Some(recorded) = self.recorded()? else {
             return Err(Failure::input(
                 "--method tracin-ideal: expected the --training-run that is replayed",
@@ -259,16 +277,16 @@ impl Job<'_> {
         if config.precision != precision.to_string() {
             return refuse("--precision", &config.precision, &precision.to_string());
         }
-        let here = checksum(self.train.set.features(), self.train.set.labels());
-        if config.data_sha256 != here {
+        if config.data_sha256 != of_examples(self.train) {
             return refuse(
                 "the training examples",
                 &format!("those of {}", config.train),
                 &self.train.source.to_string(),
             );
         }
+        let mut output = self.open(None, console)?;
         let network = spec.build(backend)?;
-        let [train, queries] = self.both(&network)?;
+        let [train, queries] = self.both(&network, self.query)?;
         let risk = EmpiricalRisk::new(&network, &train, config.objective)?;
         let mut state = config.training.start(&network);
         let scores = ideal_tracin(&config.training, &risk, &mut state, &queries, console)?;
@@ -282,18 +300,19 @@ impl Job<'_> {
                 "others: another version or processor",
             );
         }
-        sink(&scores.into_iter().map(B::Elem::from_f64).collect::<Vec<_>>())?;
-        Ok(json!({ "training_run": self.args.training_run, "steps": state.step }))
+        output.append(&scores.into_iter().map(B::Elem::from_f64).collect::<Vec<_>>(), ())?;
+        Ok((output, json!({ "training_run": self.args.training_run, "steps": state.step })))
     }
 
     fn representer<B: Backend<Elem: Element>>(
         &self,
         backend: &B,
-        sink: Sink<B::Elem>,
-    ) -> Result<Value, Failure> {
+        console: &Console,
+    ) -> Result<(Output<B::Elem>, Value), Failure> {
         let (weights, objective) = given(self.args)?;
         let (network, theta) = Model::read(self.kind, weights, self.train)?.build(backend)?;
-        let [train, queries] = self.both(&network)?;
+        let mut output = self.open(None, console)?;
+        let [train, queries] = self.both(&network, self.query)?;
         let risk = EmpiricalRisk::new(&network, &train, risk_settings(&objective, self.args.solve.removal)?)?;
         let found = representers(&risk, &theta, &queries).map_err(|error| match error {
             MethodError::Model(ModelError::Unsupported(text)) => {
@@ -301,8 +320,9 @@ impl Job<'_> {
             }
             other => other.into(),
         })?;
-        sink(&found.scores.iter().map(|score| B::Elem::from_f64(*score)).collect::<Vec<_>>())?;
-        Ok(json!({ "weights": weights, "l2": objective.l2, "relative_gap_to_outputs": found.gap }))
+        output.append(&found.scores.iter().map(|score| B::Elem::from_f64(*score)).collect::<Vec<_>>(), ())?;
+        let details = json!({ "weights": weights, "l2": objective.l2, "relative_gap_to_outputs": found.gap });
+        Ok((output, details))
     }
 
     /// What was given and says nothing to the method.
@@ -318,6 +338,7 @@ impl Job<'_> {
             (args.query_rank.is_some(), "--query-rank"),
             (args.sketch.is_some() && method != MethodName::Tracin, "--sketch"),
             (args.measure != MeasureName::Loss, "--measure"),
+            (args.resume && method != MethodName::Tracin, "--resume"),
         ];
         let given: Vec<&str> = foreign.iter().filter(|(given, _)| *given).map(|(_, name)| *name).collect();
         if !given.is_empty() {

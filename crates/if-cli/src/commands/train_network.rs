@@ -17,6 +17,7 @@ use crate::args::{ModelName, TrainArgs};
 use crate::console::Console;
 use crate::device::{Device, on_device};
 use crate::error::Failure;
+use crate::key::of_examples;
 use crate::model::{check_shape, read_weights};
 use crate::output::{Report, seconds, short};
 use crate::run_dir::{RunConfig, RunDir, schema, tensors};
@@ -124,7 +125,7 @@ impl Job<'_> {
             precision: self.device.precision.to_string(),
             train: self.train.source.to_string(),
             examples: self.train.set.len(),
-            data_sha256: if_data::checksum(self.train.set.features(), self.train.set.labels()),
+            data_sha256: of_examples(self.train),
             init_sha256: self.args.init.as_deref().map(sha256_of).transpose()?,
         };
         RunDir::open(folder, config, self.args.network.resume).map(Some)
@@ -174,7 +175,8 @@ impl Job<'_> {
             if let Some(rate) = learning_rate {
                 run.save(network, &state, rate)?;
             }
-            return Err(Failure::Suspended);
+            let line = "interrupted; go on from the last checkpoint with --resume";
+            return Err(Failure::Suspended(line.into()));
         }
         Ok(Trained { theta: state.theta, steps: state.step, learning_rate, fit: None })
     }

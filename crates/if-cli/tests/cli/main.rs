@@ -9,6 +9,7 @@ mod dense;
 mod device;
 mod pytorch;
 mod remove;
+mod resume;
 mod solvers;
 mod support;
 mod tracing;

@@ -7,5 +7,5 @@ mod write;
 pub(crate) use read::read_from;
 pub(crate) use write::write_to;
 
-pub use read::{NpyRows, read_npy};
+pub use read::{NpyMatrix, read_npy};
 pub use write::{NpyWriter, write_npy};

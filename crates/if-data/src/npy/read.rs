@@ -1,8 +1,10 @@
 //! Reading `.npy`.
 
-use std::io::Read;
-use std::marker::PhantomData;
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::Path;
+
+use if_linalg::{Mapped, Real};
 
 use super::header::Header;
 use crate::element::codec::{Codec, Order};
@@ -48,65 +50,56 @@ pub(crate) fn read_from<R: Read>(input: &mut Input<R>) -> Result<Array, DataErro
     Ok(array)
 }
 
-/// An `.npy` matrix that is read a block of rows at a time, for those larger than memory.
+/// An `.npy` matrix of `f32` or `f64` that is mapped into memory, so that it may be larger: row-major numbers of a file
+/// that must not be changed in place meanwhile, see [`Mapped`].
 ///
 /// ```
 /// # fn main() -> Result<(), if_data::DataError> {
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let path = folder.path().join("x.npy");
 /// if_data::write_npy(&path, ndarray::array![[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]].view())?;
-/// let mut rows = if_data::NpyRows::<f64>::open(&path)?;
-/// assert_eq!(rows.shape(), [3, 2]);
-/// assert_eq!(rows.next(2)?, [1.0, 2.0, 3.0, 4.0]);
-/// assert_eq!(rows.next(2)?, [5.0, 6.0]);
-/// assert!(rows.next(2)?.is_empty());
+/// let matrix = if_data::NpyMatrix::<f64>::open(&path)?;
+/// assert_eq!(matrix.shape(), [3, 2]);
+/// assert_eq!(matrix.numbers()[2..4], [3.0, 4.0]);
 /// # Ok(())
 /// # }
 /// ```
-pub struct NpyRows<T> {
-    input: Input<Box<dyn Read>>,
-    shape: [u64; 2],
-    left: u64,
-    element: PhantomData<T>,
+pub struct NpyMatrix<T> {
+    numbers: Mapped<T>,
+    shape: [usize; 2],
 }
 
-impl<T: Element> NpyRows<T> {
-    /// Opens the file and reads its header.
+impl<T: Element + Real> NpyMatrix<T> {
+    /// Opens the file, reads its header, and compares what that says with the length of the file.
     ///
     /// # Errors
-    /// As [`read_npy`], and if the file is not a row-major matrix of `T`.
+    /// As [`read_npy`], and if the file is not a row-major matrix of `T`, is compressed, or cannot be mapped.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        let mut input = input::open(path)?;
+        let file = File::open(path).map_err(DataError::io(path, "open"))?;
+        let bytes = file.metadata().map_err(DataError::io(path, "open"))?.len();
+        let mut input = Input::new(BufReader::new(&file), path, "", bytes);
         let Header { descr, fortran, shape } = read_header(&mut input)?;
-        match shape[..] {
-            [rows, cols] if descr == T::DESCR && !fortran => {
-                Ok(Self { input, shape: [rows, cols], left: rows, element: PhantomData })
-            }
-            _ => {
-                let found =
-                    format!("{descr} of shape {shape:?}{}", if fortran { ", column-major" } else { "" });
-                Err(input.malformed(format!("a row-major matrix of {}", T::DESCR), found))
-            }
+        let ([rows, cols], true, false) = (&shape[..], descr == T::DESCR, fortran) else {
+            let found = format!("{descr} of shape {shape:?}{}", if fortran { ", column-major" } else { "" });
+            return Err(input.malformed(format!("a row-major matrix of {}", T::DESCR), found));
+        };
+        let (start, count) = (input.position(), input.affordable::<T>(&shape)?);
+        if start + (count * T::SIZE) as u64 != bytes {
+            return Err(input.malformed("the end of the data", "more bytes"));
         }
+        let numbers = Mapped::new(&file, start as usize, count).map_err(DataError::io(path, "map"))?;
+        // Their product fits, except beside a zero.
+        Ok(Self { numbers, shape: [*rows as usize, *cols as usize] })
     }
 
     /// Rows and columns.
     pub fn shape(&self) -> [usize; 2] {
-        self.shape.map(|length| usize::try_from(length).unwrap_or(usize::MAX))
+        self.shape
     }
 
-    /// The next rows, `count` or as many as there are: row-major, empty at the end.
-    ///
-    /// # Errors
-    /// If the file cannot be read, is truncated, or is longer than its header says.
-    pub fn next(&mut self, count: usize) -> Result<Vec<T>, DataError> {
-        let rows = self.left.min(count as u64);
-        let values = self.input.array(&[rows, self.shape[1]], Order::Little, false)?;
-        self.left -= rows;
-        if self.left == 0 {
-            self.input.expect_end()?;
-        }
-        Ok(values.into_raw_vec_and_offset().0)
+    /// The numbers, row-major.
+    pub fn numbers(&self) -> &[T] {
+        &self.numbers
     }
 }
 

@@ -1,12 +1,13 @@
 //! Writing `.npy`: at once, or in pieces as they are computed.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::path::Path;
 
 use ndarray::{ArrayView, ArrayViewD, Dimension};
 
 use super::header;
+use crate::registry::{Hash, sha256_of_stream};
 use crate::{AtomicFile, DataError, Element};
 
 /// Numbers are encoded in pieces of this many.
@@ -38,6 +39,32 @@ fn write_values<T: Element>(out: &mut impl Write, values: impl Iterator<Item = T
         }
     }
     out.write_all(&piece)
+}
+
+/// Numbers of an array.
+fn total(shape: &[usize]) -> usize {
+    let total = shape.iter().try_fold(1_usize, |product, &length| product.checked_mul(length));
+    total.expect("the shape of an array that a program computes fits usize")
+}
+
+/// How many of `blocks` follow upon `header` in `file`, and their numbers.
+fn whole_blocks<T: Element>(
+    mut file: impl Read,
+    header: &[u8],
+    blocks: &[(usize, String)],
+) -> io::Result<(usize, usize)> {
+    let mut found = Vec::new();
+    file.by_ref().take(header.len() as u64).read_to_end(&mut found)?;
+    let (mut kept, mut written) = (0, 0);
+    if found == header {
+        for (numbers, sha256) in blocks {
+            if sha256_of_stream(&mut file.by_ref().take((numbers * T::SIZE) as u64))? != *sha256 {
+                break;
+            }
+            (kept, written) = (kept + 1, written + numbers);
+        }
+    }
+    Ok((kept, written))
 }
 
 /// An `.npy` file of known shape whose numbers arrive in row-major order, block by block.
@@ -74,11 +101,53 @@ impl<T: Element> NpyWriter<T> {
     /// # Panics
     /// If the product of `shape` does not fit `usize`.
     pub fn create(path: &Path, shape: &[usize]) -> Result<Self, DataError> {
-        let total = shape.iter().try_fold(1_usize, |product, &length| product.checked_mul(length));
-        let total = total.expect("the shape of an array that a program computes fits usize");
         let mut file = AtomicFile::create(path)?;
         file.write_all(&header::encode(T::DESCR, shape)).map_err(DataError::io(path, "write"))?;
-        Ok(Self { file, written: 0, total, element: PhantomData })
+        Ok(Self { file, written: 0, total: total(shape), element: PhantomData })
+    }
+
+    /// The same in `NAME.part`, which stays with its [blocks](Self::append_block) where the program is stopped. `blocks`
+    /// are those that an earlier one appended, numbers and sha256 of each: the first of them that are still there are
+    /// kept. Returns how many that is. Without any, a file is begun.
+    ///
+    /// # Errors
+    /// As `create`, and where another process is writing the file.
+    ///
+    /// # Panics
+    /// As `create`.
+    pub fn resume(
+        path: &Path,
+        shape: &[usize],
+        blocks: &[(usize, String)],
+    ) -> Result<(Self, usize), DataError> {
+        let (total, header) = (total(shape), header::encode(T::DESCR, shape));
+        let mut file = AtomicFile::part(path)?;
+        let error = || DataError::io(path, "write");
+        let (kept, written) = whole_blocks::<T>(file.file(), &header, blocks).map_err(error())?;
+        if kept == 0 {
+            file.cut(0).and_then(|()| file.write_all(&header)).map_err(error())?;
+        } else {
+            file.cut((header.len() + written * T::SIZE) as u64).map_err(error())?;
+            file.stay();
+        }
+        Ok((Self { file, written, total, element: PhantomData }, kept))
+    }
+
+    /// [`append`](Self::append) that hands the numbers to the operating system before it returns, and their sha256.
+    ///
+    /// # Errors
+    /// As `append`.
+    ///
+    /// # Panics
+    /// As `append`.
+    pub fn append_block(&mut self, values: &[T]) -> Result<String, DataError> {
+        self.append(values)?;
+        self.file.flush().map_err(DataError::io(self.file.target(), "write"))?;
+        self.file.stay();
+        let mut hash = Hash::new();
+        write_values(&mut hash, values.iter().copied())
+            .map_err(DataError::io(self.file.target(), "write"))?;
+        Ok(hash.hex())
     }
 
     /// Writes the next numbers.

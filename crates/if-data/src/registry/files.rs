@@ -77,9 +77,21 @@ impl DatasetInfo {
 /// If it cannot be read.
 pub fn sha256_of(path: &Path) -> Result<String, DataError> {
     let mut file = File::open(path).map_err(DataError::io(path, "open"))?;
+    sha256_of_stream(&mut file).map_err(DataError::io(path, "read"))
+}
+
+/// The sha256 of all that `from` yields.
+pub(crate) fn sha256_of_stream(from: &mut impl Read) -> io::Result<String> {
     let mut hash = Hash::new();
-    copy(&mut file, &mut hash).map_err(DataError::io(path, "read"))?;
+    copy(from, &mut hash)?;
     Ok(hash.hex())
+}
+
+/// The sha256 of a text, in lowercase hexadecimal digits.
+pub fn sha256_of_text(text: &str) -> String {
+    let mut hash = Hash::new();
+    hash.0.update(text);
+    hash.hex()
 }
 
 /// The sha256 of stored features (type, shape and values) and labels, in lowercase hexadecimal digits: the
@@ -110,7 +122,7 @@ pub fn checksum(features: &HostArray, labels: &[f64]) -> String {
 }
 
 /// A running sha256 that can be written to.
-pub(super) struct Hash(Sha256);
+pub(crate) struct Hash(Sha256);
 
 impl Hash {
     pub fn new() -> Self {

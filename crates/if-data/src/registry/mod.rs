@@ -17,7 +17,8 @@ use crate::{DataError, Examples, LoadOptions};
 pub use fetch::{FetchOptions, fetch};
 
 pub use enron::{Texts, load_texts};
-pub use files::{Location, checksum, sha256_of};
+pub(crate) use files::{Hash, sha256_of_stream};
+pub use files::{Location, checksum, sha256_of, sha256_of_text};
 pub use info::{DatasetInfo, RemoteFile, SplitInfo, datasets};
 
 use info::Kind;

@@ -1,9 +1,9 @@
 use std::fs;
 
-use if_data::{Array, NpyWriter, read_npy, write_npy};
+use if_data::{Array, NpyMatrix, NpyWriter, read_npy, write_npy};
 use ndarray::{ArrayD, array};
 
-use crate::support::{assert_error, file, folder, load_spec};
+use crate::support::{assert_error, file, folder, gzip, load_spec};
 
 /// An npy file of version 1 with any header text and data.
 pub fn npy(header: &str, data: &[u8]) -> Vec<u8> {
@@ -144,4 +144,84 @@ fn a_streamed_file_appears_when_it_is_finished() {
     assert_eq!(read_npy(&path).unwrap().shape(), [2, 2]);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     assert_error(NpyWriter::<f64>::create(&folder.path().join("no/a.npy"), &[1]), &["a.npy: cannot create"]);
+}
+
+/// Blocks that an earlier writer left are taken over up to the first that is not whole.
+#[test]
+fn a_writer_goes_on_after_whole_blocks() {
+    let folder = folder();
+    let path = folder.path().join("scores.npy");
+    let part = folder.path().join("scores.npy.part");
+    let expected = array![[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]].into_dyn();
+    let resume = |blocks: &[(usize, String)]| NpyWriter::<f64>::resume(&path, &[3, 2], blocks).unwrap();
+
+    let (mut writer, kept) = resume(&[]);
+    assert_eq!(kept, 0);
+    assert_error(
+        NpyWriter::<f64>::resume(&path, &[3, 2], &[]),
+        &["scores.npy.part: output: expected a file that no other process writes"],
+    );
+    let blocks = [[1.0, 2.0], [3.0, 4.0]].map(|block| (2, writer.append_block(&block).unwrap()));
+    assert_ne!(blocks[0].1, blocks[1].1);
+    // What was appended is in the file, the writer dropped or killed.
+    assert_eq!(fs::read(&part).unwrap().len(), 128 + 4 * 8);
+    writer.append(&[5.5]).unwrap();
+    drop(writer);
+    let left = fs::read(&part).unwrap();
+
+    let mut flipped = left.clone();
+    flipped[128 + 16] ^= 1;
+    for (bytes, whole) in [
+        (left.clone(), 2),
+        (left[..128 + 31].to_vec(), 1),
+        (flipped, 1),
+        (left[..100].to_vec(), 0),
+        ([&left[..20], b"x", &left[21..]].concat(), 0),
+    ] {
+        fs::write(&part, &bytes).unwrap();
+        let (mut writer, kept) = resume(&blocks);
+        assert_eq!(kept, whole);
+        writer.append(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0][2 * whole..]).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(read_npy(&path).unwrap(), Array::F64(expected.clone()));
+        assert!(!part.exists());
+    }
+    // Blocks of another shape are not these, and a writer without any leaves nothing.
+    fs::write(&part, &left).unwrap();
+    let (writer, kept) = NpyWriter::<f64>::resume(&path, &[2, 3], &blocks).unwrap();
+    assert_eq!(kept, 0);
+    drop(writer);
+    assert!(!part.exists());
+}
+
+#[test]
+fn a_mapped_matrix_is_what_was_written() {
+    let folder = folder();
+    let matrix = array![[1.5_f32, -0.0, f32::NAN], [f32::MIN_POSITIVE, 0.0, 1e30]];
+    let path = folder.path().join("a.npy");
+    write_npy(&path, matrix.view()).unwrap();
+    let mapped = NpyMatrix::<f32>::open(&path).unwrap();
+    assert_eq!(mapped.shape(), [2, 3]);
+    let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(mapped.numbers()), bits(matrix.as_slice().unwrap()));
+    // A file that takes its place by a rename changes nothing.
+    write_npy(&path, array![[1.0_f32]].view()).unwrap();
+    assert_eq!(bits(mapped.numbers()), bits(matrix.as_slice().unwrap()));
+
+    let open = |bytes: &[u8]| NpyMatrix::<f64>::open(&file(&folder, "b.npy", bytes)).map(|m| m.shape());
+    // 10 bytes before this header, which is as long as any that numpy writes.
+    let header = |shape: &str| format!("{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}");
+    let padded = |shape: &str, data: &[u8]| npy(&format!("{:118}", header(shape)), data);
+    assert_eq!(open(&padded("(2, 1)", &[0; 16])).unwrap(), [2, 1]);
+    assert_eq!(open(&padded("(2, 0)", &[])).unwrap(), [2, 0]);
+    assert_error(open(&padded("(2, 1)", &[0; 15])), &["b.npy: byte 128: expected 16 bytes", "at most 15"]);
+    assert_error(open(&padded("(2, 1)", &[0; 17])), &["expected the end of the data, found more bytes"]);
+    assert_error(open(&padded("(2,)", &[0; 16])), &["a row-major matrix of <f8", "<f8 of shape [2]"]);
+    assert_error(open(&plain("<f4", "(2, 1)", &[0; 8])), &["found <f4 of shape [2, 1]"]);
+    let fortran = header("(2, 1)").replace("False", "True");
+    assert_error(open(&npy(&fortran, &[0; 16])), &["found <f8 of shape [2, 1], column-major"]);
+    assert_error(open(&padded("(4294967296, 4294967296)", &[0; 16])), &["more than 2^64"]);
+    assert_error(open(&gzip(&padded("(2, 1)", &[0; 16]))), &["the npy magic"]);
+    let askew = npy(&format!("{:119}", header("(2, 1)")), &[0; 16]);
+    assert_error(open(&askew), &["cannot map", "a multiple of 8 bytes, found byte 129"]);
 }
