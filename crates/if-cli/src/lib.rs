@@ -82,6 +82,8 @@ fn command_name(command: &Command) -> &'static str {
         Command::Attribute(_) => "attribute",
         Command::Explain(_) => "explain",
         Command::Fastif(_) => "fastif",
+        Command::Correct(_) => "correct",
+        Command::Clusters(_) => "clusters",
         Command::Audit(_) => "audit",
         Command::Verify(_) => "verify",
         Command::Group(_) => "group",

@@ -148,13 +148,27 @@ impl<'a, B: Backend> Session<'a, B> {
         console: &Console,
         body: impl FnOnce(&EmpiricalRisk<B>, Influence<B>) -> Result<R, Failure>,
     ) -> Result<(R, Optimality), Failure> {
-        self.solved(console, |risk, _, prepared| {
-            let influence = match prepared {
-                Some(prepared) => Influence::new(risk, &self.theta, prepared),
-                None => Influence::of_identity(risk, &self.theta),
-            };
-            body(risk, influence)
-        })
+        self.solved(console, |risk, _, prepared| body(risk, self.method(risk, prepared)))
+    }
+
+    /// The same for parameters that the command has moved from where they were given: nothing is said of them.
+    pub fn influence_on_the_way<R>(
+        &self,
+        console: &Console,
+        body: impl FnOnce(Influence<B>) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        self.prepared(console, |risk, _, prepared| body(self.method(risk, prepared)))
+    }
+
+    fn method<'r>(
+        &'r self,
+        risk: &'r EmpiricalRisk<'r, B>,
+        prepared: Option<&'r dyn Prepared<B>>,
+    ) -> Influence<'r, B> {
+        match prepared {
+            Some(prepared) => Influence::new(risk, &self.theta, prepared),
+            None => Influence::of_identity(risk, &self.theta),
+        }
     }
 
     /// The same for methods that remove groups.
@@ -181,6 +195,33 @@ impl<'a, B: Backend> Session<'a, B> {
             Option<&dyn Prepared<B>>,
         ) -> Result<R, Failure>,
     ) -> Result<(R, Optimality), Failure> {
+        self.prepared(console, |risk, operator, prepared| {
+            let optimality = self.checked(risk, console)?;
+            if self.settings.damping == Damping::Auto && prepared.is_some() {
+                console.note(&format!(
+                    "--damping auto: {:.3e}, a tenth of the mean eigenvalue{}",
+                    operator.damping(),
+                    if self.settings.curvature == Curvature::Hessian {
+                        " of the Gauss-Newton matrix"
+                    } else {
+                        ""
+                    }
+                ));
+            }
+            Ok((body(risk, operator, prepared)?, optimality))
+        })
+    }
+
+    /// The objective, the system and the solver, with nothing said of them.
+    fn prepared<R>(
+        &self,
+        console: &Console,
+        body: impl FnOnce(
+            &EmpiricalRisk<B>,
+            &CurvatureOperator<B>,
+            Option<&dyn Prepared<B>>,
+        ) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
         let Settings { risk, curvature, .. } = self.settings.clone();
         let risk = EmpiricalRisk::new(&self.network, &self.train, risk)?;
         let damping = self.settings.damping_of(&risk, &self.theta, console);
@@ -201,14 +242,7 @@ impl<'a, B: Backend> Session<'a, B> {
         if console.cancelled() {
             return Err(Failure::Interrupted);
         }
-        let optimality = self.checked(&risk, console)?;
-        if self.settings.damping == Damping::Auto && prepared.is_some() {
-            console.note(&format!(
-                "--damping auto: {damping:.3e}, a tenth of the mean eigenvalue{}",
-                if curvature == Curvature::Hessian { " of the Gauss-Newton matrix" } else { "" }
-            ));
-        }
-        Ok((body(&risk, &operator, prepared.as_deref())?, optimality))
+        body(&risk, &operator, prepared.as_deref())
     }
 
     /// Hands `body` the objective and the curvature without damping, where a method brings its own way to solve.
@@ -305,6 +339,28 @@ impl<'a, B: Backend> Session<'a, B> {
 /// Rows of outputs as predictions; `labels` are those of the training examples.
 pub fn predictions(loss: Loss, outputs: &[f64], width: usize, labels: &[f64]) -> Vec<Prediction> {
     outputs.chunks_exact(width).map(|row| Prediction::new(loss, row, labels)).collect()
+}
+
+/// Whether the label of every example is predicted.
+pub fn right<B: Backend>(
+    network: &Network<B>,
+    theta: &Block<B>,
+    inputs: &Inputs<B>,
+    labels: &[f64],
+) -> Vec<bool> {
+    let outputs = network.example_outputs(inputs, theta);
+    let found = predictions(network.loss(), &outputs, network.outputs(), labels);
+    found.iter().zip(labels).map(|(found, label)| same(found.label, *label)).collect()
+}
+
+/// The negative class may be called 0 in one file and -1 in another.
+fn same(a: f64, b: f64) -> bool {
+    a == b || (a <= 0.0 && b <= 0.0 && (a == -1.0 || b == -1.0))
+}
+
+/// Part of `flags` that is true.
+pub fn share(flags: &[bool]) -> f64 {
+    flags.iter().filter(|flag| **flag).count() as f64 / flags.len() as f64
 }
 
 /// Names queries that carry a flag on stderr; whether there are any. Approximations carry none, but are named as such.

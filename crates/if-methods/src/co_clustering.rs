@@ -16,7 +16,7 @@
 //!    no harm.
 //! 3. k-means starts from k-means++ (Arthur & Vassilvitskii 2007) several times, and the best end is taken.
 
-use if_linalg::SymmetricMatrix;
+use if_linalg::{Observer, SymmetricMatrix};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -43,9 +43,15 @@ impl CoClusters {
     /// memory. The seed is that of the starts of k-means.
     ///
     /// # Errors
-    /// Scores that are no matrix or not finite, or a number of clusters of 0 or above that of queries and training
-    /// examples together.
-    pub fn new(scores: &[f64], train: usize, clusters: usize, seed: u64) -> Result<Self, MethodError> {
+    /// Scores that are no matrix or not finite, a number of clusters of 0 or above that of queries and training
+    /// examples together, or [`MethodError::Cancelled`] where the observer asks to stop.
+    pub fn new(
+        scores: &[f64],
+        train: usize,
+        clusters: usize,
+        seed: u64,
+        observer: &dyn Observer,
+    ) -> Result<Self, MethodError> {
         if train == 0 || scores.is_empty() || !scores.len().is_multiple_of(train) {
             let expected = format!("rows of {train} numbers, at least one");
             return Err(MethodError::Setting { name: "scores", expected, found: scores.len().to_string() });
@@ -61,9 +67,14 @@ impl CoClusters {
             return Err(MethodError::Setting { name: "clusters", expected, found: clusters.to_string() });
         }
         let vectors = 1 + clusters.next_power_of_two().ilog2() as usize;
-        let (points, singular_values) = coordinates(scores, train, vectors.min(queries).min(train));
+        let (points, singular_values) =
+            coordinates(scores, train, vectors.min(queries).min(train), observer)?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let starts = (0..STARTS).map(|_| k_means(&points, clusters, &mut rng));
+        let starts = (0..STARTS).map(|start| {
+            observed(observer, "clusters", start, STARTS)?;
+            Ok(k_means(&points, clusters, &mut rng))
+        });
+        let starts = starts.collect::<Result<Vec<_>, MethodError>>()?.into_iter();
         let (_, clusters) = starts.min_by(|(a, _), (b, _)| a.total_cmp(b)).expect("some starts");
         let mut queries_first = by_size(&clusters);
         let train = queries_first.split_off(queries);
@@ -81,10 +92,54 @@ impl CoClusters {
         order.sort_by_key(|&i| clusters[i]);
         order
     }
+
+    /// Places in [`order`](Self::order) at which another cluster begins, the first cluster apart.
+    pub fn borders(clusters: &[usize]) -> Vec<usize> {
+        let order = Self::order(clusters);
+        (1..order.len()).filter(|&at| clusters[order[at]] != clusters[order[at - 1]]).collect()
+    }
+
+    /// Mean of the `scores` (row-major) of queries with training examples of their own cluster, and with those of others;
+    /// NaN where there are none.
+    pub fn within_and_between(&self, scores: &[f64]) -> [f64; 2] {
+        let Self { queries, train, .. } = self;
+        [true, false].map(|same| {
+            let places =
+                (0..scores.len()).filter(|at| (queries[at / train.len()] == train[at % train.len()]) == same);
+            let (sum, count) = places.fold((0.0, 0), |(sum, count), at| (sum + scores[at], count + 1));
+            sum / f64::from(count)
+        })
+    }
+}
+
+/// Every row of `scores` (row-major, `train` in a row) by its largest absolute score, so that a query that is classified
+/// with confidence, and has small scores in all places, counts like the others. A row of zeros stays as it is.
+pub fn by_largest(scores: &mut [f64], train: usize) {
+    for row in scores.chunks_exact_mut(train) {
+        let largest = row.iter().fold(0.0, |most: f64, score| most.max(score.abs()));
+        if largest > 0.0 {
+            row.iter_mut().for_each(|score| *score /= largest);
+        }
+    }
+}
+
+/// A row-major matrix of `columns` in a row with its rows and columns in these orders.
+pub fn arranged(matrix: &[f64], columns: usize, [rows, order]: [&[usize]; 2]) -> Vec<f64> {
+    rows.iter().flat_map(|&r| order.iter().map(move |&c| matrix[r * columns + c])).collect()
+}
+
+fn observed(observer: &dyn Observer, stage: &str, done: usize, total: usize) -> Result<(), MethodError> {
+    observer.progress(stage, done, total);
+    if observer.cancelled() { Err(MethodError::Cancelled) } else { Ok(()) }
 }
 
 /// One point for each query, then one for each training example, and the singular values.
-fn coordinates(scores: &[f64], train: usize, vectors: usize) -> (Vec<Vec<f64>>, Vec<f64>) {
+fn coordinates(
+    scores: &[f64],
+    train: usize,
+    vectors: usize,
+    observer: &dyn Observer,
+) -> Result<(Vec<Vec<f64>>, Vec<f64>), MethodError> {
     let queries = scores.len() / train;
     let inverse_root = |degree: f64| if degree > 0.0 { degree.sqrt().recip() } else { 0.0 };
     let rows: Vec<f64> = scores
@@ -98,7 +153,14 @@ fn coordinates(scores: &[f64], train: usize, vectors: usize) -> (Vec<Vec<f64>>, 
     let (short, long) = (queries.min(train), queries.max(train));
     let value = |s: usize, l: usize| if queries <= train { scaled(s, l) } else { scaled(l, s) };
     let matrix: Vec<Vec<f64>> = (0..short).map(|s| (0..long).map(|l| value(s, l)).collect()).collect();
-    let gram = matrix.iter().flat_map(|a| matrix.iter().map(|b| dot(a, b))).collect();
+    let mut gram = vec![0.0; short * short];
+    for a in 0..short {
+        observed(observer, "singular vectors", a, short)?;
+        for b in 0..=a {
+            let product = dot(&matrix[a], &matrix[b]);
+            (gram[a * short + b], gram[b * short + a]) = (product, product);
+        }
+    }
     let (values, all) = SymmetricMatrix::from_rows(short, gram).eigen();
     let singular_values: Vec<f64> =
         values.iter().rev().take(vectors).map(|value| value.max(0.0).sqrt()).collect();
@@ -114,7 +176,7 @@ fn coordinates(scores: &[f64], train: usize, vectors: usize) -> (Vec<Vec<f64>>, 
     let of_query = |q: usize| point(rows[q], if queries <= train { on_short(q) } else { on_long(q) });
     let of_train = |i: usize| point(columns[i], if queries <= train { on_long(i) } else { on_short(i) });
     let points = (0..queries).map(of_query).chain((0..train).map(of_train)).collect();
-    (points, singular_values)
+    Ok((points, singular_values))
 }
 
 /// Lloyd's iterations from a k-means++ start: the sum of squared distances to the centres, and every point's cluster.
@@ -217,7 +279,7 @@ mod tests {
     fn coordinates_are_singular_vectors() {
         for (queries, train) in [(5, 8), (8, 5)] {
             let scores = random(queries * train, 3);
-            let (points, values) = coordinates(&scores, train, 3);
+            let (points, values) = coordinates(&scores, train, 3, &()).unwrap();
             let row = |q: usize| (0..train).map(|i| scores[q * train + i].abs()).sum::<f64>();
             let column = |i: usize| (0..queries).map(|q| scores[q * train + i].abs()).sum::<f64>();
             for j in 0..3 {

@@ -2,6 +2,7 @@
 
 mod attack;
 mod co_clustering;
+mod correction;
 mod damping_path;
 mod error;
 mod evaluation;
@@ -23,7 +24,8 @@ mod tracin;
 mod trak;
 
 pub use attack::{Attack, Attacked};
-pub use co_clustering::CoClusters;
+pub use co_clustering::{CoClusters, arranged, by_largest};
+pub use correction::{Correction, Pull, nearest_to_mean};
 pub use damping_path::{DampingPath, DampingReport, PathPoint, PointStatus, QueryPath, Spectrum, TOP};
 pub use error::MethodError;
 pub use evaluation::{Agreement, DatamodelScore, pearson, slope_through_origin, spearman};

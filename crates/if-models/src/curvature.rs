@@ -79,6 +79,11 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
         operator
     }
 
+    /// What is added to the diagonal beside l2, in units of the curvature.
+    pub fn damping(&self) -> f64 {
+        self.damping
+    }
+
     /// Forward, and for the Hessian backward.
     fn passes(&self, scratch: &mut Scratch<B>, batch: &Batch<B>, rows: Rows) -> Passes<B> {
         let network = self.risk.network();

@@ -35,6 +35,18 @@ pub struct HeatMap<'a> {
 }
 
 impl HeatMap<'_> {
+    /// The quantile at which [`full_from`](Self::full_from) cuts.
+    pub const FULL: f64 = 0.9;
+
+    /// A `limit` for `values`: a quantile of the absolute values, so that a few large ones do not leave all others pale.
+    /// What is 0 is left out, and what is not finite; 0 where nothing is left.
+    pub fn full_from(values: &[f64]) -> f64 {
+        let mut sizes: Vec<f64> =
+            values.iter().map(|value| value.abs()).filter(|size| *size > 0.0 && size.is_finite()).collect();
+        sizes.sort_unstable_by(f64::total_cmp);
+        sizes.get((sizes.len().saturating_sub(1) as f64 * Self::FULL) as usize).copied().unwrap_or(0.0)
+    }
+
     /// The map as an SVG document.
     pub fn svg(&self) -> String {
         let mut svg = Svg::default();
@@ -170,6 +182,16 @@ mod tests {
         let found = map(&values, 3, 1.0).paths();
         let found: Vec<_> = found.iter().map(|(fill, path)| (fill.as_str(), path.as_str())).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_few_large_numbers_leave_the_others_their_colours() {
+        let mut values: Vec<f64> =
+            (0..=10).map(|i| if i % 2 == 0 { -f64::from(i) } else { f64::from(i) }).collect();
+        values.extend([1e9, f64::NAN, f64::INFINITY, 0.0, 0.0]);
+        assert_eq!(HeatMap::full_from(&values), 10.0);
+        assert_eq!(HeatMap::full_from(&[0.0, -3.0, 0.0]), 3.0);
+        assert_eq!(HeatMap::full_from(&[0.0]), 0.0);
     }
 
     #[test]

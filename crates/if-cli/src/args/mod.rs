@@ -2,6 +2,7 @@
 
 mod attribute;
 mod change;
+mod correct;
 mod device;
 mod remove;
 mod solve;
@@ -17,6 +18,7 @@ use crate::parse::{bytes, count, fraction, non_negative, positive, threads};
 
 pub use attribute::{AttributeArgs, CheckpointArg, FastIfArgs, IndexName, MethodName};
 pub use change::{AttackArgs, MultiStageArgs, PerturbArgs};
+pub use correct::{ClustersArgs, CorrectArgs};
 pub use device::{DeviceArgs, DeviceName, Precision};
 pub use remove::{DrawArgs, DrawName, GroupArgs, OrderName, SelectArgs, WhatIfArgs};
 pub use solve::{
@@ -70,6 +72,10 @@ pub enum Command {
     Attribute(AttributeArgs),
     /// Score a few likely training examples for every query: the nearest in the inputs of a layer
     Fastif(FastIfArgs),
+    /// Correct errors by steps on the training examples that are most helpful for them, beside controls
+    Correct(CorrectArgs),
+    /// Put queries and training examples that act on each other into common clusters, from a file of scores
+    Clusters(ClustersArgs),
     /// Show the training examples that matter most for a query
     Explain(ExplainArgs),
     /// Rank training examples by self-influence, to find wrong labels

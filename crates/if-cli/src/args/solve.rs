@@ -109,7 +109,7 @@ pub struct SolveArgs {
     /// What happens to the other examples' weight when one is removed
     #[arg(long, value_enum, value_name = "REMOVAL", default_value = "fixed")]
     pub removal: RemovalName,
-    /// How systems are solved [default: cg; audit: cholesky for small linear models]
+    /// How systems are solved [default: cg; fastif, correct and multistage: block-cg; audit: cholesky for small linear models]
     #[arg(long, value_enum, value_name = "SOLVER")]
     pub solver: Option<SolverName>,
     /// Added to the diagonal, in units of the curvature; auto: a tenth of the mean eigenvalue [default: 0, of a preset its own]

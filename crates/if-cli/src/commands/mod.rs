@@ -3,6 +3,9 @@
 mod attack;
 mod attribute;
 mod audit;
+mod clusters;
+mod correct;
+mod correct_report;
 mod damping;
 mod damping_plot;
 mod data;
@@ -37,6 +40,8 @@ pub fn run(command: &Command, console: &Console) -> Result<Report, Failure> {
         Command::Attribute(args) => attribute::run(args, console),
         Command::Explain(args) => explain::run(args, console),
         Command::Fastif(args) => fast_if::run(args, console),
+        Command::Correct(args) => correct::run(args, console),
+        Command::Clusters(args) => clusters::run(args, console),
         Command::Audit(args) => audit::run(args, console),
         Command::Verify(args) => verify::run(args, console),
         Command::Group(args) => group::run(args, console),

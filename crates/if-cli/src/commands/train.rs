@@ -16,7 +16,7 @@ use crate::fit::{Trained, Trainer, optimality_name, shortfall};
 use crate::job::risk_settings;
 use crate::model::{Kind, Model, network_spec};
 use crate::output::{Report, seconds, short};
-use crate::session::predictions;
+use crate::session::{right, share};
 use crate::source::{Data, keep_inputs};
 
 /// Runs the command.
@@ -106,13 +106,5 @@ fn accuracy(model: &Model, data: &Data) -> Result<f64, Failure> {
 /// Share of the examples whose label is predicted.
 pub fn accuracy_of<B: Backend>(network: &Network<B>, theta: &Block<B>, data: &Data) -> Result<f64, Failure> {
     let inputs = Inputs::new(network, &data.set, 0).map_err(|error| data.failure(error))?;
-    let outputs = network.example_outputs(&inputs, theta);
-    let found = predictions(network.loss(), &outputs, network.outputs(), data.set.labels());
-    let right = found.iter().zip(data.set.labels()).filter(|(p, label)| same(p.label, **label)).count();
-    Ok(right as f64 / data.set.len() as f64)
-}
-
-/// The negative class may be called 0 in one file and -1 in another.
-fn same(a: f64, b: f64) -> bool {
-    a == b || (a <= 0.0 && b <= 0.0 && (a == -1.0 || b == -1.0))
+    Ok(share(&right(network, theta, &inputs, data.set.labels())))
 }

@@ -26,6 +26,7 @@ fn commands() -> Vec<String> {
         format!("attribute {NET} {SOLVE} --scores OUT.npy"),
         format!("attribute {NET} --method tracin --training-run R --scores OUT.npy"),
         format!("fastif {NET} {SOLVE} --features 1 --candidates 9 --scores OUT.json"),
+        format!("correct {NET} {SOLVE} --out OUT.safetensors"),
         format!("explain {query}"),
         "audit --model softmax --train T.npz --l2 0.05 --output OUT.csv".into(),
         format!("verify {query}"),

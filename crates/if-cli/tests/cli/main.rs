@@ -2,8 +2,10 @@
 
 mod bad_input;
 mod change;
+mod clusters;
 mod commands;
 mod contract;
+mod correct;
 mod damping;
 mod dense;
 mod device;

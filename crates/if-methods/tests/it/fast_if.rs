@@ -1,9 +1,12 @@
 //! What FastIF does with influence: fine-tuning on chosen examples, and clusters of queries and training examples.
 
 use if_linalg::testing::random;
-use if_linalg::{Block, Cpu, Loss};
-use if_methods::{CoClusters, FineTuning, Influence, MethodError, random_order};
-use if_models::{Dataset, EmpiricalRisk, HostArray, Inputs, Network, RiskSettings};
+use if_linalg::{Block, Cholesky, Cpu, Loss, Observer, Prepared, Solution, Solver, Termination};
+use if_methods::{
+    CoClusters, Correction, FineTuning, Influence, MethodError, Pull, arranged, by_largest, descending,
+    nearest_to_mean, random_order,
+};
+use if_models::{Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, Network, Removal, RiskSettings};
 use ndarray::ArrayD;
 
 use crate::common::{Double, WIDTH, data, dot};
@@ -74,6 +77,112 @@ fn a_short_step_moves_queries_as_inner_products_say() {
     }
 }
 
+/// Helpfulness against the sum of rows of the score matrix. Catches: one anchor left out or taken twice, the wrong sign,
+/// the share of l2 that renormalised removal adds, positions in the list in place of examples.
+#[test]
+fn helpfulness_is_the_sum_over_anchors() {
+    let network: Network<Double> = Network::linear(&Cpu::new(), WIDTH, 3, true, Loss::CrossEntropy);
+    let train = Inputs::new(&network, &data(N, 3, 5), usize::MAX).unwrap();
+    let anchors = Inputs::new(&network, &data(4, 3, 6), usize::MAX).unwrap();
+    let theta = Block::from_f64(network.backend(), network.layout(), &random(network.layout().dim(), 7));
+    let candidates: Vec<usize> = (0..N).rev().step_by(2).collect();
+    for removal in [Removal::Fixed, Removal::Renormalised] {
+        let settings = RiskSettings { removal, ..RiskSettings::mean(0.3) };
+        let risk = EmpiricalRisk::new(&network, &train, settings).unwrap();
+        let operator = risk.operator(&theta, Curvature::Hessian, 0.1, usize::MAX);
+        let solver: Box<dyn Prepared<Double>> =
+            Cholesky { tolerance: 1e-9, memory_budget: usize::MAX }.prepare(&operator).unwrap();
+        let influence = Influence::new(&risk, &theta, &*solver);
+        let scores = influence.scores(&anchors, &()).unwrap();
+        let sum = |i: usize| (0..4).map(|a| scores.row(a)[i]).sum::<f64>();
+        let sums: Vec<f64> = candidates.iter().map(|&i| sum(i)).collect();
+        let mut expected: Vec<usize> = descending(&sums).into_iter().map(|at| candidates[at]).collect();
+        let order = |pull| influence.by_helpfulness(&anchors, &candidates, pull, &()).unwrap().0;
+        assert_eq!(order(Pull::Helpful), expected);
+        expected.reverse();
+        assert_eq!(order(Pull::Harmful), expected);
+
+        // Without the second anchor, of which nothing is known.
+        let without = Without { solver: &*solver, column: 1 };
+        let influence = Influence::new(&risk, &theta, &without);
+        let (found, report) = influence.by_helpfulness(&anchors, &candidates, Pull::Helpful, &()).unwrap();
+        let others: Vec<f64> = candidates.iter().map(|&i| sum(i) - scores.row(1)[i]).collect();
+        let expected: Vec<usize> = descending(&others).into_iter().map(|at| candidates[at]).collect();
+        assert_eq!((found, report.none_failed()), (expected, false));
+        let alone = Inputs::new(&network, &data(1, 3, 6), usize::MAX).unwrap();
+        let without = Without { solver: &*solver, column: 0 };
+        let influence = Influence::new(&risk, &theta, &without);
+        let refused = influence.by_helpfulness(&alone, &candidates, Pull::Helpful, &()).unwrap_err();
+        assert!(matches!(refused, MethodError::Unsolved(_)), "{refused}");
+    }
+}
+
+/// A solver that loses one column.
+struct Without<'a> {
+    solver: &'a dyn Prepared<Double>,
+    column: usize,
+}
+
+impl Prepared<Double> for Without<'_> {
+    fn solve(&self, b: &Block<Double>, observer: &dyn Observer) -> Solution<Double> {
+        let mut solution = self.solver.solve(b, observer);
+        solution.x.fill_row(self.column, f64::NAN);
+        solution.report.columns[self.column].termination = Termination::NonFinite;
+        solution
+    }
+}
+
+#[test]
+fn anchors_are_drawn_from_the_errors() {
+    let tuning = FineTuning { learning_rate: 0.1, steps: 1 };
+    let correction = Correction { anchors: 3, examples: 2, tuning };
+    let wrong: Vec<bool> = (0..20).map(|q| q % 3 == 0).collect();
+    let drawn: Vec<Vec<usize>> = (0..20).map(|seed| correction.anchors(&wrong, seed)).collect();
+    assert!(drawn.iter().all(|some| some.len() == 3 && some.iter().all(|&q| wrong[q])), "{drawn:?}");
+    // Every error is drawn at some time.
+    assert!((0..20).filter(|&q| wrong[q]).all(|q| drawn.iter().any(|some| some.contains(&q))));
+    assert_eq!(correction.anchors(&[true, false, true], 4).len(), 2);
+    assert!(correction.anchors(&[false; 5], 4).is_empty());
+    assert_eq!(correction.chosen(&[9, 8, 7]), [9, 8]);
+    assert_eq!(correction.chosen(&[9]), [9]);
+}
+
+#[test]
+fn neighbours_of_the_mean_are_those_of_all_anchors_together() {
+    let network: Network<Double> = Network::linear(&Cpu::new(), 1, 1, false, Loss::Squared);
+    let block = |values: &[f64]| {
+        let mut all = Block::zeros(network.backend(), network.layout(), values.len());
+        values.iter().enumerate().for_each(|(row, value)| all.fill_row(row, *value));
+        all
+    };
+    // The mean is 3; each anchor alone is nearest to another example.
+    let found = nearest_to_mean(&block(&[0.0, 2.5, 6.0, 4.0]), &block(&[0.0, 6.0]), 2).unwrap();
+    assert_eq!(found, [1, 3]);
+}
+
+/// A round on what helps, by inner products of gradients, lowers the losses of the anchors, and one on what harms raises
+/// them.
+#[test]
+fn rounds_pull_the_anchors_as_they_say() {
+    let network: Network<Double> = Network::linear(&Cpu::new(), WIDTH, 3, true, Loss::CrossEntropy);
+    let train = Inputs::new(&network, &data(N, 3, 5), usize::MAX).unwrap();
+    let anchors = Inputs::new(&network, &data(4, 3, 6), usize::MAX).unwrap();
+    let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.0)).unwrap();
+    let theta = Block::from_f64(network.backend(), network.layout(), &random(network.layout().dim(), 7));
+    let tuning = FineTuning { learning_rate: 1e-2, steps: 3 };
+    let correction = Correction { anchors: 4, examples: 5, tuning };
+    let influence = Influence::of_identity(&risk, &theta);
+    let all: Vec<usize> = (0..N).collect();
+    let loss = |theta: &Block<Double>| network.example_losses(&anchors, theta).iter().sum::<f64>();
+    let after = |pull| {
+        let (order, _) = influence.by_helpfulness(&anchors, &all, pull, &()).unwrap();
+        let stepped = correction.step(&risk, &theta, &order).unwrap();
+        assert_eq!(stepped.to_f64(), tuning.run(&risk, &theta, &order[..5]).unwrap().to_f64());
+        loss(&stepped)
+    };
+    assert!(after(Pull::Helpful) < loss(&theta) && loss(&theta) < after(Pull::Harmful));
+}
+
 #[test]
 fn what_cannot_be_tuned_on_is_said() {
     let network: Network<Double> = Network::linear(&Cpu::new(), WIDTH, 3, true, Loss::CrossEntropy);
@@ -111,8 +220,8 @@ fn planted_clusters_are_found() {
             planted + 0.3 * noise[at]
         };
         let scores: Vec<f64> = (0..queries * train).map(score).collect();
-        let found = CoClusters::new(&scores, train, 3, seed).unwrap();
-        assert_eq!(found, CoClusters::new(&scores, train, 3, seed).unwrap());
+        let found = CoClusters::new(&scores, train, 3, seed, &()).unwrap();
+        assert_eq!(found, CoClusters::new(&scores, train, 3, seed, &()).unwrap());
         // Up to their names.
         let name = |c: usize| found.train[of_train.iter().position(|own| *own == c).unwrap()];
         assert!(of_train.iter().zip(&found.train).all(|(own, found)| name(*own) == *found), "{found:?}");
@@ -126,22 +235,43 @@ fn planted_clusters_are_found() {
 #[test]
 fn singular_values_of_blocks_are_one() {
     let blocks: Vec<f64> = (0..6 * 9).map(|at| f64::from(u8::from(at / 9 / 2 == at % 9 / 3))).collect();
-    let found = CoClusters::new(&blocks, 9, 3, 0).unwrap();
+    let found = CoClusters::new(&blocks, 9, 3, 0, &()).unwrap();
     assert!(found.singular_values.iter().all(|s| (s - 1.0).abs() < 1e-12), "{found:?}");
     assert_eq!(found.train, [0, 0, 0, 1, 1, 1, 2, 2, 2].map(|c| found.train[3 * c]));
     let camps: Vec<f64> = (0..6 * 9).map(|at| if (at / 9) % 2 == at % 9 % 2 { 2.0 } else { -1.0 }).collect();
-    let found = CoClusters::new(&camps, 9, 2, 0).unwrap();
+    let found = CoClusters::new(&camps, 9, 2, 0, &()).unwrap();
     assert_eq!(found.queries, [0, 1, 0, 1, 0, 1]);
     assert_eq!(found.train, [0, 1, 0, 1, 0, 1, 0, 1, 0]);
     // Nobody acts on the last query: it is in some cluster, and nothing is NaN.
-    let lonely = CoClusters::new(&[1.0, -1.0, 2.0, -2.0, 0.0, 0.0], 2, 2, 0).unwrap();
+    let lonely = CoClusters::new(&[1.0, -1.0, 2.0, -2.0, 0.0, 0.0], 2, 2, 0, &()).unwrap();
     assert!(lonely.queries.len() == 3 && lonely.singular_values.iter().all(|s| s.is_finite()));
+}
+
+/// What a picture shows: clusters side by side, and how they differ.
+#[test]
+fn clusters_stand_together() {
+    let clusters = CoClusters { queries: vec![1, 0], train: vec![0, 1, 0], singular_values: vec![1.0] };
+    let mut scores = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    let order = [&clusters.queries, &clusters.train].map(|side| CoClusters::order(side));
+    assert_eq!(arranged(&scores, 3, [&order[0], &order[1]]), [4.0, 6.0, 5.0, 1.0, 3.0, 2.0]);
+    assert_eq!(CoClusters::borders(&clusters.train), [2]);
+    assert_eq!(CoClusters::borders(&[2, 2, 0, 5]), [1, 3]);
+    assert!(CoClusters::borders(&[0, 0]).is_empty());
+    // Query 1 with examples 0 and 2, query 0 with example 1.
+    let [within, between] = clusters.within_and_between(&scores);
+    assert_eq!([within, between], [(4.0 + 6.0 + 2.0) / 3.0, (5.0 + 1.0 + 3.0) / 3.0]);
+    scores[3] = -12.0;
+    by_largest(&mut scores, 3);
+    assert_eq!(scores, [1.0 / 3.0, 2.0 / 3.0, 1.0, -1.0, 5.0 / 12.0, 0.5]);
+    let mut zeros = [0.0, 0.0];
+    by_largest(&mut zeros, 2);
+    assert_eq!(zeros, [0.0, 0.0]);
 }
 
 #[test]
 fn what_cannot_be_clustered_is_said() {
     let message = |scores: &[f64], train, clusters| {
-        CoClusters::new(scores, train, clusters, 0).unwrap_err().to_string()
+        CoClusters::new(scores, train, clusters, 0, &()).unwrap_err().to_string()
     };
     assert_eq!(message(&[1.0; 6], 4, 2), "scores: expected rows of 4 numbers, at least one, found 6");
     assert_eq!(message(&[1.0, f64::NAN], 2, 2), "scores: expected finite numbers, found one that is not");
