@@ -23,6 +23,7 @@ mod sketches;
 mod solver;
 mod source;
 mod spec_file;
+mod subsets;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -82,6 +83,7 @@ fn command_name(command: &Command) -> &'static str {
         Command::Fastif(_) => "fastif",
         Command::Audit(_) => "audit",
         Command::Verify(_) => "verify",
+        Command::Lds(_) => "lds",
         Command::Group(_) => "group",
         Command::WhatIf(_) => "what-if",
         Command::Select(_) => "select",

@@ -3,6 +3,7 @@
 mod attribute;
 mod change;
 mod device;
+mod lds;
 mod remove;
 mod solve;
 
@@ -18,6 +19,7 @@ use crate::parse::{bytes, count, fraction, non_negative, positive, threads};
 pub use attribute::{AttributeArgs, CheckpointArg, FastIfArgs, IndexName, MethodName};
 pub use change::{AttackArgs, MultiStageArgs, PerturbArgs};
 pub use device::{DeviceArgs, DeviceName, Precision};
+pub use lds::LdsArgs;
 pub use remove::{DrawArgs, DrawName, GroupArgs, OrderName, SelectArgs, WhatIfArgs};
 pub use solve::{
     CurvatureName, LabelsName, PreconditionerName, PresetName, RemovalName, SolveArgs, SolverName,
@@ -76,6 +78,8 @@ pub enum Command {
     Audit(AuditArgs),
     /// Retrain without the most influential examples, and compare with the prediction
     Verify(VerifyArgs),
+    /// Retrain on random subsets, and tell how good scores are: the linear datamodelling score
+    Lds(LdsArgs),
     /// Predict what happens to queries without groups of training examples
     Group(GroupArgs),
     /// What if one group were not there: every order side by side, and how far to trust them
