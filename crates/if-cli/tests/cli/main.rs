@@ -7,6 +7,7 @@ mod contract;
 mod damping;
 mod dense;
 mod device;
+mod lds;
 mod pytorch;
 mod remove;
 mod solvers;
