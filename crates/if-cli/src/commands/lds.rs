@@ -1,4 +1,4 @@
-//! `influence lds`: how good scores are, by training again on subsets (Park et al. 2023, section 2).
+//! `influence lds`: how good scores are, by training again on subsets (Park et al. 2023).
 //!
 //! ```text
 //! LDS(q) = Spearman over subsets S of ( sum over i in S of score(q, i), -loss of q after training on S alone )

@@ -119,6 +119,12 @@ fn influence_is_judged_as_by_hand_and_leads() {
     for name in ["gradient norm", "loss", "random"] {
         assert!(lds(&record, name).abs() < 0.3, "{name}: {}", lds(&record, name));
     }
+    let kept = format!("lds {digits} --scores S.npy --seed 4 --resume --out L.json");
+    folder.refuse(
+        &kept.replace("0.01", "0.02"),
+        &["L.retrained/key.json: expected objective.l2 0.01, found 0.02"],
+    );
+    folder.refuse(&format!("{kept} --no-bias"), &["L.retrained/key.json: expected bias true, found false"]);
     let [low, high] = floats(&judged(&record, "gradient dot product")["interval"])[..] else { panic!() };
     assert!(low < lds(&record, "gradient dot product") && lds(&record, "gradient dot product") < high);
     for subset in record["subsets"].as_array().unwrap() {
@@ -304,13 +310,18 @@ fn stopped_retrainings_are_resumed_to_the_same_bytes() {
     folder.succeed(&format!("{lds} --subsets 26 --resume --out K.json"));
     let [fewer, more] = ["WHOLE.json", "K.json"].map(|name| record(&folder, name)["subsets"].clone());
     assert_eq!(fewer.as_array().unwrap()[..], more.as_array().unwrap()[..24]);
-    for (more, field) in
-        [("--seed 1", "seed 0, found 1"), ("--share 0.4", "share"), ("--measure margin", "measure")]
-    {
-        folder.refuse(
-            &format!("{lds} {more} --resume --out K.json"),
-            &["K.retrained/key.json: expected", field],
-        );
+    folder.succeed(
+        "train --model mlp:8 --train digits:train --l2 0.001 --epochs 3 --run O --out O.safetensors",
+    );
+    for (from, to, field) in [
+        ("--l2", "--seed 1 --l2", "seed 0, found 1"),
+        ("--l2", "--share 0.4 --l2", "share 0.5, found 0.4"),
+        ("--l2", "--measure margin --l2", "measure \"loss\", found \"margin\""),
+        ("[0..8]", "[1..9]", "query_sha256"),
+        ("--training-run R", "--training-run O", "training.epochs 30, found 3"),
+    ] {
+        let other = lds.replace(from, to);
+        folder.refuse(&format!("{other} --resume --out K.json"), &["K.retrained/key.json: expected", field]);
     }
 }
 
