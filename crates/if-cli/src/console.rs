@@ -74,6 +74,15 @@ impl Observer for Console {
     }
 }
 
+/// Stops what runs under a console, and draws nothing: for works of which several go on at once.
+pub struct Quiet<'a>(pub &'a Console);
+
+impl Observer for Quiet<'_> {
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+}
+
 fn new_bar(stage: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left");
     ProgressBar::no_length()

@@ -6,7 +6,6 @@ use if_models::{
     RiskSettings, Tensors,
 };
 
-use crate::console::Console;
 use crate::error::Failure;
 use crate::model::{Kind, Model};
 use crate::source::Data;
@@ -53,7 +52,7 @@ impl Trainer {
         bias: bool,
         settings: RiskSettings,
         init: Option<Model>,
-        console: &Console,
+        observer: &dyn Observer,
     ) -> Result<Trained, Failure> {
         let mut model = match init {
             Some(model) => model,
@@ -73,11 +72,11 @@ impl Trainer {
             false => network.parameters(&model.tensors)?,
         };
         let mut duals = Vec::new();
-        let fit = self.minimise(&risk, &start, &mut duals, console).map_err(|error| match error {
+        let fit = self.minimise(&risk, &start, &mut duals, observer).map_err(|error| match error {
             ModelError::Unsupported(_) => Failure::input(SVM_OBJECTIVE),
             other => other.into(),
         })?;
-        if console.cancelled() {
+        if observer.cancelled() {
             return Err(Failure::Interrupted);
         }
         model.tensors = network.state(&fit.theta);

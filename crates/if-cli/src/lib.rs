@@ -25,6 +25,7 @@ mod sketches;
 mod solver;
 mod source;
 mod spec_file;
+mod subsets;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -86,6 +87,7 @@ fn command_name(command: &Command) -> &'static str {
         Command::Clusters(_) => "clusters",
         Command::Audit(_) => "audit",
         Command::Verify(_) => "verify",
+        Command::Lds(_) => "lds",
         Command::Group(_) => "group",
         Command::WhatIf(_) => "what-if",
         Command::Select(_) => "select",

@@ -1,8 +1,10 @@
 //! What is explained of a query, and what scores of it mean.
 
-use if_models::Loss;
+use if_linalg::Backend;
+use if_models::{Loss, Network};
 
 use crate::args::MeasureName;
+use crate::error::Failure;
 
 impl MeasureName {
     /// The loss whose gradient is taken, of a model trained on `training`.
@@ -12,6 +14,12 @@ impl MeasureName {
             Self::Margin => Loss::Margin,
             Self::Logit => Loss::Logit,
         }
+    }
+
+    /// `network` under that loss.
+    pub fn network<B: Backend>(self, network: &Network<B>) -> Result<Network<B>, Failure> {
+        let measured = network.measured_by(self.loss(network.loss()));
+        measured.map_err(|error| Failure::input(format!("--measure {}: {error}", self.name())))
     }
 
     /// As it is written.

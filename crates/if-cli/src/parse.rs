@@ -91,6 +91,14 @@ pub fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Subsets: over fewer a correlation says nothing.
+pub fn subsets(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value) if value >= 5 => Ok(value),
+        _ => Err("expected a whole number of at least 5".to_owned()),
+    }
+}
+
 /// A size of groups: a number of examples, or a fraction of all.
 pub fn group_sizes(text: &str) -> Result<f64, String> {
     match (count(text), fraction(text)) {

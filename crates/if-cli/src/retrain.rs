@@ -110,6 +110,16 @@ fn responses<B: Backend<Elem = f64>>(
     Ok((found.changes, stopped > 0))
 }
 
+/// A trainer that goes as far as ground truth asks for.
+pub fn exact_trainer(kind: &Kind) -> Trainer {
+    let tolerance = match kind {
+        Kind::Svm { .. } => DISTANCE,
+        Kind::Network(_) => NETWORK_GRADIENT_NORM,
+        Kind::Linear(_) => GRADIENT_NORM,
+    };
+    Trainer::new(kind, Some(tolerance))
+}
+
 /// How a model is retrained.
 pub struct Retraining {
     trainer: Trainer,
@@ -133,13 +143,7 @@ impl Retraining {
         if !settings.layers.is_empty() {
             return Err(Failure::input("retraining changes every layer: expected no --layers"));
         }
-        let kind = &problem.model.kind;
-        let tolerance = match kind {
-            Kind::Svm { .. } => DISTANCE,
-            Kind::Network(_) => NETWORK_GRADIENT_NORM,
-            Kind::Linear(_) => GRADIENT_NORM,
-        };
-        let trainer = Trainer::new(kind, Some(tolerance));
+        let trainer = exact_trainer(&problem.model.kind);
         let polished = trainer.train(
             backend,
             &problem.train,

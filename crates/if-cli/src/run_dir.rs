@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 
 use if_data::{Array, AtomicFile, read_tensors, sha256_of, write_tensors};
 use if_linalg::{Backend, Block, Real};
-use if_models::{Network, RiskSettings, TrainState, Training};
+use if_models::{ModelSpec, Network, RiskSettings, TrainState, Training};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::error::Failure;
-use crate::key::difference;
+use crate::key::{difference, of_examples};
+use crate::model::Kind;
+use crate::source::Data;
 
 const SCHEMA: u32 = 1;
 const MANIFEST: &str = "run.json";
@@ -27,7 +29,7 @@ pub struct RunConfig {
     /// Of this file.
     pub schema: u32,
     /// The network, as `model.toml` holds it.
-    pub model: if_models::ModelSpec,
+    pub model: ModelSpec,
     /// The objective.
     pub objective: RiskSettings,
     /// Optimiser, rates, epochs, batch and seed: with `examples` they say which example was in which step.
@@ -71,6 +73,7 @@ struct Manifest {
 
 /// A run that is over, or as far as it came.
 pub struct Recorded {
+    folder: PathBuf,
     /// What it was started with.
     pub config: RunConfig,
     /// Its checkpoints, in order: step, learning rate, and the weights.
@@ -91,7 +94,40 @@ impl Recorded {
             )));
         }
         let each = checkpoints.into_iter().map(|c| (c.step, c.learning_rate, folder.join(c.weights)));
-        Ok(Self { config, checkpoints: each.collect() })
+        Ok(Self { folder: folder.to_owned(), config, checkpoints: each.collect() })
+    }
+
+    /// Where the run stood at its last checkpoint: its step and the weights.
+    pub fn last(&self) -> (usize, &Path) {
+        let (step, _, weights) = &self.checkpoints[self.checkpoints.len() - 1];
+        (*step, weights)
+    }
+
+    /// The network, if it is that of `kind`, which `name` names, and was trained on `train` from initial parameters: only
+    /// then can the training be repeated.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn repeatable<'k>(&self, kind: &'k Kind, name: &str, train: &Data) -> Result<&'k ModelSpec, Failure> {
+        let Kind::Network(spec) = kind else {
+            return Err(self.refusal("the model", "a network", name));
+        };
+        if self.config.model != *spec {
+            return Err(self.refusal("the model", "the network that was trained", name));
+        }
+        if self.config.init_sha256.is_some() {
+            return Err(self.refusal("the start", "a run from initial parameters", "one with --init"));
+        }
+        if self.config.data_sha256 != of_examples(train) {
+            let expected = format!("those of {}", self.config.train);
+            return Err(self.refusal("the training examples", &expected, &train.source.to_string()));
+        }
+        Ok(spec)
+    }
+
+    /// What does not go with the run.
+    pub fn refusal(&self, what: &str, expected: &str, found: &str) -> Failure {
+        Failure::input(format!("{}: {what}: expected {expected}, found {found}", self.folder.display()))
     }
 }
 

@@ -138,8 +138,7 @@ impl<'a, B: Backend> Session<'a, B> {
 
     /// The network under what is explained of queries.
     pub fn measured(&self, measure: MeasureName) -> Result<Network<B>, Failure> {
-        let measured = self.network.measured_by(measure.loss(self.network.loss()));
-        measured.map_err(|error| Failure::input(format!("--measure {}: {error}", measure.name())))
+        measure.network(&self.network)
     }
 
     /// Prepares the solver, says what there is to say, and hands `body` the objective and the method.

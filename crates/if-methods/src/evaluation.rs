@@ -98,9 +98,9 @@ impl DatamodelScore {
     }
 }
 
-/// Pearson's correlation of two samples of one length.
+/// Pearson's correlation of two samples of one length, however small or large their numbers are.
 pub fn pearson(x: &[f64], y: &[f64]) -> f64 {
-    let (x, y) = (centred(x), centred(y));
+    let (x, y) = (near_one(centred(x)), near_one(centred(y)));
     dot(&x, &y) / (dot(&x, &x) * dot(&y, &y)).sqrt()
 }
 
@@ -121,6 +121,17 @@ fn dot(x: &[f64], y: &[f64]) -> f64 {
 fn centred(x: &[f64]) -> Vec<f64> {
     let mean = x.iter().sum::<f64>() / x.len() as f64;
     x.iter().map(|x| x - mean).collect()
+}
+
+/// Times a power of two, which changes no digit, so that squares neither vanish nor overflow.
+fn near_one(x: Vec<f64>) -> Vec<f64> {
+    let largest = x.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+    if largest == 0.0 || !largest.is_finite() {
+        return x;
+    }
+    // The smallest numbers of all are below any power of two with an inverse.
+    let scale = 2.0f64.powi(-(largest.log2() as i32).clamp(-1000, 1000));
+    x.into_iter().map(|x| x * scale).collect()
 }
 
 /// Ranks from 0, the mean rank for ties; NaN stays NaN.
@@ -189,6 +200,18 @@ mod tests {
         let width = |score: &DatamodelScore| score.interval[1] - score.interval[0];
         assert!(few.interval[0] < few.mean && few.mean < few.interval[1]);
         assert!(width(&many) < 0.5 * width(&few), "{few:?} {many:?}");
+    }
+
+    /// Losses far on the right side of a margin are as small as numbers get.
+    #[test]
+    fn correlations_know_no_size() {
+        let (x, y) = ([1.0, 2.0, 4.0, 3.0], [2.0, 2.5, 5.0, 1.0]);
+        let expected = pearson(&x, &y);
+        for scale in [2.0f64.powi(-1000), 2.0f64.powi(-600), 2.0f64.powi(1000)] {
+            let scaled = x.map(|x| scale * x);
+            assert_eq!((pearson(&scaled, &y), pearson(&y, &scaled)), (expected, expected), "{scale:e}");
+            assert!((pearson(&scaled, &scaled) - 1.0).abs() < 1e-15);
+        }
     }
 
     #[test]

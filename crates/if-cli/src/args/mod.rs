@@ -4,6 +4,7 @@ mod attribute;
 mod change;
 mod correct;
 mod device;
+mod lds;
 mod remove;
 mod solve;
 
@@ -20,6 +21,7 @@ pub use attribute::{AttributeArgs, CheckpointArg, FastIfArgs, IndexName, MethodN
 pub use change::{AttackArgs, MultiStageArgs, PerturbArgs};
 pub use correct::{ClustersArgs, CorrectArgs};
 pub use device::{DeviceArgs, DeviceName, Precision};
+pub use lds::LdsArgs;
 pub use remove::{DrawArgs, DrawName, GroupArgs, OrderName, SelectArgs, WhatIfArgs};
 pub use solve::{
     CurvatureName, LabelsName, PreconditionerName, PresetName, RemovalName, SolveArgs, SolverName,
@@ -82,6 +84,8 @@ pub enum Command {
     Audit(AuditArgs),
     /// Retrain without the most influential examples, and compare with the prediction
     Verify(VerifyArgs),
+    /// Retrain on random subsets, and tell how good scores are: the linear datamodelling score
+    Lds(LdsArgs),
     /// Predict what happens to queries without groups of training examples
     Group(GroupArgs),
     /// What if one group were not there: every order side by side, and how far to trust them

@@ -12,6 +12,8 @@ mod data;
 mod explain;
 mod fast_if;
 mod group;
+mod lds;
+mod lds_judged;
 mod multistage;
 mod perturb;
 mod select;
@@ -44,6 +46,7 @@ pub fn run(command: &Command, console: &Console) -> Result<Report, Failure> {
         Command::Clusters(args) => clusters::run(args, console),
         Command::Audit(args) => audit::run(args, console),
         Command::Verify(args) => verify::run(args, console),
+        Command::Lds(args) => lds::run(args, console),
         Command::Group(args) => group::run(args, console),
         Command::WhatIf(args) => what_if::run(args, console),
         Command::Select(args) => select::run(args, console),

@@ -1,6 +1,6 @@
 //! `influence attribute` by methods that solve nothing: TracIn over checkpoints or ideal, TRAK, representer points.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use if_data::Element;
@@ -256,33 +256,14 @@ impl Job<'_> {
                 "--method tracin-ideal: expected the --training-run that is replayed",
             ));
         };
-        let folder = self.args.training_run.clone().unwrap_or_default();
-        let refuse = |what: &str, expected: &str, found: &str| {
-            Err(Failure::input(format!("{}: {what}: expected {expected}, found {found}", folder.display())))
-        };
-        let Kind::Network(spec) = self.kind else {
-            return refuse("the model", "a network", &model_name(&self.args.model.model));
-        };
+        let spec = recorded.repeatable(self.kind, &model_name(&self.args.model.model), self.train)?;
         let config = &recorded.config;
-        if config.model != *spec {
-            return refuse("the model", "the network that was trained", &model_name(&self.args.model.model));
-        }
-        if config.init_sha256.is_some() {
-            return refuse("the start", "a run from initial parameters", "one with --init");
-        }
         let Device { name, precision, .. } = self.device;
         if config.device != *name {
-            return refuse("--device", &config.device, name);
+            return Err(recorded.refusal("--device", &config.device, name));
         }
         if config.precision != precision.to_string() {
-            return refuse("--precision", &config.precision, &precision.to_string());
-        }
-        if config.data_sha256 != of_examples(self.train) {
-            return refuse(
-                "the training examples",
-                &format!("those of {}", config.train),
-                &self.train.source.to_string(),
-            );
+            return Err(recorded.refusal("--precision", &config.precision, &precision.to_string()));
         }
         let mut output = self.open(None, console)?;
         let network = spec.build(backend)?;
@@ -290,15 +271,14 @@ impl Job<'_> {
         let risk = EmpiricalRisk::new(&network, &train, config.objective)?;
         let mut state = config.training.start(&network);
         let scores = ideal_tracin(&config.training, &risk, &mut state, &queries, console)?;
-        let (step, _, weights): &(usize, f64, PathBuf) =
-            &recorded.checkpoints[recorded.checkpoints.len() - 1];
+        let (step, weights) = recorded.last();
         let last = network.parameters(&read_weights(weights)?)?;
-        if *step == state.step && last.to_rows() != state.theta.to_rows() {
-            return refuse(
+        if step == state.step && last.to_rows() != state.theta.to_rows() {
+            return Err(recorded.refusal(
                 "the replay",
                 &format!("the parameters of {}", weights.display()),
                 "others: another version or processor",
-            );
+            ));
         }
         output.append(&scores.into_iter().map(B::Elem::from_f64).collect::<Vec<_>>(), ())?;
         Ok((output, json!({ "training_run": self.args.training_run, "steps": state.step })))

@@ -30,6 +30,7 @@ fn commands() -> Vec<String> {
         format!("explain {query}"),
         "audit --model softmax --train T.npz --l2 0.05 --output OUT.csv".into(),
         format!("verify {query}"),
+        format!("lds {query} --scores S.npy --out OUT.json"),
         format!("group {query} --draw random --effects OUT.csv"),
         format!("what-if {query} --group T.npz"),
         format!("select {query} --size 3 --save-groups G.csv"),
@@ -71,7 +72,7 @@ fn named_products_belong_to_gpus() {
 
 /// Some compute in double precision only.
 fn takes_precision(command: &str) -> bool {
-    let double = ["verify", "what-if", "select", "perturb", "attack"];
+    let double = ["verify", "lds", "what-if", "select", "perturb", "attack"];
     !double.contains(&command.split(' ').next().unwrap())
 }
 

@@ -1,5 +1,7 @@
 //! One network: trained, asked, and trained again without single examples.
 
+use std::collections::BTreeMap;
+
 use anyhow::ensure;
 use if_linalg::{Block, Cholesky, LinearOperator, Solver};
 use if_methods::{Agreement, Influence, descending, leave_out, random_order};
@@ -49,6 +51,10 @@ pub struct Trial {
     pub warm: [Agreement; POINTS.len()],
     /// The same with cold retraining, of the first point.
     pub cold: Option<Agreement>,
+    /// What cold retraining changed in the loss of every test example, by the example left out.
+    pub cold_changes: BTreeMap<usize, Vec<f64>>,
+    /// The first of [`POINTS`] among the test examples.
+    pub point: usize,
     /// Norm of the gradient at the trained parameters.
     pub gradient: f64,
     /// Of the Hessian with its regulariser.
@@ -92,8 +98,8 @@ impl Case {
         let fit = self.lbfgs.minimise(&risk, &initial, &());
         let theta = fit.theta;
         let by_loss = descending(&network.example_losses(tests.inputs(), &theta));
-        let points = POINTS.map(|(_, above)| by_loss[(above * by_loss.len() as f64) as usize]);
-        let points = Unfrozen::new(&whole, &initial, &self.test.select(&points))?;
+        let chosen = POINTS.map(|(_, above)| by_loss[(above * by_loss.len() as f64) as usize]);
+        let points = Unfrozen::new(&whole, &initial, &self.test.select(&chosen))?;
         let queries = points.inputs();
         let mut left_out = descending(&network.example_losses(train, &theta));
         left_out.truncate(self.left_out);
@@ -105,9 +111,11 @@ impl Case {
         let scores = Influence::new(&risk, &theta, &*solver).scores(queries, &())?;
         ensure!(scores.report.all_converged(), "{setting:?}: {}", scores.report.summary());
 
-        let before = network.example_losses(queries, &theta);
+        let losses = |theta: &Block<F64>| network.example_losses(tests.inputs(), theta);
+        let before = losses(&theta);
         let groups: Vec<Vec<usize>> = left_out.iter().map(|&i| vec![i]).collect();
-        let measure = |fit: &Fit<F64>| (network.example_losses(queries, &fit.theta), fit.report.converged());
+        let changes = |fit: &Fit<F64>| losses(&fit.theta).iter().zip(&before).map(|(a, b)| a - b).collect();
+        let measure = |fit: &Fit<F64>| (changes(fit), fit.report.converged());
         let retrain = |start: &Block<F64>| {
             let from = start.clone();
             leave_out(&risk, &groups, move |risk| self.lbfgs.minimise(risk, &from, &()), measure, context)
@@ -116,13 +124,19 @@ impl Case {
         let cold = self.cold.then(|| retrain(&initial)).transpose()?;
         let agreement = |found: &[(Vec<f64>, bool)], q: usize| {
             let predicted: Vec<f64> = left_out.iter().filter_map(|&i| scores.loss_change(q, i)).collect();
-            let actual: Vec<f64> = found.iter().map(|(losses, _)| losses[q] - before[q]).collect();
+            let actual: Vec<f64> = found.iter().map(|(changes, _)| changes[chosen[q]]).collect();
             Agreement::new(&predicted, &actual)
         };
         Ok(Trial {
             stopped: warm.iter().chain(cold.iter().flatten()).filter(|(_, converged)| !converged).count(),
             warm: std::array::from_fn(|q| agreement(&warm, q)),
-            cold: cold.map(|found| agreement(&found, 0)),
+            cold: cold.as_ref().map(|found| agreement(found, 0)),
+            cold_changes: left_out
+                .iter()
+                .zip(cold.into_iter().flatten())
+                .map(|(&example, (changes, _))| (example, changes))
+                .collect(),
+            point: chosen[0],
             gradient: fit.report.optimality,
             smallest,
             damping,
