@@ -93,16 +93,24 @@ fn transposed<T: Real>(alpha: f64, a: Operand<T>, b: Operand<T>, beta: f64, c: &
     let (rows, cols) = (a.shape[0], b.shape[1]);
     let mut turned = vec![T::ZERO; rows * cols];
     product(alpha, b.t(), a.t(), 0.0, &mut turned, rows);
-    let beta_t = T::from_f64(beta);
-    for (i, row) in c.chunks_mut(stride).take(rows).enumerate() {
-        let turned = turned[i..].iter().step_by(rows);
-        if beta == 0.0 {
-            row[..cols].iter_mut().zip(turned).for_each(|(c, t)| *c = *t);
-        } else {
-            row[..cols].iter_mut().zip(turned).for_each(|(c, t)| *c = *t + beta_t * *c);
+    let scale = T::from_f64(beta);
+    // A few columns of all rows at a time, so that what is read of each is still in the cache for the next row.
+    for start in (0..cols).step_by(TOGETHER) {
+        let len = TOGETHER.min(cols - start);
+        for (i, row) in c.chunks_mut(stride).take(rows).enumerate() {
+            let turned = turned[start * rows + i..].iter().step_by(rows);
+            let pairs = row[start..start + len].iter_mut().zip(turned);
+            if beta == 0.0 {
+                pairs.for_each(|(c, t)| *c = *t);
+            } else {
+                pairs.for_each(|(c, t)| *c = *t + scale * *c);
+            }
         }
     }
 }
+
+/// Columns that are turned together.
+const TOGETHER: usize = 16;
 
 #[cfg(test)]
 mod tests {
