@@ -84,7 +84,7 @@ impl Recorded {
     /// Reads the manifest in `folder`.
     ///
     /// # Errors
-    /// None there, or no manifest; no checkpoint.
+    /// None there, or no manifest; no checkpoint, or one whose weights are not those that were kept.
     pub fn read(folder: &Path) -> Result<Self, Failure> {
         let Manifest { config, checkpoints } = read_manifest(folder, "read")?;
         if checkpoints.is_empty() {
@@ -93,8 +93,28 @@ impl Recorded {
                 folder.display()
             )));
         }
+        let run = RunDir { folder: folder.to_owned(), manifest: Manifest { config, checkpoints } };
+        for checkpoint in &run.manifest.checkpoints {
+            run.check(&checkpoint.weights, &checkpoint.weights_sha256)?;
+        }
+        let Manifest { config, checkpoints } = run.manifest;
         let each = checkpoints.into_iter().map(|c| (c.step, c.learning_rate, folder.join(c.weights)));
-        Ok(Self { folder: folder.to_owned(), config, checkpoints: each.collect() })
+        Ok(Self { folder: run.folder, config, checkpoints: each.collect() })
+    }
+
+    /// Whether the training came to its end: only then can what is repeated be compared with what was trained.
+    ///
+    /// # Errors
+    /// If its last checkpoint is not that of its last step.
+    pub fn finished(&self) -> Result<(), Failure> {
+        let (last, steps) = (self.last().0, self.config.training.steps(self.config.examples));
+        if last == steps {
+            return Ok(());
+        }
+        let [expected, found] = [steps, last].map(|step| format!("step {step}"));
+        Err(self
+            .refusal("the last checkpoint", &expected, &found)
+            .hint("finish the run with influence train --resume"))
     }
 
     /// Where the run stood at its last checkpoint: its step and the weights.
@@ -266,6 +286,11 @@ impl RunDir {
     }
 
     fn verified(&self, name: &str, sha256: &str) -> Result<BTreeMap<String, Array>, Failure> {
+        self.check(name, sha256)?;
+        Ok(read_tensors(&self.folder.join(name))?)
+    }
+
+    fn check(&self, name: &str, sha256: &str) -> Result<(), Failure> {
         let path = self.folder.join(name);
         let found = sha256_of(&path)?;
         if found != sha256 {
@@ -274,7 +299,7 @@ impl RunDir {
                 path.display()
             )));
         }
-        Ok(read_tensors(&path)?)
+        Ok(())
     }
 
     /// The tensors whose names begin with `prefix`, as a vector of parameters.

@@ -42,7 +42,7 @@ impl<T: Real + Element> Sketches<T> {
         path: &Path,
         shape: [usize; 2],
         key: &Value,
-        make: impl FnOnce() -> Vec<T>,
+        make: impl FnOnce() -> Result<Vec<T>, MethodError>,
         console: &Console,
     ) -> Result<Self, Failure> {
         let manifest = path.with_extension("json");
@@ -52,7 +52,7 @@ impl<T: Real + Element> Sketches<T> {
         } else {
             let mut writer = NpyWriter::create(path, &shape)?;
             let file = AtomicFile::create(&manifest)?;
-            writer.append(&make()).map_err(Failure::output)?;
+            writer.append(&make()?).map_err(Failure::output)?;
             writer.finish().map_err(Failure::output)?;
             let text = format!("{:#}\n", json!({ "key": key, "sha256": sha256_of(path)? }));
             file.finish_with(text.as_bytes()).map_err(Failure::output)?;

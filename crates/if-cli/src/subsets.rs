@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use if_data::{AtomicFile, checksum};
+use if_data::{AtomicFile, checksum, sha256_of_text};
 use if_linalg::{Backend, HostArray, Observer};
 use if_methods::GroupDraw;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,8 @@ impl Retrained {
 /// A folder of trainings.
 pub struct Kept {
     folder: PathBuf,
+    /// Of the key.
+    sha256: String,
 }
 
 /// In its folder.
@@ -83,9 +85,9 @@ impl Kept {
                     "{place}: {field}: retrainings are taken for the command that made them"
                 )));
             }
-        } else if path.exists() {
+        } else if folder.is_dir() && fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Failure::input(format!("{}: retrainings are there already", folder.display()))
-                .hint("take them with --resume, or name another --out"));
+                .hint("take them with --resume, delete them, or name another --out"));
         } else {
             fs::create_dir_all(folder)
                 .map_err(|e| Failure::input(format!("{}: cannot create: {e}", folder.display())))?;
@@ -93,7 +95,7 @@ impl Kept {
                 .finish_with(format!("{key:#}\n").as_bytes())
                 .map_err(Failure::output)?;
         }
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self { folder: folder.to_owned(), sha256: sha256_of_text(&key.to_string()) })
     }
 
     /// The trainings `units`, by `retrain` where they are not there yet; as many at once as `backend` can work on, and
@@ -155,17 +157,21 @@ impl Kept {
         let path = self.path(unit);
         let entry: Value = serde_json::from_slice(&fs::read(&path).ok()?).unwrap_or_default();
         let retrained = serde_json::from_value(entry["retrained"].clone());
-        match retrained.ok().filter(|retrained: &Retrained| entry["sha256"] == json!(retrained.sha256())) {
+        let whole = |retrained: &Retrained| {
+            entry["sha256"] == json!(retrained.sha256()) && entry["key_sha256"] == json!(self.sha256)
+        };
+        match retrained.ok().filter(whole) {
             Some(retrained) => Some(retrained),
             None => {
-                console.warn(&format!("{}: damaged, and made anew", path.display()));
+                console.warn(&format!("{}: damaged or of another command, and made anew", path.display()));
                 None
             }
         }
     }
 
     fn write(&self, unit: Unit, retrained: &Retrained) -> Result<(), Failure> {
-        let entry = json!({ "sha256": retrained.sha256(), "retrained": retrained });
+        let entry =
+            json!({ "key_sha256": self.sha256, "sha256": retrained.sha256(), "retrained": retrained });
         let file = AtomicFile::create(&self.path(unit))?;
         file.finish_with(format!("{entry:#}\n").as_bytes()).map_err(Failure::output)
     }

@@ -21,6 +21,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::MethodError;
+use crate::error::observed;
 
 /// Queries and training examples in common clusters, numbered from 0 with the most members on.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,13 +71,19 @@ impl CoClusters {
         let (points, singular_values) =
             coordinates(scores, train, vectors.min(queries).min(train), observer)?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let starts = (0..STARTS).map(|start| {
+        let (mut least, mut best) = (f64::INFINITY, Vec::new());
+        for start in 0..STARTS {
             observed(observer, "clusters", start, STARTS)?;
-            Ok(k_means(&points, clusters, &mut rng))
-        });
-        let starts = starts.collect::<Result<Vec<_>, MethodError>>()?.into_iter();
-        let (_, clusters) = starts.min_by(|(a, _), (b, _)| a.total_cmp(b)).expect("some starts");
-        let mut queries_first = by_size(&clusters);
+            let (sum, assigned) = k_means(&points, clusters, &mut rng, observer)?;
+            if best.is_empty() || sum < least {
+                (least, best) = (sum, assigned);
+            }
+            // Every point is its own centre, or equal to one.
+            if least == 0.0 {
+                break;
+            }
+        }
+        let mut queries_first = by_size(&best);
         let train = queries_first.split_off(queries);
         Ok(Self { queries: queries_first, train, singular_values })
     }
@@ -128,11 +135,6 @@ pub fn arranged(matrix: &[f64], columns: usize, [rows, order]: [&[usize]; 2]) ->
     rows.iter().flat_map(|&r| order.iter().map(move |&c| matrix[r * columns + c])).collect()
 }
 
-fn observed(observer: &dyn Observer, stage: &str, done: usize, total: usize) -> Result<(), MethodError> {
-    observer.progress(stage, done, total);
-    if observer.cancelled() { Err(MethodError::Cancelled) } else { Ok(()) }
-}
-
 /// One point for each query, then one for each training example, and the singular values.
 fn coordinates(
     scores: &[f64],
@@ -180,14 +182,28 @@ fn coordinates(
 }
 
 /// Lloyd's iterations from a k-means++ start: the sum of squared distances to the centres, and every point's cluster.
-fn k_means(points: &[Vec<f64>], clusters: usize, rng: &mut ChaCha8Rng) -> (f64, Vec<usize>) {
+fn k_means(
+    points: &[Vec<f64>],
+    clusters: usize,
+    rng: &mut ChaCha8Rng,
+    observer: &dyn Observer,
+) -> Result<(f64, Vec<usize>), MethodError> {
     let mut centres = vec![points[rng.random_range(0..points.len())].clone()];
+    let mut squares: Vec<f64> = points.iter().map(|point| nearest(point, &centres).1).collect();
     while centres.len() < clusters {
-        let squares: Vec<f64> = points.iter().map(|point| nearest(point, &centres).1).collect();
-        centres.push(points[drawn_by(&squares, rng)].clone());
+        let centre = points[drawn_by(&squares, rng)].clone();
+        let own = std::slice::from_ref(&centre);
+        squares
+            .iter_mut()
+            .zip(points)
+            .for_each(|(square, point)| *square = square.min(nearest(point, own).1));
+        centres.push(centre);
     }
     let mut assigned: Vec<usize> = Vec::new();
     for _ in 0..ROUNDS {
+        if observer.cancelled() {
+            return Err(MethodError::Cancelled);
+        }
         let now: Vec<usize> = points.iter().map(|point| nearest(point, &centres).0).collect();
         if now == assigned {
             break;
@@ -204,7 +220,7 @@ fn k_means(points: &[Vec<f64>], clusters: usize, rng: &mut ChaCha8Rng) -> (f64, 
             }
         }
     }
-    (points.iter().map(|point| nearest(point, &centres).1).sum(), assigned)
+    Ok((points.iter().map(|point| nearest(point, &centres).1).sum(), assigned))
 }
 
 /// The nearest of `centres`, the first of equals, and its squared distance.
@@ -268,7 +284,7 @@ mod tests {
             let best = all.map(|assigned| cost(&assigned)).fold(f64::INFINITY, f64::min);
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             // Scattered points have many local ends: more starts than clusters need.
-            let found = (0..300).map(|_| k_means(&points, 3, &mut rng));
+            let found = (0..300).map(|_| k_means(&points, 3, &mut rng, &()).unwrap());
             let (found, assigned) = found.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
             assert!((found - best).abs() < 1e-12 && (cost(&assigned) - best).abs() < 1e-12, "{found} {best}");
         }

@@ -1,6 +1,6 @@
 //! What can be wrong before a method starts.
 
-use if_linalg::LinalgError;
+use if_linalg::{LinalgError, Observer};
 use if_models::ModelError;
 use thiserror::Error;
 
@@ -62,4 +62,15 @@ pub enum MethodError {
     /// The observer asked to stop.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// Tells the observer how far `stage` came, and whether it asks to stop.
+pub(crate) fn observed(
+    observer: &dyn Observer,
+    stage: &str,
+    done: usize,
+    total: usize,
+) -> Result<(), MethodError> {
+    observer.progress(stage, done, total);
+    if observer.cancelled() { Err(MethodError::Cancelled) } else { Ok(()) }
 }

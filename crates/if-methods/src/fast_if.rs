@@ -15,6 +15,7 @@
 use if_linalg::{Backend, Block, Observer, Real, SolveReport};
 use if_models::{Inputs, Rows};
 
+use crate::influence::QUERY_BLOCK;
 use crate::{Influence, MethodError, Ranked};
 
 /// The `count` rows of `train` that lie nearest to each row of `queries`, nearest first, by Euclidean distance; ties by
@@ -30,9 +31,7 @@ pub fn nearest<B: Backend>(
     check_neighbours(train, queries, count)?;
     let n = train.k();
     let squares = train.dots(train);
-    let products = queries.gram(train);
-    let nearest_to = |q: usize| {
-        let row = &products[q * n..(q + 1) * n];
+    let nearest_to = |row: &[f64]| {
         // The query's own square is the same for all.
         let distance = |i: usize| squares[i] - 2.0 * row[i];
         let by_distance = |a: &usize, b: &usize| distance(*a).total_cmp(&distance(*b)).then(a.cmp(b));
@@ -44,7 +43,13 @@ pub fn nearest<B: Backend>(
         order.sort_unstable_by(by_distance);
         order
     };
-    Ok(train.backend().map(queries.k(), nearest_to))
+    let mut all = Vec::with_capacity(queries.k());
+    for first in (0..queries.k()).step_by(QUERY_BLOCK) {
+        let block: Vec<usize> = (first..queries.k().min(first + QUERY_BLOCK)).collect();
+        let products = queries.select(&block).gram(train);
+        all.extend(train.backend().map(block.len(), |q| nearest_to(&products[q * n..(q + 1) * n])));
+    }
+    Ok(all)
 }
 
 /// What any search for neighbours expects.

@@ -16,6 +16,7 @@
 use if_linalg::{Backend, Block, Observer, Real, View, ViewMut};
 use if_models::{EmpiricalRisk, Inputs, ModelError, Network, Projection, Rows, TrainState, Training};
 
+use crate::error::observed;
 use crate::influence::{QUERY_BLOCK, identity_report};
 use crate::{MethodError, ScoreRows, ScoreUnit, Scores};
 
@@ -140,15 +141,19 @@ impl<'a, B: Backend> TracIn<'a, B> {
 
     /// Sketches of examples, `examples x (checkpoints dim)` row-major: inner products of two sketches estimate their
     /// score, with an error that falls as `1 / sqrt(dim)`. Every checkpoint has a projection of its own.
+    ///
+    /// # Errors
+    /// [`MethodError::Cancelled`] where the observer asks to stop.
     pub fn sketch(
         &self,
         examples: &Inputs<B>,
         projection: Projection,
         observer: &dyn Observer,
-    ) -> Vec<B::Elem> {
+    ) -> Result<Vec<B::Elem>, MethodError> {
         let (n, dim, count) = (examples.len(), projection.dim, self.checkpoints.len());
         let mut all = vec![B::Elem::ZERO; n * count * dim];
         for (c, Checkpoint { network, theta, learning_rate }) in self.checkpoints.iter().enumerate() {
+            observed(observer, "sketching", c, count)?;
             let own = Projection { seed: projection.seed.wrapping_add(c as u64), ..projection };
             let sketch = network.scores_of(examples, theta, &network.projection(own));
             let root = B::Elem::from_f64(learning_rate.sqrt());
@@ -157,9 +162,8 @@ impl<'a, B: Backend> TracIn<'a, B> {
                     all[(i * count + c) * dim + j] = root * *value;
                 }
             }
-            observer.progress("sketching", c + 1, count);
         }
-        all
+        Ok(all)
     }
 }
 

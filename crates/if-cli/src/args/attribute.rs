@@ -80,7 +80,7 @@ pub struct AttributeArgs {
     #[arg(long, value_enum, value_name = "METHOD", default_value = "influence")]
     pub method: MethodName,
     /// Parameters: fc.weight and perhaps fc.bias, or those of the network
-    #[arg(long, value_name = "W.safetensors", required_unless_present_any = ["checkpoint", "training_run"])]
+    #[arg(long, value_name = "W.safetensors")]
     pub weights: Option<PathBuf>,
     /// Of tracin and trak: parameters during training and the learning rate there; once for each
     #[arg(long, value_name = "C.safetensors:RATE")]
@@ -122,7 +122,7 @@ pub struct AttributeArgs {
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
     /// Strength of the regulariser (l2/2) |theta|^2; tracin takes losses alone
-    #[arg(long, value_name = "L2", value_parser = non_negative, allow_negative_numbers = true, required_unless_present_any = ["checkpoint", "training_run"])]
+    #[arg(long, value_name = "L2", value_parser = non_negative, allow_negative_numbers = true)]
     pub l2: Option<f64>,
     /// The rest of the objective.
     #[command(flatten)]

@@ -150,7 +150,7 @@ impl FromStr for ModelName {
 }
 
 /// `--family`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 pub enum FamilyName {
     /// J = mean of the losses + l2/2 |theta|^2
     Mean,

@@ -58,7 +58,7 @@ pub enum PreconditionerName {
 }
 
 /// `--removal`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 pub enum RemovalName {
     /// The other examples keep their weight 1/n
     Fixed,

@@ -45,7 +45,7 @@ pub fn run(args: &ClustersArgs, console: &Console) -> Result<Report, Failure> {
         return Err(Failure::input(format!(
             "--plot: expected at most {DRAWN} scores, found {queries} x {train}"
         ))
-        .hint("--top N leaves the training examples of the largest scores"));
+        .hint("--top N with a small N leaves the training examples of the largest scores; or take fewer queries"));
     }
     let (out, plot) =
         (AtomicFile::create(&args.out)?, args.plot.as_deref().map(AtomicFile::create).transpose()?);
@@ -306,15 +306,15 @@ impl Found<'_> {
         }
         let [within, between] = self.clusters.within_and_between(&self.matrix.scores);
         format!(
-            "{}: {} queries x {} training examples in {} clusters; scores by each query's largest\n{}\n\
-             mean score within clusters {}, between {}\n",
+            "{}: {} queries x {} training examples, clusters: {}; scores by each query's largest\n{}\n\
+             mean score within clusters {}{}\n",
             self.args.out.display(),
             queries.ids.len(),
             train.ids.len(),
             self.clusters.count(),
             table.render(),
             short(within),
-            short(between),
+            if between.is_nan() { String::new() } else { format!(", between {}", short(between)) },
         )
     }
 }

@@ -133,7 +133,7 @@ impl Job<'_> {
             "{}{}\n{}\nweights after the most helpful: {} ({})\n",
             self.heading(&wrong, &found),
             found.tables(),
-            found.verdict(),
+            found.verdict(found.sets.len() - self.tests.len()),
             self.args.out.display(),
             seconds(start.elapsed().as_secs_f64())
         );

@@ -55,11 +55,11 @@ impl Found {
         text
     }
 
-    /// What the controls say about the first set of examples.
-    pub fn verdict(&self) -> String {
-        let name = &self.sets[0].0;
-        let [helpful, random, harmful] = [0, 1, 2].map(|c| self.corrected[c].judgements[0].loss);
-        let found = if helpful.is_nan() || helpful >= self.before[0].loss {
+    /// What the controls say about set `s` of the examples.
+    fn verdict_on(&self, s: usize) -> String {
+        let name = &self.sets[s].0;
+        let [helpful, random, harmful] = [0, 1, 2].map(|c| self.corrected[c].judgements[s].loss);
+        let found = if helpful.is_nan() || helpful >= self.before[s].loss {
             "the most helpful did not lower the loss; try another --learning-rate, --rounds or --damping"
         } else if [random, harmful].iter().any(|control| *control <= helpful) {
             "a control lowered the loss as much as the most helpful: more training, not influence"
@@ -67,6 +67,13 @@ impl Found {
             "the most helpful lowered the loss more than the controls did: influence, not more training alone"
         };
         format!("{name}: {found}")
+    }
+
+    /// What the controls say about the examples that errors were drawn from, and about each set that had no part in it,
+    /// which begin at `tests`.
+    pub fn verdict(&self, tests: usize) -> String {
+        let said = std::iter::once(0).chain(tests..self.sets.len()).map(|s| self.verdict_on(s));
+        said.collect::<Vec<_>>().join("\n")
     }
 
     /// For programs: every set before and after.
@@ -96,6 +103,28 @@ fn key(choice: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Examples that had no part in the correction are judged apart.
+    #[test]
+    fn a_gain_that_tests_do_not_share_is_not_praised() {
+        let set = |name: &str| (name.to_owned(), 1);
+        let judgement = |loss| Judgement { accuracy: 0.0, loss };
+        let corrected = [[1.0, 1.9, 2.1], [1.5, 1.8, 2.0], [3.0, 2.5, 1.9]];
+        let choice = |losses: [f64; 3]| Corrected {
+            rounds: Vec::new(),
+            judgements: losses.into_iter().map(judgement).collect(),
+        };
+        let found = Found {
+            sets: vec![set("errors"), set("all"), set("test")],
+            before: [2.0, 2.0, 2.0].map(judgement).to_vec(),
+            corrected: corrected.map(choice).into_iter().collect(),
+        };
+        let said = found.verdict(2);
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(lines[0].starts_with("errors: the most helpful lowered the loss more"), "{said}");
+        assert!(lines[1].starts_with("test: the most helpful did not lower the loss"), "{said}");
+        assert_eq!(lines.len(), 2);
+    }
+
     /// The controls decide what is said.
     #[test]
     fn verdicts_follow_the_losses() {
@@ -109,7 +138,7 @@ mod tests {
                 before: vec![judgement(before)],
                 corrected: corrected.into_iter().collect(),
             }
-            .verdict()
+            .verdict(1)
         };
         assert!(said([2.0, 1.0, 1.5, f64::NAN]).contains("influence, not more training alone"));
         assert!(said([2.0, 1.0, 1.5, 3.0]).contains("influence, not more training alone"));

@@ -14,7 +14,7 @@ use if_models::{EmpiricalRisk, ModelError, RiskSettings, Training};
 use serde_json::{Value, json};
 
 use super::lds_judged::{Judged, Verdict};
-use super::{model_name, need_extension};
+use super::{certificates_beside, model_name, need_extension};
 use crate::args::{LdsArgs, Precision, RemovalName, WeightsArgs};
 use crate::console::{Console, Quiet};
 use crate::device::{Device, in_double, on_device};
@@ -33,7 +33,10 @@ use crate::subsets::{Kept, Retrained, Unit, draw};
 pub fn run(args: &LdsArgs, console: &Console) -> Result<Report, Failure> {
     need_extension(Some(&args.out), "--out", "json")?;
     let files: Vec<&Path> = args.scores.iter().map(PathBuf::as_path).collect();
-    keep_inputs(&[&args.out], &[&args.model.train, &args.query], &files)?;
+    let records = args.scores.iter().map(|scores| certificates_beside(scores, "--scores", "npy"));
+    let records = records.collect::<Result<Vec<_>, Failure>>()?;
+    let kept: Vec<&Path> = files.iter().copied().chain(records.iter().map(PathBuf::as_path)).collect();
+    keep_inputs(&[&args.out], &[&args.model.train, &args.query], &kept)?;
     let kind = Kind::new(&args.model)?;
     let recorded = recorded(args, &kind)?;
     let precision = recorded.as_ref().map_or(Ok(Precision::F64), precision_of)?;
@@ -98,14 +101,7 @@ fn check(
     if config.objective != risk {
         return Err(recorded.refusal("--family and --no-regularise-bias", "those of the run", "others"));
     }
-    let (last, steps) = (recorded.last().0, config.training.steps(train.set.len()));
-    if last != steps {
-        let [expected, found] = [steps, last].map(|step| format!("step {step}"));
-        return Err(recorded
-            .refusal("the last checkpoint", &expected, &found)
-            .hint("finish the run with influence train --resume"));
-    }
-    Ok(())
+    recorded.finished()
 }
 
 struct Job<'a> {

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use if_data::Element;
-use if_linalg::{Backend, Real};
+use if_linalg::{Backend, Real, Segment};
 use if_methods::{Checkpoint, MethodError, ScoreUnit, TracIn, ideal_tracin, representers, trak};
-use if_models::{EmpiricalRisk, Inputs, ModelError, Projection};
+use if_models::{EmpiricalRisk, Inputs, ModelError, Projection, ProjectionKind};
 use serde_json::{Value, json};
 
 use super::attribute::given;
 use super::model_name;
-use crate::args::{AttributeArgs, CheckpointArg, MeasureName, MethodName};
+use crate::args::{AttributeArgs, CheckpointArg, FamilyName, MeasureName, MethodName, RemovalName};
 use crate::console::Console;
 use crate::device::{Device, on_device};
 use crate::error::Failure;
@@ -31,6 +31,12 @@ const TRAK_DIM: usize = 512;
 
 /// Runs the command.
 pub fn run(args: &AttributeArgs, certificates: &Path, console: &Console) -> Result<Report, Failure> {
+    let of_all = matches!(args.method, MethodName::TracinIdeal | MethodName::Representer);
+    if of_all && !args.solve.layers.is_empty() {
+        return Err(Failure::input(
+            "--layers: expected none, as tracin-ideal is of all layers and representer of the last",
+        ));
+    }
     let kind = Kind::new(&args.model)?;
     let device = Device::open(args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
     let label = args.model.label.as_deref();
@@ -187,6 +193,32 @@ impl Job<'_> {
         Projection { kind: self.args.projection_kind.into(), dim, seed: self.args.projection_seed }
     }
 
+    /// Refuses a projection that is larger than what memory is allowed: its vectors, and sketches of `inner` examples.
+    fn check_projection<B: Backend>(
+        &self,
+        projection: Projection,
+        checkpoints: &[Checkpoint<B>],
+        bytes_squared: usize,
+    ) -> Result<(), Failure> {
+        let (dim, size) = (projection.dim, size_of::<B::Elem>());
+        let segments = checkpoints[0].network.layout().segments();
+        let numbers = |segment: &Segment| match projection.kind {
+            ProjectionKind::Factored => segment.rows + segment.cols,
+            ProjectionKind::Gaussian | ProjectionKind::Rademacher => segment.rows * segment.cols,
+        };
+        let vectors: usize = segments.iter().map(numbers).sum();
+        let examples = (self.train.set.len() + self.query.set.len()) * (checkpoints.len() + 1);
+        let needed = (vectors + examples) as f64 * size as f64 * dim as f64
+            + bytes_squared as f64 * (dim as f64).powi(2);
+        let budget = self.args.solve.memory_budget;
+        if needed <= budget as f64 {
+            return Ok(());
+        }
+        Err(Failure::input(format!(
+            "--projection {dim}: expected one that fits into --memory-budget {budget} (bytes), found one that takes {needed:.1e}"
+        )))
+    }
+
     fn tracin<B: Backend<Elem: Element>>(
         &self,
         backend: &B,
@@ -194,6 +226,9 @@ impl Job<'_> {
     ) -> Result<(Output<B::Elem>, Value), Failure> {
         let (checkpoints, named) = self.checkpoints(backend)?;
         let projection = self.args.projection.map(|dim| self.projection(dim));
+        if let Some(projection) = projection {
+            self.check_projection(projection, &checkpoints, 0)?;
+        }
         let sketch_key = self.sketch_key(&checkpoints, projection);
         let mut key = sketch_key.clone();
         key["method"] = json!(self.args.method);
@@ -207,10 +242,10 @@ impl Job<'_> {
                 let width = projection.dim * checkpoints.len();
                 let make = || tracin.sketch(&train, projection, console);
                 let sketches = match &self.args.sketch {
-                    None => Sketches::in_memory(make(), width),
+                    None => Sketches::in_memory(make()?, width),
                     Some(path) => Sketches::in_file(path, [train.len(), width], &sketch_key, make, console)?,
                 };
-                let own = tracin.sketch(&queries, projection, console);
+                let own = tracin.sketch(&queries, projection, console)?;
                 sketches.search(backend, &own, console, |rows| output.append(rows, ()))
             }
         };
@@ -225,9 +260,11 @@ impl Job<'_> {
     ) -> Result<(Output<B::Elem>, Value), Failure> {
         let (checkpoints, named) = self.checkpoints(backend)?;
         let projection = self.projection(self.args.projection.unwrap_or(TRAK_DIM));
+        // The matrix that is inverted, and its factor.
+        self.check_projection(projection, &checkpoints, 2 * size_of::<f64>())?;
         let mut output = self.open(None, console)?;
         let [train, queries] = self.both(&checkpoints[0].network, self.query)?;
-        let scores = trak(&checkpoints, (&train, &queries), projection)?;
+        let scores = trak(&checkpoints, (&train, &queries), projection, console)?;
         output.append(&scores.into_iter().map(B::Elem::from_f64).collect::<Vec<_>>(), ())?;
         Ok((output, json!({ "checkpoints": named, "projection": projection })))
     }
@@ -257,6 +294,7 @@ impl Job<'_> {
             ));
         };
         let spec = recorded.repeatable(self.kind, &model_name(&self.args.model.model), self.train)?;
+        recorded.finished()?;
         let config = &recorded.config;
         let Device { name, precision, .. } = self.device;
         if config.device != *name {
@@ -271,9 +309,9 @@ impl Job<'_> {
         let risk = EmpiricalRisk::new(&network, &train, config.objective)?;
         let mut state = config.training.start(&network);
         let scores = ideal_tracin(&config.training, &risk, &mut state, &queries, console)?;
-        let (step, weights) = recorded.last();
+        let (_, weights) = recorded.last();
         let last = network.parameters(&read_weights(weights)?)?;
-        if step == state.step && last.to_rows() != state.theta.to_rows() {
+        if last.to_rows() != state.theta.to_rows() {
             return Err(recorded.refusal(
                 "the replay",
                 &format!("the parameters of {}", weights.display()),
@@ -308,17 +346,38 @@ impl Job<'_> {
     /// What was given and says nothing to the method.
     fn note_unused(&self, console: &Console) {
         let (args, method) = (self.args, self.args.method);
+        let (solve, own) = (&args.solve, &args.solve.own);
         let representer = method == MethodName::Representer;
+        let projects = matches!(method, MethodName::Tracin | MethodName::Trak);
         let foreign = [
             (args.weights.is_some() && !representer, "--weights"),
             (args.l2.is_some() && !representer, "--l2"),
-            (args.solve.solver.is_some(), "--solver"),
-            (args.solve.damping.is_some(), "--damping"),
-            (args.solve.curvature.is_some(), "--curvature"),
-            (args.query_rank.is_some(), "--query-rank"),
+            (args.conventions.family != FamilyName::Mean && !representer, "--family"),
+            (args.conventions.no_regularise_bias && !representer, "--no-regularise-bias"),
+            (solve.removal != RemovalName::Fixed && !representer, "--removal"),
+            (!args.checkpoint.is_empty() && !projects, "--checkpoint"),
+            (args.training_run.is_some() && representer, "--training-run"),
+            (args.projection.is_some() && !projects, "--projection"),
             (args.sketch.is_some() && method != MethodName::Tracin, "--sketch"),
-            (args.measure != MeasureName::Loss, "--measure"),
             (args.resume && method != MethodName::Tracin, "--resume"),
+            (args.measure != MeasureName::Loss, "--measure"),
+            (args.query_rank.is_some(), "--query-rank"),
+            (solve.solver.is_some(), "--solver"),
+            (solve.damping.is_some(), "--damping"),
+            (solve.curvature.is_some(), "--curvature"),
+            (solve.tolerance.is_some(), "--tolerance"),
+            (solve.max_iterations.is_some(), "--max-iterations"),
+            (solve.run.is_some(), "--run"),
+            (own.preconditioner.is_some(), "--preconditioner"),
+            (own.per_layer, "--per-layer"),
+            (own.rank.is_some(), "--rank"),
+            (own.labels.is_some(), "--labels"),
+            (own.depth.is_some(), "--depth"),
+            (own.repeats.is_some(), "--repeats"),
+            (own.scale.is_some(), "--scale"),
+            (own.batch.is_some(), "--batch"),
+            (own.preset.is_some(), "--preset"),
+            (own.solver_seed.is_some(), "--solver-seed"),
         ];
         let given: Vec<&str> = foreign.iter().filter(|(given, _)| *given).map(|(_, name)| *name).collect();
         if !given.is_empty() {

@@ -25,7 +25,7 @@ fn clusters_of_blocks_are_the_blocks() {
     write_npy(&folder.path("S.npy"), blocks().view()).unwrap();
     let command = "clusters --scores S.npy --clusters 3 --out C.json --plot C.svg";
     let text = folder.succeed(command).stdout;
-    assert!(text.contains("C.json: 6 queries x 9 training examples in 3 clusters"), "{text}");
+    assert!(text.contains("C.json: 6 queries x 9 training examples, clusters: 3"), "{text}");
     let bytes = folder.bytes("C.json");
     let found = json(&String::from_utf8(bytes.clone()).unwrap());
     let clusters = found["clusters"].as_array().unwrap();

@@ -304,7 +304,11 @@ fn stopped_retrainings_are_resumed_to_the_same_bytes() {
         format!("{}{other}{}", &entry[..digit], &entry[digit + 1..]).as_bytes(),
     );
     let resumed = folder.succeed(&format!("{lds} --subsets 24 --resume --out K.json"));
-    assert!(resumed.stderr.contains("K.retrained/5-0.json: damaged, and made anew"), "{}", resumed.stderr);
+    assert!(
+        resumed.stderr.contains("K.retrained/5-0.json: damaged or of another command, and made anew"),
+        "{}",
+        resumed.stderr
+    );
     assert!(folder.bytes("K.json") == expected && folder.bytes("K.retrained/5-0.json") == entry.as_bytes());
 
     folder.succeed(&format!("{lds} --subsets 26 --resume --out K.json"));
@@ -366,6 +370,18 @@ fn bad_input_is_one_line() {
     write_npy(&folder.path("FLAT.npy"), Array1::<f64>::zeros(275).view()).unwrap();
     scores[[3, 17]] = f64::NAN;
     write_npy(&folder.path("NAN.npy"), scores.view()).unwrap();
+
+    folder.write("S.json", b"{}");
+    folder.refuse(
+        &format!("{SOFTMAX} --scores S.npy --out S.json"),
+        &["S.json: expected an output apart from the inputs, found one of them"],
+    );
+    folder.succeed(&format!("{SOFTMAX} --scores S.npy --subsets 5 --out E.json"));
+    std::fs::remove_file(folder.path("E.retrained/key.json")).unwrap();
+    folder.refuse(
+        &format!("{SOFTMAX} --scores S.npy --subsets 5 --out E.json"),
+        &["E.retrained: retrainings are there already"],
+    );
 
     let net = "lds --model N.toml --train T.npz --query Q.npz --l2 0.05";
     let cases = [

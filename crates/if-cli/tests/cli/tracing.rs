@@ -140,9 +140,12 @@ fn a_training_run_is_traced_and_replayed() {
         &format!("{other} --method tracin-ideal --scores E.npy"),
         &["the training examples: expected those of T.npz"],
     );
-    // Another set of parameters in place of the last checkpoint.
+    // Another set of parameters in place of the last checkpoint, which its manifest knows of.
     std::fs::copy(folder.path("R/step-00000005.safetensors"), folder.path("R/step-00000020.safetensors"))
         .unwrap();
+    let mut manifest = json(&String::from_utf8(folder.bytes("R/run.json")).unwrap());
+    manifest["checkpoints"][3]["weights_sha256"] = manifest["checkpoints"][0]["weights_sha256"].clone();
+    folder.write("R/run.json", manifest.to_string().as_bytes());
     folder.refuse(
         &format!("{base} --method tracin-ideal --scores E.npy"),
         &["R: the replay: expected the parameters of"],
@@ -183,6 +186,15 @@ fn bad_checkpoints_are_refused() {
     let good = "--checkpoint N.safetensors:0.1";
     for (more, part) in [
         ("--method tracin --weights N.safetensors --l2 0.1", "expected at least one --checkpoint"),
+        ("--method tracin", "expected at least one --checkpoint"),
+        ("--method trak", "expected at least one --checkpoint"),
+        ("--method tracin-ideal", "expected the --training-run"),
+        ("--method representer --layers 3", "--layers: expected none"),
+        (
+            &format!("--method trak {good} --projection 1000000000"),
+            "--projection 1000000000: expected one that fits into --memory-budget 1610612736 (bytes), found one that takes",
+        ),
+        (&format!("--method tracin {good} --projection 1000000000"), "--projection 1000000000: expected one"),
         ("--method tracin --checkpoint N.safetensors", "expected FILE:RATE"),
         ("--method tracin --checkpoint N.safetensors:0", "a learning rate above 0"),
         ("--method tracin --checkpoint N.safetensors:fast", "expected FILE:RATE"),
@@ -196,6 +208,40 @@ fn bad_checkpoints_are_refused() {
     ] {
         folder.refuse(&format!("{base} {more}"), &[part]);
     }
+}
+
+/// A run whose weights are not those that were kept, and one that did not come to its end.
+#[test]
+fn a_run_that_does_not_match_its_weights_is_refused() {
+    let folder = folder();
+    let base = format!("attribute {NET} --training-run R --precision f64 --scores S.npy");
+    let [first, second] = [5, 10].map(|step| format!("R/step-{step:08}.safetensors"));
+    let kept = folder.bytes(&first);
+    folder.write(&first, &folder.bytes(&second));
+    for method in ["tracin", "trak", "tracin-ideal"] {
+        folder.refuse(&format!("{base} --method {method}"), &[&first, "expected sha256"]);
+    }
+    folder.write(&first, &kept);
+    // What a run that was killed leaves: its manifest says less.
+    let manifest = String::from_utf8(folder.bytes("R/run.json")).unwrap();
+    let mut manifest = json(&manifest);
+    manifest["checkpoints"].as_array_mut().unwrap().pop();
+    folder.write("R/run.json", manifest.to_string().as_bytes());
+    folder.refuse(
+        &format!("{base} --method tracin-ideal"),
+        &["R: the last checkpoint: expected step 20, found step"],
+    );
+}
+
+/// What was given and says nothing to a method is named.
+#[test]
+fn options_of_other_methods_are_named() {
+    let folder = folder();
+    let told = folder.succeed(&format!(
+        "attribute {NET} --scores S.npy --method tracin --checkpoint N.safetensors:0.1 --tolerance 0.1 --rank 3 --preconditioner kfac --removal renormalised"
+    ));
+    let line = "--removal, --tolerance, --preconditioner, --rank: of no use to this method";
+    assert!(told.stderr.contains(line), "{}", told.stderr);
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn sketches_estimate_scores() {
     for kind in [ProjectionKind::Gaussian, ProjectionKind::Rademacher, ProjectionKind::Factored] {
         let error = |dim: usize| {
             let of_seed = |seed: u64| {
-                let sketch = tracin.sketch(&train, Projection { kind, dim, seed }, &());
+                let sketch = tracin.sketch(&train, Projection { kind, dim, seed }, &()).unwrap();
                 let products = sketch_products(network.backend(), &sketch, &sketch, 3 * dim);
                 let difference: Vec<f64> = products.iter().zip(&exact).map(|(a, b)| a - b).collect();
                 norm(&difference) / norm(&exact)
@@ -255,7 +255,7 @@ fn trak_is_its_formula() {
         .collect();
     // An invertible projection leaves phi^T (Phi^T Phi)^-1 phi as it is.
     let projection = Projection { kind: ProjectionKind::Gaussian, dim: 5, seed: 1 };
-    let found = trak(&models, (&train, &queries), projection).unwrap();
+    let found = trak(&models, (&train, &queries), projection, &()).unwrap();
     let margin = network.measured_by(Loss::Margin).unwrap();
     let (mut expected, mut doubt) = (vec![0.0; 6 * N], vec![0.0; N]);
     for Checkpoint { theta, .. } in &models {
