@@ -17,7 +17,8 @@ const HEAD: &str = "\
 
 Written by `cargo xtask reproduce --markdown` from the committed results (`crates/if-experiments/results`): do not edit.
 `cargo xtask reproduce --only ID` repeats a row, with its plots, all its numbers and the notes on what deviates from the
-paper. Gates were set before the runs and are not moved. A row shows its first gate, or the first that is missed; all that
+paper. These are results of the default command; what only `--full` runs is not among them. Gates were set before the runs
+and are not moved. A row shows its first gate, or the first that is missed; all that
 are missed stand below, with what was tried. Times depend on what else the machine did: they tell minutes from hours.
 
 ";
@@ -73,11 +74,16 @@ fn misses(record: &Record) -> impl Iterator<Item = &Metric> {
 fn overview(record: &Record) -> String {
     let (met, all) = record.gates();
     let gated = record.metrics.iter().find(|metric| metric.gate.is_some());
-    let metric = misses(record).next().or(gated).map_or_else(Default::default, cells);
-    let verdict = if met == all { "met".to_owned() } else { "missed".to_owned() };
+    let metric = misses(record).next().or(gated).or(record.metrics.first());
+    let metric = metric.map_or_else(Default::default, cells);
+    let verdict = match (met, all) {
+        (_, 0) => "no number to judge by".to_owned(),
+        _ if met == all => format!("met: {met} of {all}"),
+        _ => format!("missed: {met} of {all}"),
+    };
     let experiment = format!("{}: {}", record.paper, record.title);
     let [name, reported, measured, gate] = metric;
-    row(&[&record.id, &experiment, &name, &reported, &measured, &gate, &format!("{verdict}: {met} of {all}")])
+    row(&[&record.id, &experiment, &name, &reported, &measured, &gate, &verdict])
 }
 
 fn cells(metric: &Metric) -> [String; 4] {
@@ -142,11 +148,14 @@ mod tests {
             Metric::new("slope", 2.0).gate(Gate::Between(0.85, 1.05)),
         ];
         bad.notes = vec!["Tried in vain:\n<b>everything</b>.".into()];
-        let text = document(&[good, bad]);
+        let mut picture = crate::sample::record("picture");
+        picture.metrics = vec![Metric::new("size", 3.0)];
+        let text = document(&[good, bad, picture]);
         let experiment = "Nobody 2000: A made-up experiment";
         for line in [
             format!("| good | {experiment} | R \\| a | 0.875 (notebook) | 0.9900 | ≥ 0.9 | met: 1 of 1 |"),
             format!("| bad | {experiment} | slope |  | 2.000 | 0.85 to 1.05 | missed: 1 of 2 |"),
+            format!("| picture | {experiment} | size |  | 3.000 |  | no number to judge by |"),
             "### bad A made-up experiment".into(),
             "| slope |  | 2.000 | 0.85 to 1.05 |".into(),
             "- Tried in vain: &lt;b>everything&lt;/b>.".into(),

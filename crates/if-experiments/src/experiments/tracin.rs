@@ -359,6 +359,7 @@ fn describe(outcome: &mut Outcome, full: bool) {
     outcome.setting("influence", format!("last layer, Gauss-Newton, damping {DAMPING}, Cholesky"));
     outcome.notes.extend([
         "With the final checkpoint alone the order by self-influence is that of the gradient norm.".to_owned(),
+        "On photographs with the labels that one person gave (CIFAR-10N) the claim does not hold: TracIn over the checkpoints finds fewer than the gradient norm at the end, and the plain loss finds most. No gate was set there; the table says how far apart they are.".into(),
         "The mean loss over the checkpoints is not in the paper. It needs no gradient: print it beside every method.".into(),
         "The paper’s network is a ResNet-56 on CIFAR-10, checked every 30 of 270 epochs; its figure is unverified.".into(),
     ]);
