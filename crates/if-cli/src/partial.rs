@@ -24,7 +24,8 @@ use crate::key::difference;
 /// `OUT.npy` and `OUT.json` before they have their names. Every block of queries has a certificate `C`.
 pub struct Partial<T, C> {
     scores: NpyWriter<T>,
-    certificates: PathBuf,
+    /// The names that both will have.
+    names: [PathBuf; 2],
     journal: Journal,
     /// Queries and training examples.
     shape: [usize; 2],
@@ -79,15 +80,15 @@ impl<T: Element, C: Serialize + DeserializeOwned> Partial<T, C> {
         let mut entries = if resume { there } else { Vec::new() };
         let rows: Vec<(usize, String)> =
             entries.iter().map(|(entry, _)| (entry.queries * shape[1], entry.sha256.clone())).collect();
+        let names = [scores, certificates].map(Path::to_owned);
         let (scores, kept) = NpyWriter::resume(scores, &shape, &rows)?;
         entries.truncate(kept);
         // Not kept open: a program that is killed leaves nothing of it.
         drop(AtomicFile::create(certificates)?);
-        let certificates = certificates.to_owned();
         let journal = Journal::open(path, entries.last().map_or(0, |(_, end)| *end), key)?;
         let done = entries.iter().map(|(entry, _)| entry.queries).sum();
         let blocks = entries.into_iter().map(|(entry, _)| entry.certificate).collect();
-        let partial = Self { scores, certificates, journal, shape, done, blocks };
+        let partial = Self { scores, names, journal, shape, done, blocks };
         match (resume, kept) {
             (true, 0) => {
                 console.note("--resume: nothing whole is there to go on from; starting at the beginning")
@@ -150,8 +151,16 @@ impl<T: Element, C: Serialize + DeserializeOwned> Partial<T, C> {
     /// # Errors
     /// A full disk.
     pub fn finish(mut self, text: &str) -> Result<(), Failure> {
-        // Scores never stand without their certificates.
-        let certificates = AtomicFile::create(&self.certificates).map_err(Failure::output)?;
+        // Scores never stand without their certificates, nor those of another run beside these.
+        let [scores, certificates] = &self.names;
+        match fs::remove_file(scores) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                let error = DataError::Io { path: scores.clone(), action: "replace", source };
+                return Err(Failure::output(error));
+            }
+            _ => {}
+        }
+        let certificates = AtomicFile::create(certificates).map_err(Failure::output)?;
         certificates.finish_with(text.as_bytes()).map_err(Failure::output)?;
         self.scores.finish().map_err(Failure::output)?;
         self.journal.stays = false;

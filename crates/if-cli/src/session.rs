@@ -321,7 +321,7 @@ impl<'a, B: Backend> Session<'a, B> {
         let fine = found.relative <= limit || found.gradient_norm <= NewtonCg::default().gradient_tolerance;
         (!fine).then(|| {
             format!(
-                "the weights are not at an optimum of this objective: gradient norm {:.1e}, {:.1} % of what is balanced at one; scores assume an optimum: {remedy}",
+                "the weights are not at an optimum of this objective: gradient norm {:.1e}, {:.1} % of the gradients that should cancel; scores assume an optimum: {remedy}",
                 found.gradient_norm,
                 100.0 * found.relative
             )

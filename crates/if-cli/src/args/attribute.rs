@@ -89,7 +89,7 @@ pub struct AttributeArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "checkpoint")]
     pub training_run: Option<PathBuf>,
     /// Numbers of a random projection of gradients: trak [default: 512], or to estimate tracin by
-    #[arg(long, value_name = "DIM", value_parser = count)]
+    #[arg(long, value_name = "DIM", value_parser = count, allow_negative_numbers = true)]
     pub projection: Option<usize>,
     /// How the projection is drawn
     #[arg(long, value_enum, value_name = "KIND", default_value = "rademacher")]
@@ -168,7 +168,7 @@ pub struct FastIfArgs {
     #[arg(long, value_name = "NAME")]
     pub features: String,
     /// Training examples that are scored for each query
-    #[arg(long, value_name = "K", value_parser = count)]
+    #[arg(long, value_name = "K", value_parser = count, allow_negative_numbers = true)]
     pub candidates: usize,
     /// How they are found: exact, or usearch, by a graph (HNSW) that misses some and pays off for millions of examples
     #[arg(long, value_name = "INDEX", value_parser = index_name, default_value = "exact")]

@@ -27,7 +27,7 @@ pub struct PerturbArgs {
     #[arg(long, value_name = "ROW,...", value_delimiter = ',')]
     pub examples: Vec<usize>,
     /// Training examples to look at where --examples does not say which
-    #[arg(long, value_name = "K", default_value = "5", value_parser = count, conflicts_with = "examples")]
+    #[arg(long, value_name = "K", default_value = "5", value_parser = count, allow_negative_numbers = true, conflicts_with = "examples")]
     pub top: usize,
     /// What is explained of a query
     #[arg(long, value_enum, value_name = "MEASURE", default_value = "loss")]
@@ -63,7 +63,7 @@ pub struct AttackArgs {
     #[arg(long, value_name = "ROW,...", value_delimiter = ',')]
     pub examples: Vec<usize>,
     /// How many, where --examples does not say which
-    #[arg(long, value_name = "K", default_value = "1", value_parser = count, conflicts_with = "examples")]
+    #[arg(long, value_name = "K", default_value = "1", value_parser = count, allow_negative_numbers = true, conflicts_with = "examples")]
     pub count: usize,
     /// How far a feature may move (pixels are divided by 255); none goes beyond the least and the largest number in the
     /// training set
@@ -73,7 +73,7 @@ pub struct AttackArgs {
     #[arg(long, value_name = "S", value_parser = positive, allow_negative_numbers = true)]
     pub step: Option<f64>,
     /// Steps at most
-    #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = count, allow_negative_numbers = true)]
     pub iterations: usize,
     /// Where the changed training set goes
     #[arg(long, value_name = "OUT.npz")]

@@ -31,16 +31,16 @@ pub struct CorrectArgs {
     #[arg(long, value_name = "SOURCE")]
     pub test: Vec<Source>,
     /// Rounds, each of which draws errors anew
-    #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "10", value_parser = count, allow_negative_numbers = true)]
     pub rounds: usize,
     /// Errors drawn in a round, at most
-    #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "10", value_parser = count, allow_negative_numbers = true)]
     pub anchors: usize,
     /// Training examples that the steps of a round are taken on
-    #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "10", value_parser = count, allow_negative_numbers = true)]
     pub examples: usize,
     /// Steps in a round
-    #[arg(long, value_name = "N", default_value = "1", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count, allow_negative_numbers = true)]
     pub steps: usize,
     /// Length of a step along the gradient
     #[arg(long, value_name = "RATE", default_value = "0.03", value_parser = positive, allow_negative_numbers = true)]
@@ -49,7 +49,7 @@ pub struct CorrectArgs {
     #[arg(long, value_name = "NAME", requires = "candidates")]
     pub features: Option<String>,
     /// How many of them
-    #[arg(long, value_name = "K", value_parser = count, requires = "features")]
+    #[arg(long, value_name = "K", value_parser = count, allow_negative_numbers = true, requires = "features")]
     pub candidates: Option<usize>,
     /// Seed of the errors that are drawn, and of the random examples
     #[arg(long, value_name = "S", default_value_t = 0)]
@@ -91,10 +91,10 @@ pub struct ClustersArgs {
     #[arg(long, value_name = "COLUMN")]
     pub label: Option<String>,
     /// Clusters
-    #[arg(long, value_name = "K", value_parser = count)]
+    #[arg(long, value_name = "K", value_parser = count, allow_negative_numbers = true)]
     pub clusters: usize,
     /// Keep only training examples that are among the N with the largest scores of some query, whatever their sign
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub top: Option<usize>,
     /// Seed of the starts of the search
     #[arg(long, value_name = "S", default_value_t = 0)]

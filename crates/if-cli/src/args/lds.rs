@@ -51,7 +51,7 @@ pub struct LdsArgs {
     #[arg(long, value_name = "SHARE", default_value = "0.5", value_parser = fraction, allow_negative_numbers = true)]
     pub share: f64,
     /// Of networks: trainings on every subset, each with a seed of its own, all of them others than that of the run
-    #[arg(long, value_name = "R", default_value = "1", value_parser = count)]
+    #[arg(long, value_name = "R", default_value = "1", value_parser = count, allow_negative_numbers = true)]
     pub repeats: usize,
     /// Seed of subsets, random scores and intervals
     #[arg(long, value_name = "S", default_value_t = 0)]

@@ -282,10 +282,10 @@ pub struct NetworkArgs {
     #[arg(long, value_enum, value_name = "OPTIMIZER")]
     pub optimizer: Option<OptimizerName>,
     /// Passes over the examples [default: 10]
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub epochs: Option<usize>,
     /// Examples in a step [default: 128]
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub batch: Option<usize>,
     /// Largest learning rate [default: adam 1e-3; sgd 0.05]
     #[arg(long, value_name = "RATE", value_parser = positive, allow_negative_numbers = true)]
@@ -297,13 +297,13 @@ pub struct NetworkArgs {
     #[arg(long, value_enum, value_name = "SCHEDULE")]
     pub schedule: Option<ScheduleName>,
     /// Epochs between the changes of --schedule step [default: 10]
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub step_epochs: Option<usize>,
     /// Factor of each change of --schedule step [default: 0.1]
     #[arg(long, value_name = "F", value_parser = positive, allow_negative_numbers = true)]
     pub step_factor: Option<f64>,
     /// Steps of lbfgs at most [default: 1000]
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub max_iterations: Option<usize>,
     /// Of initial parameters and the order of the examples [default: 0]
     #[arg(long, value_name = "N")]
@@ -321,10 +321,10 @@ pub struct NetworkArgs {
     #[arg(long)]
     pub resume: bool,
     /// Steps between checkpoints [default: an epoch]; the last step always has one
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub checkpoint_every: Option<usize>,
     /// Checkpoints at these steps, instead or beside
-    #[arg(long, value_name = "STEP,...", value_delimiter = ',', value_parser = count)]
+    #[arg(long, value_name = "STEP,...", value_delimiter = ',', value_parser = count, allow_negative_numbers = true)]
     pub checkpoint_at: Vec<usize>,
 }
 
@@ -401,7 +401,7 @@ pub struct ExplainArgs {
     #[arg(long, value_enum, value_name = "MEASURE", default_value = "loss")]
     pub measure: MeasureName,
     /// Proponents and opponents to show
-    #[arg(long, value_name = "K", default_value = "5", value_parser = count)]
+    #[arg(long, value_name = "K", default_value = "5", value_parser = count, allow_negative_numbers = true)]
     pub top: usize,
     /// Draw images even where stdout is no terminal
     #[arg(long)]
@@ -421,7 +421,7 @@ pub struct AuditArgs {
     #[command(flatten)]
     pub weights: WeightsArgs,
     /// Examples to show
-    #[arg(long, value_name = "K", default_value = "20", value_parser = count)]
+    #[arg(long, value_name = "K", default_value = "20", value_parser = count, allow_negative_numbers = true)]
     pub top: usize,
     /// First flip the labels of this fraction of the examples, and show how many of them are found
     #[arg(long, value_name = "FRACTION", conflicts_with = "weights", value_parser = fraction, allow_negative_numbers = true)]
@@ -453,7 +453,7 @@ pub struct VerifyArgs {
     #[command(flatten)]
     pub base: QueryArgs,
     /// Training examples to leave out for each query: those with the largest scores, whatever their sign
-    #[arg(long, value_name = "K", default_value = "20", value_parser = count)]
+    #[arg(long, value_name = "K", default_value = "20", value_parser = count, allow_negative_numbers = true)]
     pub top: usize,
 }
 
@@ -482,7 +482,7 @@ pub struct DampingArgs {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub layers: Vec<String>,
     /// Products for each query and each of 3 random starts, at most; as many vectors are kept in memory
-    #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = count, allow_negative_numbers = true)]
     pub steps: usize,
     /// True relative residual up to which a ranking is believed
     #[arg(long, value_name = "TOL", default_value = "1e-4", value_parser = fraction, allow_negative_numbers = true)]

@@ -73,7 +73,7 @@ pub struct DrawArgs {
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = group_sizes)]
     pub draw_size: Vec<f64>,
     /// Groups of each size [default: 5]
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub draw_count: Option<usize>,
     /// Seed of --draw [default: 0]
     #[arg(long, value_name = "S")]
@@ -177,7 +177,7 @@ pub struct SelectArgs {
     #[command(flatten)]
     pub base: QueryArgs,
     /// Training examples of a group
-    #[arg(long, value_name = "K", value_parser = count)]
+    #[arg(long, value_name = "K", value_parser = count, allow_negative_numbers = true)]
     pub size: usize,
     /// The group whose removal lowers the loss most, in place of the one that raises it most
     #[arg(long)]

@@ -125,7 +125,7 @@ pub struct SolveArgs {
     #[arg(long, value_name = "TOL", value_parser = fraction, allow_negative_numbers = true)]
     pub tolerance: Option<f64>,
     /// Iterations of cg, block-cg and neumann at most [default: 1000]
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub max_iterations: Option<usize>,
     /// Memory to keep to, such as 2GiB; the results have the same bits for any
     #[arg(long, value_name = "BYTES", default_value = "1536MiB", value_parser = bytes)]
@@ -149,13 +149,13 @@ pub struct OwnArgs {
     #[arg(long)]
     pub per_layer: bool,
     /// Of nystroem and arnoldi, as solver or preconditioner [default: 200]
-    #[arg(long, value_name = "R", value_parser = count)]
+    #[arg(long, value_name = "R", value_parser = count, allow_negative_numbers = true)]
     pub rank: Option<usize>,
     /// Labels in the statistics of kfac, ekfac and diagonal [default: exact up to 20 outputs]
     #[arg(long, value_enum, value_name = "LABELS")]
     pub labels: Option<LabelsName>,
     /// Steps of lissa [default: from the spectrum]
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub depth: Option<usize>,
     /// Runs of lissa that are averaged [default: 4]
     #[arg(long, value_name = "N", value_parser = repeats)]
@@ -164,7 +164,7 @@ pub struct OwnArgs {
     #[arg(long, value_name = "S", value_parser = positive, allow_negative_numbers = true)]
     pub scale: Option<f64>,
     /// Examples in a product of lissa [default: from the spectrum]
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub batch: Option<usize>,
     /// Published settings of lissa, with their damping translated to --damping
     #[arg(long, value_enum, value_name = "PRESET")]

@@ -301,11 +301,12 @@ impl Job<'_> {
         let mut table = Table::new(&["<scores", "LDS", "95 % interval", "Pearson", "queries"]);
         for judged in &verdict.scores {
             let [low, high] = judged.lds.interval;
+            let known = |value: f64, text: String| if value.is_nan() { "none".to_owned() } else { text };
             table.row([
                 judged.name.clone(),
-                format!("{:.3}", judged.lds.mean),
-                format!("{low:.3} to {high:.3}"),
-                format!("{:.3}", judged.pearson),
+                known(judged.lds.mean, format!("{:.3}", judged.lds.mean)),
+                known(low, format!("{low:.3} to {high:.3}")),
+                known(judged.pearson, format!("{:.3}", judged.pearson)),
                 judged.lds.queries.to_string(),
             ]);
         }
@@ -322,10 +323,13 @@ impl Job<'_> {
             },
             table.render()
         );
-        let fewest = verdict.scores.iter().map(|judged| judged.lds.queries).min().unwrap_or(queries);
-        if fewest < queries {
+        let partly = verdict.scores.iter().filter(|judged| judged.lds.queries < queries);
+        let partly: Vec<&str> = partly.map(|judged| &*judged.name).collect();
+        if !partly.is_empty() {
             text += &format!(
-                "\nOf {queries} queries some have no rank correlation, and are left out: all subsets are alike to them.\n"
+                "\nOf {queries} queries some have no rank correlation, and are left out: sums of their scores are the same for\n\
+                 all subsets, or too large to be numbers: {}.\n",
+                partly.join(", ")
             );
         }
         if let Some(noise) = &verdict.noise {
