@@ -199,7 +199,7 @@ impl<'a, B: Backend> Session<'a, B> {
             if self.settings.damping == Damping::Auto && prepared.is_some() {
                 console.note(&format!(
                     "--damping auto: {:.3e}, a tenth of the mean eigenvalue{}",
-                    operator.damping(),
+                    operator.damping_beside_l2(),
                     if self.settings.curvature == Curvature::Hessian {
                         " of the Gauss-Newton matrix"
                     } else {

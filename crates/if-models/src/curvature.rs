@@ -79,8 +79,8 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
         operator
     }
 
-    /// What is added to the diagonal beside l2, in units of the curvature.
-    pub fn damping(&self) -> f64 {
+    /// What is added to the diagonal beside l2, in units of the curvature; [`LinearOperator::damping`] has both.
+    pub fn damping_beside_l2(&self) -> f64 {
         self.damping
     }
 
