@@ -93,13 +93,12 @@ impl Recorded {
                 folder.display()
             )));
         }
-        let run = RunDir { folder: folder.to_owned(), manifest: Manifest { config, checkpoints } };
-        for checkpoint in &run.manifest.checkpoints {
-            run.check(&checkpoint.weights, &checkpoint.weights_sha256)?;
-        }
-        let Manifest { config, checkpoints } = run.manifest;
-        let each = checkpoints.into_iter().map(|c| (c.step, c.learning_rate, folder.join(c.weights)));
-        Ok(Self { folder: run.folder, config, checkpoints: each.collect() })
+        let each = checkpoints.into_iter().map(|c| {
+            let weights = folder.join(c.weights);
+            verify(&weights, &c.weights_sha256)?;
+            Ok((c.step, c.learning_rate, weights))
+        });
+        Ok(Self { folder: folder.to_owned(), config, checkpoints: each.collect::<Result<_, Failure>>()? })
     }
 
     /// Whether the training came to its end: only then can what is repeated be compared with what was trained.
@@ -286,20 +285,9 @@ impl RunDir {
     }
 
     fn verified(&self, name: &str, sha256: &str) -> Result<BTreeMap<String, Array>, Failure> {
-        self.check(name, sha256)?;
-        Ok(read_tensors(&self.folder.join(name))?)
-    }
-
-    fn check(&self, name: &str, sha256: &str) -> Result<(), Failure> {
         let path = self.folder.join(name);
-        let found = sha256_of(&path)?;
-        if found != sha256 {
-            return Err(Failure::input(format!(
-                "{}: expected sha256 {sha256}, found {found}",
-                path.display()
-            )));
-        }
-        Ok(())
+        verify(&path, sha256)?;
+        Ok(read_tensors(&path)?)
     }
 
     /// The tensors whose names begin with `prefix`, as a vector of parameters.
@@ -316,6 +304,15 @@ impl RunDir {
             .parameters(&own)
             .map_err(|e| Failure::input(format!("{}: {e}", self.folder.join(name).display())))
     }
+}
+
+/// Refuses a file that is not what was written.
+fn verify(path: &Path, sha256: &str) -> Result<(), Failure> {
+    let found = sha256_of(path)?;
+    if found != sha256 {
+        return Err(Failure::input(format!("{}: expected sha256 {sha256}, found {found}", path.display())));
+    }
+    Ok(())
 }
 
 fn weights_name(step: usize) -> String {

@@ -193,12 +193,13 @@ impl Job<'_> {
         Projection { kind: self.args.projection_kind.into(), dim, seed: self.args.projection_seed }
     }
 
-    /// Refuses a projection that is larger than what memory is allowed: its vectors, and sketches of `inner` examples.
+    /// Refuses a projection that takes more memory than is allowed: its vectors, the sketches of all examples, and
+    /// `square_bytes` for every pair of its numbers.
     fn check_projection<B: Backend>(
         &self,
         projection: Projection,
         checkpoints: &[Checkpoint<B>],
-        bytes_squared: usize,
+        square_bytes: usize,
     ) -> Result<(), Failure> {
         let (dim, size) = (projection.dim, size_of::<B::Elem>());
         let segments = checkpoints[0].network.layout().segments();
@@ -209,7 +210,7 @@ impl Job<'_> {
         let vectors: usize = segments.iter().map(numbers).sum();
         let examples = (self.train.set.len() + self.query.set.len()) * (checkpoints.len() + 1);
         let needed = (vectors + examples) as f64 * size as f64 * dim as f64
-            + bytes_squared as f64 * (dim as f64).powi(2);
+            + square_bytes as f64 * (dim as f64).powi(2);
         let budget = self.args.solve.memory_budget;
         if needed <= budget as f64 {
             return Ok(());

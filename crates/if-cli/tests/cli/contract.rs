@@ -4,7 +4,7 @@ use if_data::{Array, write_npz};
 use ndarray::ArrayD;
 
 use crate::dense::Dense;
-use crate::support::{Folder, Problem, json};
+use crate::support::{Folder, Problem, interrupt, json, left_behind};
 
 /// Largest difference, relative to the largest of the expected numbers.
 fn difference(found: &ArrayD<f64>, expected: &ndarray::Array2<f64>) -> f64 {
@@ -241,24 +241,16 @@ fn an_svm_is_attributed_at_the_smooth_hinge() {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_leaves_nothing() {
-    use std::process::Command;
-    use std::time::Duration;
-
     let folder = Folder::new();
     folder.succeed("train --model softmax --train digits:train --l2 0.001 --out W.safetensors");
-    let mut program = folder.spawn(
-        "attribute --model softmax --weights W.safetensors --train digits:train --query digits --l2 0.001 --tolerance 1e-30 --scores OUT.npy",
-    );
     // Both outputs are open under their temporary names: the long run begins.
-    while folder.names().len() < 3 {
-        assert!(program.try_wait().unwrap().is_none(), "ended too early to be interrupted");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    let sent = Command::new("kill").args(["-INT", &program.id().to_string()]).status().unwrap();
-    assert!(sent.success());
-    let output = program.wait_with_output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    let mut program = folder.begin(
+        "attribute --model softmax --weights W.safetensors --train digits:train --query digits --l2 0.001 --tolerance 1e-30 --scores OUT.npy",
+        || folder.names().len() >= 3,
+    );
+    interrupt(&mut program);
+    let (code, stderr) = left_behind(program);
+    assert_eq!(code, Some(130), "{stderr}");
     assert!(stderr.contains("error: interrupted; nothing was written"), "{stderr}");
     assert_eq!(folder.names(), ["W.safetensors"]);
 }

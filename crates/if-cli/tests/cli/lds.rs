@@ -1,13 +1,12 @@
 //! `influence lds`: by hand, against training apart, killed and resumed, and bad input.
 
-use std::process::{Child, Command};
-use std::time::Duration;
+use std::process::Child;
 
 use if_data::{Array, write_npy, write_npz};
 use ndarray::{Array1, Array2, Axis};
 use serde_json::Value;
 
-use crate::support::{Folder, Problem, json};
+use crate::support::{Folder, Problem, interrupt, json, left_behind};
 
 const SOFTMAX: &str = "lds --model softmax --train T.npz --query Q.npz --l2 0.05";
 
@@ -272,20 +271,13 @@ fn stopped_retrainings_are_resumed_to_the_same_bytes() {
     assert_eq!(kept("WHOLE.retrained"), 25);
 
     let kill = |child: &mut Child| child.kill().unwrap();
-    let interrupt = |child: &mut Child| {
-        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    };
     for (stop, code, name) in [(&kill as &dyn Fn(&mut Child), None, "K"), (&interrupt, Some(130), "I")] {
         let long = format!("{lds} --subsets 24 --threads 1 --out {name}.json");
-        let mut program = folder.spawn(&long);
-        while !folder.path(&format!("{name}.retrained/2-0.json")).exists() {
-            assert!(program.try_wait().unwrap().is_none(), "ended too early to be stopped");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let first = folder.path(&format!("{name}.retrained/2-0.json"));
+        let mut program = folder.begin(&long, || first.exists());
         stop(&mut program);
-        let output = program.wait_with_output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), code, "{stderr}");
+        let (found, stderr) = left_behind(program);
+        assert_eq!(found, code, "{stderr}");
         assert!(!folder.path(&format!("{name}.json")).exists(), "it was not in its middle");
         if code.is_some() {
             assert!(stderr.contains("go on") && stderr.contains("--resume"), "{stderr}");

@@ -1,9 +1,9 @@
 //! `attribute --resume`: killed at some moment, interrupted, damaged or changed, and gone on with to the same bits.
 
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::support::Folder;
+use crate::support::{Folder, interrupt, left_behind};
 
 /// A small network and 800 queries: 7 blocks.
 const NET: &str =
@@ -26,15 +26,11 @@ fn lines(folder: &Folder) -> usize {
 
 /// Starts a command and stops it soon after its journal has `blocks` blocks; its exit code and what it said.
 fn stopped(folder: &Folder, command: &str, blocks: usize, stop: fn(&mut Child)) -> (Option<i32>, String) {
-    let mut program = folder.spawn(command);
-    while lines(folder) < 1 + blocks {
-        assert!(program.try_wait().unwrap().is_none(), "ended too early to be stopped");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let mut program = folder.begin(command, || lines(folder) > blocks);
     stop(&mut program);
-    let output = program.wait_with_output().unwrap();
+    let left = left_behind(program);
     assert!(!folder.path("OUT.npy").exists(), "the run was not in its middle");
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    left
 }
 
 /// After another wait in every run of these tests.
@@ -42,11 +38,6 @@ fn kill(program: &mut Child) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
     std::thread::sleep(Duration::from_micros(u64::from(now % 5_000)));
     program.kill().unwrap();
-}
-
-#[cfg(unix)]
-fn interrupt(program: &mut Child) {
-    assert!(Command::new("kill").args(["-INT", &program.id().to_string()]).status().unwrap().success());
 }
 
 /// `OUT.npy` and `OUT.json`, which stand alone.
@@ -168,11 +159,7 @@ fn damage_costs_no_more_than_what_follows_it() {
 fn scores_are_resumed_only_as_they_were_begun() {
     let folder = folder();
     let command = format!("{NET} {SOLVE}");
-    let mut program = folder.spawn(&command);
-    while lines(&folder) < 2 {
-        assert!(program.try_wait().unwrap().is_none(), "ended too early to be stopped");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let mut program = folder.begin(&command, || lines(&folder) >= 2);
     for more in ["", "--resume"] {
         let parts = ["OUT.npy.part: output: expected a file that no other process writes"];
         folder.refuse(&format!("{command} {more}"), &parts);

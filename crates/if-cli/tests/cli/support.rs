@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use assert_cmd::Command;
 use if_data::{Array, write_npz, write_tensors};
@@ -81,6 +82,18 @@ fn program() -> PathBuf {
     std::env::current_exe().unwrap().with_file_name("influence")
 }
 
+/// Ctrl-C, where there are signals.
+pub fn interrupt(child: &mut Child) {
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+}
+
+/// What is left of a command that was stopped: its exit code, if it had one, and what it said.
+pub fn left_behind(child: Child) -> (Option<i32>, String) {
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
 /// How a run ended.
 pub struct Outcome {
     pub code: i32,
@@ -113,16 +126,21 @@ impl Folder {
         }
     }
 
-    /// Starts a command that a test stops.
-    pub fn spawn(&self, arguments: &str) -> Child {
-        std::process::Command::new(program())
+    /// Starts a command that a test stops, and waits until it has `begun` what it is stopped in.
+    pub fn begin(&self, arguments: &str, begun: impl Fn() -> bool) -> Child {
+        let mut child = std::process::Command::new(program())
             .args(arguments.split_whitespace())
             .current_dir(self.0.path())
             .env_remove("INFLUENCE_DATA")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap()
+            .unwrap();
+        while !begun() {
+            assert!(child.try_wait().unwrap().is_none(), "ended too early to be stopped");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child
     }
 
     /// Runs a command that must succeed.

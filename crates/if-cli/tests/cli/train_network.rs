@@ -1,7 +1,6 @@
 //! `influence train` for networks: runs that are stopped and resumed, and optima of L-BFGS.
 
-use std::process::{Child, Command};
-use std::time::Duration;
+use std::process::Child;
 
 use if_data::{LoadOptions, read_tensors};
 use if_linalg::{Block, Cpu};
@@ -9,7 +8,7 @@ use if_models::{Dataset, Inputs, ModelSpec, Rows};
 use ndarray::{Array1, Array2};
 
 use crate::dense::solve;
-use crate::support::{Folder, Outcome, json};
+use crate::support::{Folder, Outcome, interrupt, json, left_behind};
 
 const TRAIN: &str = "train --model mlp:8 --train digits:train --l2 0.001 --out W.safetensors";
 
@@ -54,20 +53,13 @@ fn stopped_runs_resume_to_the_same_bits() {
     whole.succeed(&format!("{TRAIN} {LONG}"));
     let expected = whole.bytes("W.safetensors");
     let kill = |child: &mut Child| child.kill().unwrap();
-    let interrupt = |child: &mut Child| {
-        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    };
     for (stop, code) in [(&kill as &dyn Fn(&mut Child), None), (&interrupt, Some(130))] {
         let folder = Folder::new();
-        let mut program = folder.spawn(&format!("{TRAIN} {LONG} {RUN}"));
-        while !folder.path("run/step-00000080.safetensors").exists() {
-            assert!(program.try_wait().unwrap().is_none(), "ended too early to be stopped");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let first = folder.path("run/step-00000080.safetensors");
+        let mut program = folder.begin(&format!("{TRAIN} {LONG} {RUN}"), || first.exists());
         stop(&mut program);
-        let output = program.wait_with_output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), code, "{stderr}");
+        let (found, stderr) = left_behind(program);
+        assert_eq!(found, code, "{stderr}");
         assert!(!folder.path("W.safetensors").exists(), "the run was not in its middle");
         if code.is_some() {
             let last = stderr.lines().last().unwrap();

@@ -270,6 +270,48 @@ pub(super) fn under_windows(window: &Window, mut visit: impl FnMut(usize, usize)
     }
 }
 
+/// Where the maxima of an image lie.
+enum Maxima<T> {
+    Tiles(Tiles<T>),
+    /// Their positions, for windows of any other kind.
+    Positions(Vec<usize>),
+}
+
+impl<T: Real> Maxima<T> {
+    fn new(window: &Window) -> Self {
+        Tiles::new(window).map_or_else(|| Self::Positions(Vec::new()), Self::Tiles)
+    }
+
+    #[inline(always)]
+    fn look_at(&mut self, window: &Window, x: &[T]) {
+        match self {
+            Self::Tiles(tiles) => tiles.look_at(x),
+            Self::Positions(positions) => maxima(window, x, positions),
+        }
+    }
+
+    #[inline(always)]
+    fn gather(&mut self, x: &[T], rx: &[T], out: &mut [T]) {
+        match self {
+            Self::Tiles(tiles) => tiles.gather(x, rx, out),
+            Self::Positions(positions) => {
+                out.iter_mut().zip(positions).for_each(|(out, at)| *out = rx[*at]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn scatter(&mut self, x: &[T], dy: &[T], out: &mut [T]) {
+        match self {
+            Self::Tiles(tiles) => tiles.scatter(x, dy, out),
+            Self::Positions(positions) => {
+                out.fill(T::ZERO);
+                dy.iter().zip(positions).for_each(|(dy, at)| out[*at] += *dy);
+            }
+        }
+    }
+}
+
 /// Row `i` of `out` becomes `rx_i` at the maxima of row `i mod x.rows` of `x`.
 #[inline(always)]
 pub(super) fn max_pool_gather<T: Real>(
@@ -278,19 +320,11 @@ pub(super) fn max_pool_gather<T: Real>(
     rx: View<Cpu<T>>,
     mut out: ViewMut<Cpu<T>>,
 ) {
-    let (mut tiles, mut positions) = (Tiles::new(window), Vec::new());
+    let mut maxima = Maxima::new(window);
     for example in 0..x.rows {
-        let x_row = x.row(example);
-        match &mut tiles {
-            Some(tiles) => tiles.look_at(x_row),
-            None => maxima(window, x_row, &mut positions),
-        }
+        maxima.look_at(window, x.row(example));
         for i in (example..rx.rows).step_by(x.rows) {
-            let (rx, out) = (rx.row(i), out.row(i));
-            match &mut tiles {
-                Some(tiles) => tiles.gather(x_row, rx, out),
-                None => out.iter_mut().zip(&positions).for_each(|(out, at)| *out = rx[*at]),
-            }
+            maxima.gather(x.row(example), rx.row(i), out.row(i));
         }
     }
 }
@@ -303,22 +337,11 @@ pub(super) fn max_pool_scatter<T: Real>(
     dy: View<Cpu<T>>,
     mut out: ViewMut<Cpu<T>>,
 ) {
-    let (mut tiles, mut positions) = (Tiles::new(window), Vec::new());
+    let mut maxima = Maxima::new(window);
     for example in 0..x.rows {
-        let x_row = x.row(example);
-        match &mut tiles {
-            Some(tiles) => tiles.look_at(x_row),
-            None => maxima(window, x_row, &mut positions),
-        }
+        maxima.look_at(window, x.row(example));
         for i in (example..dy.rows).step_by(x.rows) {
-            let (dy, out) = (dy.row(i), out.row(i));
-            match &mut tiles {
-                Some(tiles) => tiles.scatter(x_row, dy, out),
-                None => {
-                    out.fill(T::ZERO);
-                    dy.iter().zip(&positions).for_each(|(dy, at)| out[*at] += *dy);
-                }
-            }
+            maxima.scatter(x.row(example), dy.row(i), out.row(i));
         }
     }
 }
