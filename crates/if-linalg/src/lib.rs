@@ -12,6 +12,7 @@ mod factor_lapack;
 mod host;
 mod inverse;
 mod lanczos;
+mod lanes;
 mod loss;
 mod mapped;
 mod observer;

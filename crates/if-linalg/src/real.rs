@@ -4,9 +4,12 @@ use std::fmt::{Debug, Display};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
-/// `f32` or `f64`: what a CPU backend computes in. Sealed in spirit: `gemm` knows no others.
+use crate::lanes::Lanes;
+
+/// `f32` or `f64`: what a CPU backend computes in. Sealed: nothing else comes in vectors.
 pub trait Real:
-    Copy
+    Lanes
+    + Copy
     + Debug
     + Display
     + Default

@@ -4,9 +4,10 @@ use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
+use super::cpu_convolution::{Convolve, Transpose, Weights};
 use super::gemm::{Operand, product};
 use super::{Adam, Backend, CgProducts, CgStep, View, ViewMut};
-use super::{cpu_activation, cpu_bag, cpu_loss, cpu_window};
+use super::{cpu_activation, cpu_bag, cpu_convolution, cpu_loss, cpu_pool, cpu_window};
 use crate::{Activation, Loss, Real, Window};
 
 /// The processor, computing in `T` (`f32` or `f64`).
@@ -358,17 +359,40 @@ impl<T: Real> Backend for Cpu<T> {
         }
     }
 
+    fn convolves(&self, window: &Window) -> bool {
+        cpu_convolution::applies(window)
+    }
+
+    fn convolve(&self, window: &Window, w: View<Self>, x: View<Self>, beta: f64, y: ViewMut<Self>) {
+        cpu_convolution::dispatch(Convolve { window, w, x, beta, y });
+    }
+
+    fn convolve_transpose(
+        &self,
+        window: &Window,
+        w: View<Self>,
+        dy: View<Self>,
+        beta: f64,
+        dx: ViewMut<Self>,
+    ) {
+        cpu_convolution::dispatch(Transpose { window, w, dy, beta, dx });
+    }
+
+    fn convolve_weights(&self, window: &Window, dy: View<Self>, x: View<Self>, dw: ViewMut<Self>) {
+        cpu_convolution::dispatch(Weights { window, dy, x, dw });
+    }
+
     fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>) {
         wide(
             #[inline(always)]
-            || cpu_window::max_pool_gather(window, x, rx, out),
+            || cpu_pool::max_pool_gather(window, x, rx, out),
         );
     }
 
     fn max_pool_scatter(&self, window: &Window, x: View<Self>, dy: View<Self>, out: ViewMut<Self>) {
         wide(
             #[inline(always)]
-            || cpu_window::max_pool_scatter(window, x, dy, out),
+            || cpu_pool::max_pool_scatter(window, x, dy, out),
         );
     }
 

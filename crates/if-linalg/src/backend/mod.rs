@@ -3,7 +3,9 @@
 mod cpu;
 mod cpu_activation;
 mod cpu_bag;
+mod cpu_convolution;
 mod cpu_loss;
+mod cpu_pool;
 mod cpu_window;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
@@ -177,6 +179,35 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// The sum of patches in the images (one a row) they belong to: the transpose of [`im2col`](Self::im2col);
     /// overwrites `images`.
     fn col2im(&self, window: &Window, cols: View<Self>, images: ViewMut<Self>);
+    /// Whether the device has [`convolve`](Self::convolve), [`convolve_transpose`](Self::convolve_transpose) and
+    /// [`convolve_weights`](Self::convolve_weights) for this window, without patches in memory. Where not, they are
+    /// never called.
+    fn convolves(&self, _window: &Window) -> bool {
+        false
+    }
+    /// `y_i = W_j * x_(i mod x.rows) + beta y_i`, the convolution of row `i` by the matrix that its direction has:
+    /// `w` stacks `out x patch` matrices, or `out x (patch + 1)` with a bias, and `y` (`out positions` columns)
+    /// as many directions of the same examples. `beta = 0` never looks at `y`.
+    fn convolve(&self, _window: &Window, _w: View<Self>, _x: View<Self>, _beta: f64, _y: ViewMut<Self>) {
+        unreachable!("by patches")
+    }
+    /// `dx_i = W_j^T * dy_(i mod dy.rows) + beta dx_i`: the transpose of [`convolve`](Self::convolve) without bias.
+    fn convolve_transpose(
+        &self,
+        _window: &Window,
+        _w: View<Self>,
+        _dy: View<Self>,
+        _beta: f64,
+        _dx: ViewMut<Self>,
+    ) {
+        unreachable!("by patches")
+    }
+    /// `dw_j += sum_i dY_i P_i^T` over the examples of direction `j`, with `P` the patches of `x`, and a row of ones
+    /// below where `dw` has a column for a bias. `dy` or `x` may have one row for each example only, which is then that
+    /// of all directions.
+    fn convolve_weights(&self, _window: &Window, _dy: View<Self>, _x: View<Self>, _dw: ViewMut<Self>) {
+        unreachable!("by patches")
+    }
     /// `out_i = rx_i` at the maximum (the first where several are equal) under every window of row
     /// `i mod x.rows` of `x`; padding is below everything. With `rx = x` this is max pooling.
     fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>);

@@ -2,6 +2,7 @@
 
 #[macro_use]
 mod devices;
+mod convolution;
 mod kernels;
 mod lissa;
 mod low_rank;

@@ -1,52 +1,19 @@
-//! The two-dimensional convolution (cross-correlation, as PyTorch's), by patches.
-//!
-//! With the bias folded in, `W~ = [W b]` is `out x (K + 1)`, `K = channels kh kw`; `P~` is the `K x g L` matrix of the
-//! patches ([`Window`]) of `g` images with a row of ones below, `L` positions each; their outputs are `out x g L`:
-//!
-//! ```text
-//! forward      Y   = W~ P~
-//! R-forward    RY  = V~ P~ + W RP             RP = patches of Rx
-//! backward     dP  = W^T dY                   dx = dP added where the patches came from;  dW~ = dY P~^T
-//! R-backward   RdP = W^T RdY + V^T dY         RdW~ = RdY P~^T + dY [RP^T 0]
-//! ```
+//! Convolutions by matrices of patches, for what a device does not convolve directly.
 //!
 //! Where a cache counts, `g = 1`: an example's patches stay there while all directions use them, and its output is a
 //! row of the activation as it lies. Else `g` is large, and outputs change places with examples
-//! (`out x g x L` and `g x out x L`). The gradient of one example, `dY P~^T`, is a sum of `L` outer products; forming it
-//! costs as much as one direction of a score without it.
+//! (`out x g x L` and `g x out x L`).
 
-use if_linalg::{Backend, Segment, View, ViewMut, Window};
+use if_linalg::{Backend, View, ViewMut};
 
-use super::{Delta, Direction, Factors, Layer, Primal, Scratch};
+use super::Conv2d;
 use crate::inputs::Part;
-
-/// `out` planes from a window that slides over all planes of the input.
-#[derive(Clone, Debug)]
-pub struct Conv2d {
-    name: String,
-    window: Window,
-    outputs: usize,
-    bias: bool,
-}
+use crate::layer::{Delta, Direction, Primal, Scratch};
 
 impl Conv2d {
-    /// `outputs` planes from images that `window` describes.
-    ///
-    /// # Panics
-    /// Where no window fits the image.
-    pub fn new(name: impl Into<String>, window: Window, outputs: usize, bias: bool) -> Self {
-        assert!(window.steps().is_some(), "{window:?} does not fit its image");
-        Self { name: name.into(), window, outputs, bias }
-    }
-
-    /// Columns of the parameter matrix.
-    fn cols(&self) -> usize {
-        self.window.patch() + usize::from(self.bias)
-    }
-
     /// Cuts `rows` examples into groups (first, length) that are taken together, each of `numbers` intermediate
     /// results: single ones where the device wants little in hand.
-    fn groups<B: Backend>(
+    pub(super) fn groups<B: Backend>(
         &self,
         rows: usize,
         numbers: usize,
@@ -56,7 +23,7 @@ impl Conv2d {
     }
 
     /// Intermediate results of an example in a pass with `k` directions.
-    fn pass(&self, k: usize) -> usize {
+    pub(super) fn pass(&self, k: usize) -> usize {
         self.window.positions() * (2 * self.cols() + (k + 1) * self.outputs)
     }
 
@@ -83,7 +50,7 @@ impl Conv2d {
 
     /// The outputs `y` (or their gradients) of the examples `first..first + len` of `rows`, along all directions:
     /// `(k out) x (len L)`.
-    fn planes<'a, B: Backend>(
+    pub(super) fn planes<'a, B: Backend>(
         &self,
         scratch: &mut Scratch<B>,
         y: View<'a, B>,
@@ -112,13 +79,8 @@ impl Conv2d {
         Planes { part: Part::Owned(planes), rows: k * self.outputs, cols: len * positions }
     }
 
-    /// The weights without the bias.
-    fn weights<'a, B: Backend>(&self, w: View<'a, B>) -> View<'a, B> {
-        w.col_range(0, self.window.patch())
-    }
-
     /// Calls `f` with every group and its `P~`.
-    fn each_patches<B: Backend>(
+    pub(super) fn each_patches<B: Backend>(
         &self,
         scratch: &mut Scratch<B>,
         x: View<B>,
@@ -133,7 +95,7 @@ impl Conv2d {
     }
 
     /// `rows x g L` as `g x rows L`, example by example.
-    fn by_example<B: Backend>(
+    pub(super) fn by_example<B: Backend>(
         &self,
         scratch: &mut Scratch<B>,
         x: B::Buffer,
@@ -151,55 +113,15 @@ impl Conv2d {
         scratch.give(x);
         turned
     }
-}
 
-/// Outputs of some examples, plane by plane, which may have had to change places.
-struct Planes<'a, B: Backend> {
-    part: Part<'a, B>,
-    rows: usize,
-    cols: usize,
-}
-
-impl<B: Backend> Planes<'_, B> {
-    fn view(&self) -> View<'_, B> {
-        self.part.view(self.rows, self.cols)
-    }
-
-    fn release(self, scratch: &mut Scratch<B>) {
-        if let Part::Owned(buffer) = self.part {
-            scratch.give(buffer);
-        }
-    }
-}
-
-impl<B: Backend> Layer<B> for Conv2d {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn segment(&self) -> Option<Segment> {
-        Some(Segment { name: self.name.clone(), rows: self.outputs, cols: self.cols() })
-    }
-
-    fn has_bias(&self) -> bool {
-        self.bias
-    }
-
-    fn weight_shape(&self) -> Vec<usize> {
-        let [height, width] = self.window.kernel;
-        vec![self.outputs, self.window.channels, height, width]
-    }
-
-    fn width(&self) -> usize {
-        self.outputs * self.window.positions()
-    }
-
-    fn by_example(&self) -> bool {
-        true
-    }
-
-    fn forward(&self, scratch: &mut Scratch<B>, w: Option<View<B>>, x: View<B>, mut y: ViewMut<B>) {
-        let (backend, w) = (scratch.backend(), w.expect("a convolution has parameters"));
+    pub(super) fn forward_by_patches<B: Backend>(
+        &self,
+        scratch: &mut Scratch<B>,
+        w: View<B>,
+        x: View<B>,
+        mut y: ViewMut<B>,
+    ) {
+        let backend = scratch.backend();
         let (out, positions) = (self.outputs, self.window.positions());
         self.each_patches(scratch, x, self.pass(1), |scratch, (first, len), patches| {
             if len == 1 {
@@ -214,7 +136,7 @@ impl<B: Backend> Layer<B> for Conv2d {
         });
     }
 
-    fn jvp(
+    pub(super) fn jvp_by_patches<B: Backend>(
         &self,
         scratch: &mut Scratch<B>,
         at: Primal<B>,
@@ -224,11 +146,7 @@ impl<B: Backend> Layer<B> for Conv2d {
     ) {
         let (backend, rows, out) = (scratch.backend(), at.x.rows, self.outputs);
         let (k, positions) = (ry.rows / rows, self.window.positions());
-        let w = self.weights(at.w.expect("a convolution has parameters"));
-        if v.is_none() && rx.is_none() {
-            backend.fill(0.0, ry);
-            return;
-        }
+        let w = self.weights(at);
         for (first, len) in self.groups::<B>(rows, self.pass(k)) {
             let width = len * positions;
             let mut own = (rows > 1).then(|| scratch.take(k * out * width));
@@ -262,7 +180,7 @@ impl<B: Backend> Layer<B> for Conv2d {
         }
     }
 
-    fn backward(
+    pub(super) fn backward_by_patches<B: Backend>(
         &self,
         scratch: &mut Scratch<B>,
         at: Primal<B>,
@@ -272,7 +190,7 @@ impl<B: Backend> Layer<B> for Conv2d {
     ) {
         let (backend, rows, out) = (scratch.backend(), at.x.rows, self.outputs);
         let (k, patch) = (dy.rows / rows, self.window.patch());
-        let w = self.weights(at.w.expect("a convolution has parameters"));
+        let w = self.weights(at);
         for (first, len) in self.groups::<B>(rows, self.pass(k)) {
             let width = len * self.window.positions();
             let planes = self.planes(scratch, dy, (first, len), rows);
@@ -296,7 +214,7 @@ impl<B: Backend> Layer<B> for Conv2d {
         }
     }
 
-    fn r_backward(
+    pub(super) fn r_backward_by_patches<B: Backend>(
         &self,
         scratch: &mut Scratch<B>,
         at: Primal<B>,
@@ -307,7 +225,7 @@ impl<B: Backend> Layer<B> for Conv2d {
     ) {
         let (backend, rows, out) = (scratch.backend(), at.x.rows, self.outputs);
         let (k, patch) = (delta.rdy.rows / rows, self.window.patch());
-        let w = self.weights(at.w.expect("a convolution has parameters"));
+        let w = self.weights(at);
         for (first, len) in self.groups::<B>(rows, self.pass(k)) {
             let width = len * self.window.positions();
             let dys = self.planes(scratch, delta.dy, (first, len), rows);
@@ -330,7 +248,7 @@ impl<B: Backend> Layer<B> for Conv2d {
                     let rdy = rdys.view().row_range(j * out, out);
                     backend.gemm(1.0, w.t(), rdy, 0.0, ViewMut::new(&mut tangents, 0, patch, width));
                     if let Some(v) = direction.v {
-                        let v = self.weights(v.row_range(j * out, out));
+                        let v = v.row_range(j * out, out).col_range(0, patch);
                         let target = ViewMut::new(&mut tangents, 0, patch, width);
                         backend.gemm(1.0, v.t(), dys.view(), 1.0, target);
                     }
@@ -344,7 +262,13 @@ impl<B: Backend> Layer<B> for Conv2d {
         }
     }
 
-    fn example_gradients(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, mut out: ViewMut<B>) {
+    pub(super) fn example_gradients_by_patches<B: Backend>(
+        &self,
+        scratch: &mut Scratch<B>,
+        at: Primal<B>,
+        dy: View<B>,
+        mut out: ViewMut<B>,
+    ) {
         let (backend, positions) = (scratch.backend(), self.window.positions());
         let numbers = self.pass(0);
         self.each_patches(scratch, at.x, numbers, |_, (first, len), patches| {
@@ -363,30 +287,7 @@ impl<B: Backend> Layer<B> for Conv2d {
         });
     }
 
-    fn gradient_terms(&self) -> Option<usize> {
-        Some(self.window.positions())
-    }
-
-    fn gradient_factors(
-        &self,
-        scratch: &mut Scratch<B>,
-        at: Primal<B>,
-        dy: View<B>,
-        (mut left, mut right): (ViewMut<B>, ViewMut<B>),
-    ) {
-        let (backend, positions, rows) = (scratch.backend(), self.window.positions(), dy.rows);
-        self.each_patches(scratch, at.x, self.pass(1), |scratch, (first, len), patches| {
-            let (start, width) = (first * positions, len * positions);
-            let planes = self.planes(scratch, dy, (first, len), rows);
-            let [lefts, rights] = [(&mut left, self.outputs), (&mut right, self.cols())]
-                .map(|(side, cols)| side.part(start, width, cols));
-            backend.swap_axes([self.outputs, width, 1], planes.view(), lefts);
-            backend.swap_axes([self.cols(), width, 1], patches, rights);
-            planes.release(scratch);
-        });
-    }
-
-    fn ghost_scores(
+    pub(super) fn ghost_scores_by_patches<B: Backend>(
         &self,
         scratch: &mut Scratch<B>,
         at: Primal<B>,
@@ -406,44 +307,23 @@ impl<B: Backend> Layer<B> for Conv2d {
             scratch.give(products);
         });
     }
+}
 
-    fn pairwise_scores(
-        &self,
-        scratch: &mut Scratch<B>,
-        at: Primal<B>,
-        dy: View<B>,
-        v: Factors<B>,
-        mut out: ViewMut<B>,
-    ) {
-        let (backend, k, rows) = (scratch.backend(), out.cols, dy.rows);
-        let (pairs, positions) = (v.left.rows, self.window.positions());
-        let numbers = self.pass(0) + 4 * pairs * positions;
-        self.each_patches(scratch, at.x, numbers, |scratch, (first, len), patches| {
-            let planes = self.planes(scratch, dy, (first, len), rows);
-            let [lefts, rights] = [(v.left, planes.view()), (v.right, patches)].map(|(own, other)| {
-                let mut product = scratch.take(pairs * other.cols);
-                backend.gemm(1.0, own, other, 0.0, ViewMut::new(&mut product, 0, pairs, other.cols));
-                self.by_example(scratch, product, pairs, len)
-            });
-            let views = [&lefts, &rights].map(|all| View::new(all, 0, len, pairs * positions));
-            backend.paired_dots(views[0], views[1], out.part(first, len, k));
-            scratch.give(lefts);
-            scratch.give(rights);
-            planes.release(scratch);
-        });
+/// Outputs of some examples, plane by plane, which may have had to change places.
+pub(super) struct Planes<'a, B: Backend> {
+    part: Part<'a, B>,
+    rows: usize,
+    cols: usize,
+}
+
+impl<B: Backend> Planes<'_, B> {
+    pub(super) fn view(&self) -> View<'_, B> {
+        self.part.view(self.rows, self.cols)
     }
 
-    fn input_moments(&self, scratch: &mut Scratch<B>, at: Primal<B>, mut out: ViewMut<B>) {
-        self.each_patches(scratch, at.x, self.pass(0), |scratch, _, patches| {
-            scratch.backend().gemm(1.0, patches, patches.t(), 1.0, out.reborrow());
-        });
-    }
-
-    fn output_moments(&self, scratch: &mut Scratch<B>, dy: View<B>, mut out: ViewMut<B>) {
-        for (first, len) in self.groups::<B>(dy.rows, self.pass(1)) {
-            let planes = self.planes(scratch, dy, (first, len), dy.rows);
-            scratch.backend().gemm(1.0, planes.view(), planes.view().t(), 1.0, out.reborrow());
-            planes.release(scratch);
+    pub(super) fn release(self, scratch: &mut Scratch<B>) {
+        if let Part::Owned(buffer) = self.part {
+            scratch.give(buffer);
         }
     }
 }

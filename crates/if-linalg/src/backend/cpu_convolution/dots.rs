@@ -1,0 +1,114 @@
+//! Inner products of a few planes with what lies under a few offsets.
+
+use std::ops::Range;
+
+use pulp::Simd;
+
+use super::planes::Planes;
+use crate::Real;
+
+/// Offsets in a tile of four planes, so many that all sums and what is multiplied are in 16 registers.
+const OFFSETS: usize = 3;
+
+/// `dw[o][offset] += <dy_o, x from that offset on>` over `len` numbers. Those between and behind lines are among them:
+/// there `dy` is 0.
+pub(super) struct Dots<'a, T> {
+    pub(super) x: &'a [T],
+    pub(super) offsets: &'a [usize],
+    pub(super) dy: &'a Planes<T>,
+    pub(super) len: usize,
+    /// Between rows of `dw`.
+    pub(super) stride: usize,
+}
+
+/// Numbers of a plane that meet all offsets before the next: those of some planes fit the first cache.
+const AT_ONCE: usize = 1024;
+
+impl<T: Real> Dots<'_, T> {
+    #[inline(always)]
+    pub(super) fn compute<S: Simd>(&self, simd: S, dw: &mut [T]) {
+        let last = self.offsets.iter().max().expect("a window has offsets");
+        assert!(last + self.len + T::count::<S>() <= self.x.len());
+        assert!(
+            self.dy.start + (self.dy.count - 1) * self.dy.stride + self.len + T::count::<S>()
+                <= self.dy.data.len()
+        );
+        assert!((self.dy.count - 1) * self.stride + self.offsets.len() <= dw.len());
+        for first in (0..self.len).step_by(AT_ONCE) {
+            let len = AT_ONCE.min(self.len - first);
+            let (all, mut done) = (self.dy.count, 0);
+            if S::REGISTER_COUNT >= 32 {
+                done = self.rows::<S, 8>(simd, (first, len), done..all, dw);
+            }
+            done = self.rows::<S, 4>(simd, (first, len), done..all, dw);
+            done = self.rows::<S, 2>(simd, (first, len), done..all, dw);
+            self.rows::<S, 1>(simd, (first, len), done..all, dw);
+        }
+    }
+
+    /// Planes `M` at a time, as long as there are as many; returns how many are done then.
+    #[inline(always)]
+    fn rows<S: Simd, const M: usize>(
+        &self,
+        simd: S,
+        part: (usize, usize),
+        planes: Range<usize>,
+        dw: &mut [T],
+    ) -> usize {
+        let groups = planes.len() / M;
+        for first in (0..groups).map(|group| planes.start + group * M) {
+            let mut offsets = self.offsets.chunks_exact(OFFSETS);
+            let mut column = 0;
+            for some in &mut offsets {
+                self.tile::<S, M, OFFSETS>(simd, part, some, first, &mut dw[column..]);
+                column += OFFSETS;
+            }
+            match offsets.remainder() {
+                [] => {}
+                [_] => self.tile::<S, M, 1>(simd, part, offsets.remainder(), first, &mut dw[column..]),
+                two => self.tile::<S, M, 2>(simd, part, two, first, &mut dw[column..]),
+            }
+        }
+        planes.start + groups * M
+    }
+
+    /// The planes `first..first + M` with `N` offsets.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const N: usize>(
+        &self,
+        simd: S,
+        (start, len): (usize, usize),
+        offsets: &[usize],
+        first: usize,
+        dw: &mut [T],
+    ) {
+        let zero = T::splat(simd, T::ZERO);
+        let mut sums = [[zero; N]; M];
+        let mut x = [self.x.as_ptr(); N];
+        for (x, offset) in x.iter_mut().zip(offsets) {
+            // SAFETY: `compute` has asserted that all of the planes and a vector more lies behind every offset.
+            *x = unsafe { x.add(offset + start) };
+        }
+        // SAFETY: `compute` has asserted as much of the planes of `dy`.
+        let dy = unsafe { self.dy.data.as_ptr().add(self.dy.start + first * self.dy.stride + start) };
+        for at in (0..len).step_by(T::count::<S>()) {
+            let mut inputs = [zero; N];
+            for (input, x) in inputs.iter_mut().zip(x) {
+                // SAFETY: as above.
+                *input = unsafe { T::load::<S>(x.add(at)) };
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let dy = unsafe { T::load::<S>(dy.add(r * self.dy.stride + at)) };
+                for (sum, input) in sums.iter_mut().zip(inputs) {
+                    *sum = T::mul_add(simd, dy, input, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (slot, sum) in dw[(first + r) * self.stride..].iter_mut().zip(sums) {
+                *slot += T::reduce_sum(simd, *sum);
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Sums over the terms of a few output planes at a few windows.
+
+use std::ops::Range;
+
+use pulp::Simd;
+
+use crate::Real;
+
+/// Stretches of windows in a tile: with six planes (and eight where there are 32 registers), all sums, what comes from
+/// the stretches and one weight are in registers, of which most processors have 16.
+const STRETCHES: usize = 2;
+
+/// A product of a weight and a number under a window.
+#[derive(Clone, Copy)]
+pub(super) struct Term {
+    /// Distance from the first weight of an output plane.
+    pub(super) weight: usize,
+    /// Distance from the number under the first offset of a window.
+    pub(super) input: usize,
+}
+
+/// Some windows of a line, at most a vector of them.
+#[derive(Clone, Copy)]
+pub(super) struct Stretch {
+    /// Of the first number under the first of them.
+    pub(super) input: usize,
+    /// Of the first of them in an output plane.
+    pub(super) output: usize,
+    pub(super) len: usize,
+}
+
+/// `convolve`, or its transpose, for one matrix of weights and one image.
+pub(super) struct Sums<'a, T> {
+    pub(super) terms: &'a [Term],
+    pub(super) w: &'a [T],
+    /// Distance between the weights of output planes.
+    pub(super) step: usize,
+    /// Distance of the bias from the first weight of an output plane.
+    pub(super) bias: Option<usize>,
+    pub(super) x: &'a [T],
+    pub(super) stretches: &'a [Stretch],
+    pub(super) planes: usize,
+    /// Numbers of an output plane.
+    pub(super) plane: usize,
+    pub(super) beta: T,
+}
+
+impl<T: Real> Sums<'_, T> {
+    #[inline(always)]
+    pub(super) fn compute<S: Simd>(&self, simd: S, out: &mut [T]) {
+        let (Some(weight), Some(input)) =
+            (self.terms.iter().map(|t| t.weight).max(), self.terms.iter().map(|t| t.input).max())
+        else {
+            return;
+        };
+        let last = self.stretches.iter().map(|s| s.input).max().unwrap_or(0);
+        assert!((self.planes - 1) * self.step + weight.max(self.bias.unwrap_or(0)) < self.w.len());
+        assert!(input + last + T::count::<S>() <= self.x.len());
+        assert!(self.planes * self.plane <= out.len());
+        let (all, mut done) = (self.planes, 0);
+        if S::REGISTER_COUNT >= 32 {
+            done = self.rows::<S, 8>(simd, done..all, out);
+        }
+        // Two or three planes alone have too few sums to keep a processor busy: better eight in two parts.
+        let left = all - done;
+        let sixes = left / 6 - usize::from(left > 6 && matches!(left % 6, 2 | 3));
+        done = self.rows::<S, 6>(simd, done..done + 6 * sixes, out);
+        done = self.rows::<S, 4>(simd, done..all, out);
+        done = self.rows::<S, 2>(simd, done..all, out);
+        self.rows::<S, 1>(simd, done..all, out);
+    }
+
+    /// Output planes `M` at a time, as long as there are as many; returns how many are done then.
+    #[inline(always)]
+    fn rows<S: Simd, const M: usize>(&self, simd: S, planes: Range<usize>, out: &mut [T]) -> usize {
+        let groups = planes.len() / M;
+        for first in (0..groups).map(|group| planes.start + group * M) {
+            let mut stretches = self.stretches.chunks_exact(STRETCHES);
+            for some in &mut stretches {
+                self.tile::<S, M, STRETCHES>(simd, first, some, out);
+            }
+            if let one @ [_] = stretches.remainder() {
+                self.tile::<S, M, 1>(simd, first, one, out);
+            }
+        }
+        planes.start + groups * M
+    }
+
+    /// The planes `first..first + M` at `N` stretches.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const N: usize>(
+        &self,
+        simd: S,
+        first: usize,
+        stretches: &[Stretch],
+        out: &mut [T],
+    ) {
+        let w = &self.w[first * self.step..];
+        let mut sums = [[T::splat(simd, T::ZERO); N]; M];
+        if let Some(bias) = self.bias {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                *sums = [T::splat(simd, w[r * self.step + bias]); N];
+            }
+        }
+        let mut x = [self.x.as_ptr(); N];
+        for (x, stretch) in x.iter_mut().zip(stretches) {
+            // SAFETY: `compute` has asserted that a vector fits behind the last number under every stretch.
+            *x = unsafe { x.add(stretch.input) };
+        }
+        for term in self.terms {
+            let mut inputs = [T::splat(simd, T::ZERO); N];
+            for (input, x) in inputs.iter_mut().zip(x) {
+                // SAFETY: as above.
+                *input = unsafe { T::load::<S>(x.add(term.input)) };
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: `compute` has asserted that the last weight of the last plane is there.
+                let weight = T::splat(simd, unsafe { *w.as_ptr().add(term.weight + r * self.step) });
+                for (sum, input) in sums.iter_mut().zip(inputs) {
+                    *sum = T::mul_add(simd, weight, input, *sum);
+                }
+            }
+        }
+        // Vectors reach beyond the windows of a stretch, but not beyond memory: except at its end.
+        let furthest = stretches.iter().map(|s| s.output).max().unwrap_or(0);
+        let fits = (first + M - 1) * self.plane + furthest + T::count::<S>() <= out.len();
+        for (r, sums) in sums.iter().enumerate() {
+            for (sum, stretch) in sums.iter().zip(stretches) {
+                let at = (first + r) * self.plane + stretch.output;
+                if fits {
+                    // SAFETY: `fits`.
+                    unsafe { self.put(simd, *sum, out.as_mut_ptr().add(at), stretch.len) };
+                } else {
+                    self.put_lanes::<S>(*sum, &mut out[at..at + stretch.len]);
+                }
+            }
+        }
+    }
+
+    /// `out = sum + beta out` in the first `len` lanes.
+    ///
+    /// # Safety
+    /// `out` points to a vector's worth of numbers, all of which are written: those beyond `len` as they were.
+    #[inline(always)]
+    unsafe fn put<S: Simd>(&self, simd: S, sum: T::Vector<S>, out: *mut T, len: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.beta == T::ZERO && len == T::count::<S>() {
+                return T::store::<S>(out, sum);
+            }
+            let before = T::load::<S>(out);
+            let after = match self.beta == T::ZERO {
+                true => sum,
+                false => T::mul_add(simd, T::splat(simd, self.beta), before, sum),
+            };
+            T::store::<S>(out, T::join(simd, len, after, before));
+        }
+    }
+
+    /// The same, lane by lane.
+    fn put_lanes<S: Simd>(&self, sum: T::Vector<S>, out: &mut [T]) {
+        let mut lanes = [T::ZERO; MAX_LANES];
+        // SAFETY: no register has more lanes.
+        unsafe { T::store::<S>(lanes.as_mut_ptr(), sum) };
+        for (out, sum) in out.iter_mut().zip(lanes) {
+            *out = if self.beta == T::ZERO { sum } else { sum + self.beta * *out };
+        }
+    }
+}
+
+/// Of the smallest type in the widest register there is.
+const MAX_LANES: usize = 16;
+
+/// Cuts lines of windows into stretches.
+pub(super) fn stretches([down, across]: [usize; 2], pitch: usize, lanes: usize) -> Vec<Stretch> {
+    let line = |i: usize| {
+        (0..across).step_by(lanes).map(move |j| Stretch {
+            input: i * pitch + j,
+            output: i * across + j,
+            len: lanes.min(across - j),
+        })
+    };
+    (0..down).flat_map(line).collect()
+}
