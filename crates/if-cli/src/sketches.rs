@@ -53,9 +53,11 @@ impl<T: Real + Element> Sketches<T> {
             let mut writer = NpyWriter::create(path, &shape)?;
             let file = AtomicFile::create(&manifest)?;
             writer.append(&make()?).map_err(Failure::output)?;
+            // What the sketches are is known before they are there: a command that is stopped between the two leaves no
+            // sketches of which nobody knows what they are.
+            write_manifest(file, key, None)?;
             writer.finish().map_err(Failure::output)?;
-            let text = format!("{:#}\n", json!({ "key": key, "sha256": sha256_of(path)? }));
-            file.finish_with(text.as_bytes()).map_err(Failure::output)?;
+            write_manifest(AtomicFile::create(&manifest)?, key, Some(&sha256_of(path)?))?;
         }
         let matrix = NpyMatrix::open(path)?;
         let found = matrix.shape();
@@ -102,6 +104,11 @@ impl<T: Real + Element> Sketches<T> {
     }
 }
 
+fn write_manifest(file: AtomicFile, key: &Value, sha256: Option<&str>) -> Result<(), Failure> {
+    let text = format!("{:#}\n", json!({ "key": key, "sha256": sha256 }));
+    file.finish_with(text.as_bytes()).map_err(Failure::output)
+}
+
 /// Refuses sketches of something else, and those that are not what was written.
 fn check(path: &Path, manifest: &Path, key: &Value) -> Result<(), Failure> {
     let hint = "name another file to make sketches anew";
@@ -125,6 +132,10 @@ fn check(path: &Path, manifest: &Path, key: &Value) -> Result<(), Failure> {
         ));
     }
     let found = sha256_of(path)?;
+    if kept["sha256"].is_null() {
+        // Stopped right after the sketches, which appear whole or not at all.
+        return write_manifest(AtomicFile::create(manifest)?, key, Some(&found));
+    }
     if kept["sha256"] != json!(found) {
         return refuse(format!("{}: expected sha256 {}, found \"{found}\"", path.display(), kept["sha256"]));
     }

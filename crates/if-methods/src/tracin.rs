@@ -154,8 +154,7 @@ impl<'a, B: Backend> TracIn<'a, B> {
         let mut all = vec![B::Elem::ZERO; n * count * dim];
         for (c, Checkpoint { network, theta, learning_rate }) in self.checkpoints.iter().enumerate() {
             observed(observer, "sketching", c, count)?;
-            let own = Projection { seed: projection.seed.wrapping_add(c as u64), ..projection };
-            let sketch = network.scores_of(examples, theta, &network.projection(own));
+            let sketch = network.scores_of(examples, theta, &network.projection(projection, c));
             let root = B::Elem::from_f64(learning_rate.sqrt());
             for (j, row) in sketch.chunks_exact(n).enumerate() {
                 for (i, value) in row.iter().enumerate() {

@@ -40,8 +40,7 @@ pub fn trak<B: Backend>(
     for (c, Checkpoint { network, theta, .. }) in models.iter().enumerate() {
         observed(observer, "models", c, models.len())?;
         let margin = network.measured_by(Loss::Margin)?;
-        let own = Projection { seed: projection.seed.wrapping_add(c as u64), ..projection };
-        let vectors = margin.projection(own);
+        let vectors = margin.projection(projection, c);
         // Minus the margin's gradient on both sides.
         let [phi, own] = [train, queries].map(|inputs| {
             let by_vector = margin.scores_of(inputs, theta, &vectors);

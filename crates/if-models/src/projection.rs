@@ -33,8 +33,9 @@ pub struct Projection {
 }
 
 impl<B: Backend> Network<B> {
-    /// The `dim` vectors of `projection`: [`scores_of`](Self::scores_of) against them are the sketches of the gradients.
-    pub fn projection(&self, projection: Projection) -> Vectors<B> {
+    /// The `dim` vectors of `projection` at checkpoint `c`, independent of those at other checkpoints and of other seeds:
+    /// [`scores_of`](Self::scores_of) against them are the sketches of the gradients.
+    pub fn projection(&self, projection: Projection, c: usize) -> Vectors<B> {
         let Projection { kind, dim, seed } = projection;
         let scale = 1.0 / (dim as f64).sqrt();
         let backend = self.backend();
@@ -42,7 +43,8 @@ impl<B: Backend> Network<B> {
             self.parameter_layers().zip(self.layout().segments()).enumerate().map(|(s, (layer, segment))| {
                 let Segment { rows, cols, .. } = *segment;
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                rng.set_stream(s as u64);
+                // A stream for each layer at each checkpoint.
+                rng.set_stream((c as u64) << 32 | s as u64);
                 let mut draw = |count: usize, normal: bool, scale: f64| {
                     let values: Vec<B::Elem> = (0..count)
                         .map(|_| {

@@ -98,6 +98,14 @@ fn a_training_run_is_traced_and_replayed() {
     let again = folder.succeed(&format!("{kept} --scores P.npy"));
     assert!(again.stderr.contains("taken from K.npy"), "{}", again.stderr);
     assert_eq!(folder.bytes("P.npy"), folder.bytes("M.npy"));
+    // Stopped between the sketches and their sum: they appear whole, and it is taken then.
+    let manifest = String::from_utf8(folder.bytes("K.json")).unwrap();
+    let mut unfinished: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    unfinished["sha256"] = serde_json::Value::Null;
+    folder.write("K.json", unfinished.to_string().as_bytes());
+    folder.succeed(&format!("{kept} --scores P.npy"));
+    assert_eq!(folder.bytes("P.npy"), folder.bytes("M.npy"));
+    assert_eq!(folder.bytes("K.json"), manifest.as_bytes());
     folder.refuse(
         &format!("{} --scores E.npy", kept.replace("seed 5", "seed 6")),
         &["K.npy: expected sketches made as this command makes them, found some with another projection"],
