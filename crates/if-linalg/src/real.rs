@@ -4,11 +4,13 @@ use std::fmt::{Debug, Display};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
+use crate::backend::Convolution;
 use crate::lanes::Lanes;
 
 /// `f32` or `f64`: what a CPU backend computes in. Sealed: nothing else comes in vectors.
 pub trait Real:
     Lanes
+    + Convolution
     + Copy
     + Debug
     + Display

@@ -29,7 +29,8 @@ impl Window {
         let steps = |axis: usize| {
             let padded = self.padding.checked_mul(2)?.checked_add(self.image[axis])?;
             let room = padded.checked_sub(self.kernel[axis])?;
-            (self.stride > 0 && self.kernel[axis] > 0).then(|| room / self.stride + 1)
+            let sizes = [self.stride, self.kernel[axis], self.image[axis]];
+            sizes.iter().all(|size| *size > 0).then(|| room / self.stride + 1)
         };
         Some([steps(0)?, steps(1)?])
     }
@@ -68,6 +69,7 @@ mod tests {
         assert_eq!(window([1, 1], [3, 3], 1, 1).positions(), 1);
         assert_eq!(window([2, 9], [3, 3], 1, 0).steps(), None);
         assert_eq!(window([2, 2], [1, 1], 0, 0).steps(), None);
+        assert_eq!(window([0, 1], [6, 6], 1, 5).steps(), None);
         assert_eq!(window([7, 5], [3, 2], 1, 0).patch(), 12);
     }
 }

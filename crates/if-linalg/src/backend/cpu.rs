@@ -1,4 +1,4 @@
-//! The CPU: rayon for tasks, the `gemm` crate for products, plain loops for the rest.
+//! The CPU: rayon for tasks, the `gemm` crate for products, vectors for convolutions, plain loops for the rest.
 
 use std::marker::PhantomData;
 
@@ -364,7 +364,7 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn convolve(&self, window: &Window, w: View<Self>, x: View<Self>, beta: f64, y: ViewMut<Self>) {
-        cpu_convolution::dispatch(Convolve { window, w, x, beta, y });
+        T::convolve(Convolve { window, w, x, beta, y });
     }
 
     fn convolve_transpose(
@@ -375,11 +375,11 @@ impl<T: Real> Backend for Cpu<T> {
         beta: f64,
         dx: ViewMut<Self>,
     ) {
-        cpu_convolution::dispatch(Transpose { window, w, dy, beta, dx });
+        T::transpose(Transpose { window, w, dy, beta, dx });
     }
 
     fn convolve_weights(&self, window: &Window, dy: View<Self>, x: View<Self>, dw: ViewMut<Self>) {
-        cpu_convolution::dispatch(Weights { window, dy, x, dw });
+        T::weights(Weights { window, dy, x, dw });
     }
 
     fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>) {

@@ -99,7 +99,7 @@ impl<T: Real> Tiles<T> {
         for (line, dy) in self.scattered.chunks_mut(2 * self.across).zip(dy.chunks_exact(self.across)) {
             copy_line(dy, &mut line[..self.across]);
         }
-        // Every second line stays 0 and gives nothing: first what goes down, then what stays, which has the last word.
+        // Every second line stays 0 and gives nothing: first what goes down, then what stays is added.
         self.chosen[..self.across].fill(T::ZERO);
         keep_where(false, &self.down, &self.scattered, &mut self.chosen[self.across..]);
         for ((chosen, line), mark) in self.chosen.iter_mut().zip(&self.scattered).zip(&self.down) {

@@ -13,6 +13,7 @@ pub(crate) mod gemm;
 mod view;
 
 pub use cpu::Cpu;
+pub(crate) use cpu_convolution::Convolution;
 pub use view::{View, ViewMut};
 
 use crate::{Activation, Loss, Real, Window};
@@ -203,8 +204,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
         unreachable!("by patches")
     }
     /// `dw_j += sum_i dY_i P_i^T` over the examples of direction `j`, with `P` the patches of `x`, and a row of ones
-    /// below where `dw` has a column for a bias. `dy` or `x` may have one row for each example only, which is then that
-    /// of all directions.
+    /// below where `dw` has a column for a bias, for as many directions as `dw` stacks `out x patch` matrices. At most one
+    /// of `dy` and `x` has one row for each example only, which is then that of all directions.
     fn convolve_weights(&self, _window: &Window, _dy: View<Self>, _x: View<Self>, _dw: ViewMut<Self>) {
         unreachable!("by patches")
     }

@@ -153,3 +153,34 @@ fn zeros_between_lines_are_enough() {
     };
     assert!(direct(1, 1) && !direct(1, 2) && !direct(2, 1));
 }
+
+/// What is overwritten is not read, in memory that ends where the result ends.
+#[test]
+fn nothing_is_read_that_is_overwritten() {
+    let window = Window { channels: 2, image: [3, 7], kernel: [3, 3], stride: 1, padding: 1 };
+    let (w, x) = (random(2 * 18, 1), random(2 * 21, 2));
+    let (cpu, mut y) = (Cpu::<f64>::new(), vec![f64::NAN; 2 * 21]);
+    let images = |x| View::new(x, 0, 1, 2 * 21);
+    cpu.convolve(&window, View::new(&w, 0, 2, 18), images(&x), 0.0, ViewMut::new(&mut y, 0, 1, 2 * 21));
+    assert!(y.iter().all(|v| v.is_finite()), "{y:?}");
+    let mut dx = vec![f64::NAN; 2 * 21];
+    let target = ViewMut::new(&mut dx, 0, 1, 2 * 21);
+    cpu.convolve_transpose(&window, View::new(&w, 0, 2, 18), images(&y), 0.0, target);
+    assert!(dx.iter().all(|v| v.is_finite()), "{dx:?}");
+}
+
+#[test]
+fn no_directions_are_no_work() {
+    let window = Window { channels: 1, image: [3, 3], kernel: [3, 3], stride: 1, padding: 1 };
+    let (cpu, x) = (Cpu::<f64>::new(), random(9, 1));
+    let (nothing, mut out) = (Vec::new(), Vec::new());
+    let none = View::new(&nothing, 0, 0, 9);
+    cpu.convolve(&window, none, View::new(&x, 0, 1, 9), 0.0, ViewMut::new(&mut out, 0, 0, 18));
+    cpu.convolve_transpose(&window, none, View::new(&x, 0, 1, 9), 0.0, ViewMut::new(&mut out, 0, 0, 9));
+    cpu.convolve_weights(
+        &window,
+        View::new(&nothing, 0, 0, 18),
+        View::new(&x, 0, 1, 9),
+        ViewMut::new(&mut out, 0, 0, 9),
+    );
+}

@@ -11,7 +11,8 @@ use crate::Real;
 const OFFSETS: usize = 3;
 
 /// `dw[o][offset] += <dy_o, x from that offset on>` over `len` numbers. Those between and behind lines are among them:
-/// there `dy` is 0.
+/// there `dy` is 0, so that an infinite or undefined number of an image may reach more of that image's products than it
+/// is under.
 pub(super) struct Dots<'a, T> {
     pub(super) x: &'a [T],
     pub(super) offsets: &'a [usize],
@@ -33,7 +34,8 @@ impl<T: Real> Dots<'_, T> {
             self.dy.start + (self.dy.count - 1) * self.dy.stride + self.len + T::count::<S>()
                 <= self.dy.data.len()
         );
-        assert!((self.dy.count - 1) * self.stride + self.offsets.len() <= dw.len());
+        let last_row = (self.dy.count - 1).checked_mul(self.stride).expect("a distance in memory");
+        assert!(last_row + self.offsets.len() <= dw.len());
         for first in (0..self.len).step_by(AT_ONCE) {
             let len = AT_ONCE.min(self.len - first);
             let (all, mut done) = (self.dy.count, 0);
@@ -86,7 +88,7 @@ impl<T: Real> Dots<'_, T> {
         let mut sums = [[zero; N]; M];
         let mut x = [self.x.as_ptr(); N];
         for (x, offset) in x.iter_mut().zip(offsets) {
-            // SAFETY: `compute` has asserted that all of the planes and a vector more lies behind every offset.
+            // SAFETY: `compute` has asserted that `len` numbers of a plane and a vector more lie behind every offset.
             *x = unsafe { x.add(offset + start) };
         }
         // SAFETY: `compute` has asserted as much of the planes of `dy`.

@@ -33,7 +33,7 @@ pub(super) fn applies(window: &Window) -> bool {
 }
 
 /// `y_i = beta y_i + W_j x_(i mod x.rows)`, image by image: [`Backend::convolve`](super::Backend::convolve).
-pub(super) struct Convolve<'a, T: Real> {
+pub struct Convolve<'a, T: Real> {
     pub window: &'a Window,
     pub w: View<'a, Cpu<T>>,
     pub x: View<'a, Cpu<T>>,
@@ -80,7 +80,7 @@ impl<T: Real> WithSimd for Convolve<'_, T> {
 }
 
 /// [`Backend::convolve_transpose`](super::Backend::convolve_transpose).
-pub(super) struct Transpose<'a, T: Real> {
+pub struct Transpose<'a, T: Real> {
     pub window: &'a Window,
     pub w: View<'a, Cpu<T>>,
     pub dy: View<'a, Cpu<T>>,
@@ -140,6 +140,10 @@ fn each_image<T: Real, S: Simd>(
     planes: &mut Planes<T>,
     mut f: impl FnMut(&Planes<T>, &[T], &mut [T]),
 ) {
+    if w.rows == 0 || out.rows == 0 {
+        return;
+    }
+    debug_assert_eq!(w.col_stride, 1);
     let matrices = w.rows / outputs;
     let examples = out.rows / matrices;
     // An image meets all its matrices before the next.
@@ -153,7 +157,7 @@ fn each_image<T: Real, S: Simd>(
 }
 
 /// [`Backend::convolve_weights`](super::Backend::convolve_weights).
-pub(super) struct Weights<'a, T: Real> {
+pub struct Weights<'a, T: Real> {
     pub window: &'a Window,
     pub dy: View<'a, Cpu<T>>,
     pub x: View<'a, Cpu<T>>,
@@ -165,6 +169,9 @@ impl<T: Real> WithSimd for Weights<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        if self.dw.rows == 0 {
+            return;
+        }
         let window = self.window;
         let [down, across] = window.steps().expect("the window fits the image");
         let outputs = self.dy.cols / window.positions();
@@ -195,10 +202,44 @@ impl<T: Real> WithSimd for Weights<'_, T> {
     }
 }
 
-/// Runs a product compiled for the widest vectors of this processor.
-pub(super) fn dispatch(product: impl WithSimd<Output = ()>) {
-    Arch::new().dispatch(product);
+/// The three products of one type of numbers, in the widest vectors of this processor.
+///
+/// For each type by itself: what is generic is compiled again in every crate that uses it, and these are long.
+pub trait Convolution: Sized {
+    /// See [`Convolve`].
+    fn convolve(product: Convolve<Self>)
+    where
+        Self: Real;
+    /// See [`Transpose`].
+    fn transpose(product: Transpose<Self>)
+    where
+        Self: Real;
+    /// See [`Weights`].
+    fn weights(product: Weights<Self>)
+    where
+        Self: Real;
 }
+
+macro_rules! convolution {
+    ($t:ident) => {
+        impl Convolution for $t {
+            fn convolve(product: Convolve<Self>) {
+                Arch::new().dispatch(product);
+            }
+
+            fn transpose(product: Transpose<Self>) {
+                Arch::new().dispatch(product);
+            }
+
+            fn weights(product: Weights<Self>) {
+                Arch::new().dispatch(product);
+            }
+        }
+    };
+}
+
+convolution!(f32);
+convolution!(f64);
 
 #[cfg(test)]
 mod tests {
@@ -225,9 +266,9 @@ mod tests {
             )
         }
         let (convolve, transpose, weights) = products(&window, [w, x, dy], &mut vectors);
-        dispatch(convolve);
-        dispatch(transpose);
-        dispatch(weights);
+        f64::convolve(convolve);
+        f64::transpose(transpose);
+        f64::weights(weights);
         let (convolve, transpose, weights) = products(&window, [w, x, dy], &mut lanes);
         convolve.with_simd(pulp::Scalar);
         transpose.with_simd(pulp::Scalar);

@@ -22,7 +22,7 @@ pub(super) struct Planes<T> {
 }
 
 impl<T: Real> Planes<T> {
-    /// With at least `gap` zeros between lines and between columns; nothing in them yet.
+    /// With at least `gap[0]` lines of zeros between planes and `gap[1]` zeros between lines; nothing in them yet.
     fn new<S: Simd>(count: usize, shape: [usize; 2], gap: [usize; 2]) -> Self {
         let ([height, width], lanes) = (shape, T::count::<S>());
         let pitch = width + gap[1];
@@ -73,7 +73,10 @@ impl<T: Real> Planes<T> {
                     T::store::<S>(target.add(at + j), T::load::<S>(line.as_ptr().add(j)));
                 }
                 if l * width + whole + lanes <= image.len() {
-                    T::store::<S>(target.add(at + whole), T::load::<S>(line.as_ptr().add(whole)));
+                    T::store::<S>(
+                        target.add(at + whole),
+                        T::load::<S>(image.as_ptr().add(l * width + whole)),
+                    );
                 } else {
                     for (j, x) in line.iter().enumerate().skip(whole) {
                         *target.add(at + j) = *x;
@@ -104,7 +107,7 @@ impl<T: Real> Planes<T> {
 /// Writes `value` to a range, and to less than a vector behind it.
 ///
 /// # Safety
-/// `target` points to as many numbers that nobody else looks at.
+/// From `target` on there is room for the range and a vector behind its end, at which nobody else looks.
 #[inline(always)]
 unsafe fn repeat<T: Real, S: Simd>(value: T::Vector<S>, target: *mut T, range: Range<usize>) {
     for at in range.step_by(T::count::<S>()) {

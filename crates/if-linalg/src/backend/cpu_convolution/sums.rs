@@ -54,7 +54,8 @@ impl<T: Real> Sums<'_, T> {
             return;
         };
         let last = self.stretches.iter().map(|s| s.input).max().unwrap_or(0);
-        assert!((self.planes - 1) * self.step + weight.max(self.bias.unwrap_or(0)) < self.w.len());
+        let last_plane = (self.planes - 1).checked_mul(self.step).expect("a distance in memory");
+        assert!(last_plane + weight.max(self.bias.unwrap_or(0)) < self.w.len());
         assert!(input + last + T::count::<S>() <= self.x.len());
         assert!(self.planes * self.plane <= out.len());
         let (all, mut done) = (self.planes, 0);
@@ -131,7 +132,7 @@ impl<T: Real> Sums<'_, T> {
                     // SAFETY: `fits`.
                     unsafe { self.put(simd, *sum, out.as_mut_ptr().add(at), stretch.len) };
                 } else {
-                    self.put_lanes::<S>(*sum, &mut out[at..at + stretch.len]);
+                    self.put_lanes(simd, *sum, &mut out[at..at + stretch.len]);
                 }
             }
         }
@@ -157,14 +158,13 @@ impl<T: Real> Sums<'_, T> {
         }
     }
 
-    /// The same, lane by lane.
-    fn put_lanes<S: Simd>(&self, sum: T::Vector<S>, out: &mut [T]) {
+    /// The same where no vector fits behind `out`.
+    fn put_lanes<S: Simd>(&self, simd: S, sum: T::Vector<S>, out: &mut [T]) {
         let mut lanes = [T::ZERO; MAX_LANES];
+        lanes[..out.len()].copy_from_slice(out);
         // SAFETY: no register has more lanes.
-        unsafe { T::store::<S>(lanes.as_mut_ptr(), sum) };
-        for (out, sum) in out.iter_mut().zip(lanes) {
-            *out = if self.beta == T::ZERO { sum } else { sum + self.beta * *out };
-        }
+        unsafe { self.put(simd, sum, lanes.as_mut_ptr(), out.len()) };
+        out.copy_from_slice(&lanes[..out.len()]);
     }
 }
 
