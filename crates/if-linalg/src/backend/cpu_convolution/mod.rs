@@ -51,31 +51,16 @@ impl<T: Real> WithSimd for Convolve<'_, T> {
         let outputs = self.y.cols / window.positions();
         let mut planes = Planes::inputs::<S>(window);
         let inputs = planes.offsets(window.kernel).into_iter().enumerate();
-        let terms: Vec<Term> = inputs.map(|(weight, input)| Term { weight, input }).collect();
-        let stretches = stretches(steps, planes.pitch, T::count::<S>());
-        let bias = (self.w.cols > window.patch()).then_some(window.patch());
-        each_image(
-            simd,
-            (self.w, outputs),
-            self.x,
-            &mut self.y,
-            &mut planes,
-            #[inline(always)]
-            |planes, w, out| {
-                let sums = Sums {
-                    terms: &terms,
-                    w,
-                    step: self.w.row_stride,
-                    bias,
-                    x: &planes.data,
-                    stretches: &stretches,
-                    planes: outputs,
-                    plane: window.positions(),
-                    beta: T::from_f64(self.beta),
-                };
-                sums.compute(simd, out);
-            },
-        );
+        let sums = Sums {
+            terms: inputs.map(|(weight, input)| Term { weight, input }).collect(),
+            step: self.w.row_stride,
+            bias: (self.w.cols > window.patch()).then_some(window.patch()),
+            stretches: stretches(steps, planes.pitch, T::count::<S>()),
+            planes: outputs,
+            plane: window.positions(),
+            beta: T::from_f64(self.beta),
+        };
+        each_image(simd, &sums, (self.w, outputs), self.x, &mut planes, &mut self.y);
     }
 }
 
@@ -102,43 +87,29 @@ impl<T: Real> WithSimd for Transpose<'_, T> {
         };
         let weights = (0..outputs).flat_map(mirrored);
         let inputs = planes.offsets(window.kernel);
-        let terms: Vec<Term> = weights.zip(inputs).map(|(weight, input)| Term { weight, input }).collect();
-        let stretches = stretches(window.image, planes.pitch, T::count::<S>());
-        each_image(
-            simd,
-            (self.w, outputs),
-            self.dy,
-            &mut self.dx,
-            &mut planes,
-            #[inline(always)]
-            |planes, w, out| {
-                let sums = Sums {
-                    terms: &terms,
-                    w,
-                    step: height * width,
-                    bias: None,
-                    x: &planes.data,
-                    stretches: &stretches,
-                    planes: window.channels,
-                    plane: window.image[0] * window.image[1],
-                    beta: T::from_f64(self.beta),
-                };
-                sums.compute(simd, out);
-            },
-        );
+        let sums = Sums {
+            terms: weights.zip(inputs).map(|(weight, input)| Term { weight, input }).collect(),
+            step: height * width,
+            bias: None,
+            stretches: stretches(window.image, planes.pitch, T::count::<S>()),
+            planes: window.channels,
+            plane: window.image[0] * window.image[1],
+            beta: T::from_f64(self.beta),
+        };
+        each_image(simd, &sums, (self.w, outputs), self.dy, &mut planes, &mut self.dx);
     }
 }
 
-/// Calls `f(planes of x, weights, out)` for every row of `out`, which stack as many directions of the same examples as
-/// there are matrices of `outputs` rows in `w`.
+/// Computes `sums` for every row of `out`, which stack as many directions of the same examples as there are matrices of
+/// `outputs` rows in `w`. `planes` is where the images of `x` are put, one after another.
 #[inline(always)]
 fn each_image<T: Real, S: Simd>(
     simd: S,
+    sums: &Sums<T>,
     (w, outputs): (View<Cpu<T>>, usize),
     x: View<Cpu<T>>,
-    out: &mut ViewMut<Cpu<T>>,
     planes: &mut Planes<T>,
-    mut f: impl FnMut(&Planes<T>, &[T], &mut [T]),
+    out: &mut ViewMut<Cpu<T>>,
 ) {
     if w.rows == 0 || out.rows == 0 {
         return;
@@ -151,7 +122,7 @@ fn each_image<T: Real, S: Simd>(
         planes.fill(simd, x.row(i));
         for row in (i..out.rows).step_by(x.rows) {
             let w = &w.buffer[w.offset + row / examples * outputs * w.row_stride..];
-            f(planes, w, &mut out.buffer[out.offset + row * out.row_stride..]);
+            sums.compute(simd, [w, &planes.data], &mut out.buffer[out.offset + row * out.row_stride..]);
         }
     }
 }
@@ -184,10 +155,10 @@ impl<T: Real> WithSimd for Weights<'_, T> {
             offsets.push(x.end::<S>());
             x.ones = len + T::count::<S>();
         }
-        let rows = self.dy.rows.max(self.x.rows);
+        let (shared, rows) = (self.dy.rows.min(self.x.rows), self.dy.rows.max(self.x.rows));
         let examples = rows / (self.dw.rows / outputs);
-        for i in 0..self.dy.rows.min(self.x.rows) {
-            for row in (i..rows).step_by(self.dy.rows.min(self.x.rows)) {
+        for i in 0..shared {
+            for row in (i..rows).step_by(shared) {
                 if row == i || self.x.rows == rows {
                     x.fill(simd, self.x.row(row % self.x.rows));
                 }

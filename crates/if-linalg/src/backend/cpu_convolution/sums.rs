@@ -29,25 +29,25 @@ pub(super) struct Stretch {
     pub(super) len: usize,
 }
 
-/// `convolve`, or its transpose, for one matrix of weights and one image.
-pub(super) struct Sums<'a, T> {
-    pub(super) terms: &'a [Term],
-    pub(super) w: &'a [T],
+/// What `convolve`, or its transpose, does to every image.
+pub(super) struct Sums<T> {
+    pub(super) terms: Vec<Term>,
     /// Distance between the weights of output planes.
     pub(super) step: usize,
     /// Distance of the bias from the first weight of an output plane.
     pub(super) bias: Option<usize>,
-    pub(super) x: &'a [T],
-    pub(super) stretches: &'a [Stretch],
+    pub(super) stretches: Vec<Stretch>,
     pub(super) planes: usize,
     /// Numbers of an output plane.
     pub(super) plane: usize,
     pub(super) beta: T,
 }
 
-impl<T: Real> Sums<'_, T> {
+impl<T: Real> Sums<T> {
+    /// The output planes of one image `x`, as [`Planes`](super::planes::Planes) hold it, by one matrix `w`.
     #[inline(always)]
-    pub(super) fn compute<S: Simd>(&self, simd: S, out: &mut [T]) {
+    pub(super) fn compute<S: Simd>(&self, simd: S, wx: [&[T]; 2], out: &mut [T]) {
+        let [w, x] = wx;
         let (Some(weight), Some(input)) =
             (self.terms.iter().map(|t| t.weight).max(), self.terms.iter().map(|t| t.input).max())
         else {
@@ -55,33 +55,39 @@ impl<T: Real> Sums<'_, T> {
         };
         let last = self.stretches.iter().map(|s| s.input).max().unwrap_or(0);
         let last_plane = (self.planes - 1).checked_mul(self.step).expect("a distance in memory");
-        assert!(last_plane + weight.max(self.bias.unwrap_or(0)) < self.w.len());
-        assert!(input + last + T::count::<S>() <= self.x.len());
+        assert!(last_plane + weight.max(self.bias.unwrap_or(0)) < w.len());
+        assert!(input + last + T::count::<S>() <= x.len());
         assert!(self.planes * self.plane <= out.len());
         let (all, mut done) = (self.planes, 0);
         if S::REGISTER_COUNT >= 32 {
-            done = self.rows::<S, 8>(simd, done..all, out);
+            done = self.rows::<S, 8>(simd, wx, done..all, out);
         }
         // Two or three planes alone have too few sums to keep a processor busy: better eight in two parts.
         let left = all - done;
         let sixes = left / 6 - usize::from(left > 6 && matches!(left % 6, 2 | 3));
-        done = self.rows::<S, 6>(simd, done..done + 6 * sixes, out);
-        done = self.rows::<S, 4>(simd, done..all, out);
-        done = self.rows::<S, 2>(simd, done..all, out);
-        self.rows::<S, 1>(simd, done..all, out);
+        done = self.rows::<S, 6>(simd, wx, done..done + 6 * sixes, out);
+        done = self.rows::<S, 4>(simd, wx, done..all, out);
+        done = self.rows::<S, 2>(simd, wx, done..all, out);
+        self.rows::<S, 1>(simd, wx, done..all, out);
     }
 
     /// Output planes `M` at a time, as long as there are as many; returns how many are done then.
     #[inline(always)]
-    fn rows<S: Simd, const M: usize>(&self, simd: S, planes: Range<usize>, out: &mut [T]) -> usize {
+    fn rows<S: Simd, const M: usize>(
+        &self,
+        simd: S,
+        wx: [&[T]; 2],
+        planes: Range<usize>,
+        out: &mut [T],
+    ) -> usize {
         let groups = planes.len() / M;
         for first in (0..groups).map(|group| planes.start + group * M) {
             let mut stretches = self.stretches.chunks_exact(STRETCHES);
             for some in &mut stretches {
-                self.tile::<S, M, STRETCHES>(simd, first, some, out);
+                self.tile::<S, M, STRETCHES>(simd, wx, first, some, out);
             }
             if let one @ [_] = stretches.remainder() {
-                self.tile::<S, M, 1>(simd, first, one, out);
+                self.tile::<S, M, 1>(simd, wx, first, one, out);
             }
         }
         planes.start + groups * M
@@ -92,23 +98,24 @@ impl<T: Real> Sums<'_, T> {
     fn tile<S: Simd, const M: usize, const N: usize>(
         &self,
         simd: S,
+        [w, x]: [&[T]; 2],
         first: usize,
         stretches: &[Stretch],
         out: &mut [T],
     ) {
-        let w = &self.w[first * self.step..];
+        let w = &w[first * self.step..];
         let mut sums = [[T::splat(simd, T::ZERO); N]; M];
         if let Some(bias) = self.bias {
             for (r, sums) in sums.iter_mut().enumerate() {
                 *sums = [T::splat(simd, w[r * self.step + bias]); N];
             }
         }
-        let mut x = [self.x.as_ptr(); N];
+        let mut x = [x.as_ptr(); N];
         for (x, stretch) in x.iter_mut().zip(stretches) {
             // SAFETY: `compute` has asserted that a vector fits behind the last number under every stretch.
             *x = unsafe { x.add(stretch.input) };
         }
-        for term in self.terms {
+        for term in &self.terms {
             let mut inputs = [T::splat(simd, T::ZERO); N];
             for (input, x) in inputs.iter_mut().zip(x) {
                 // SAFETY: as above.

@@ -13,9 +13,9 @@
 //! The gradient of one example, `dY P~^T`, is a sum of `L` outer products; forming it costs as much as one direction of a
 //! score without it. A device that [convolves](if_linalg::Backend::convolves) needs no patches in memory for this.
 
-use if_linalg::{Backend, Segment, View, ViewMut, Window};
-
 mod patches;
+
+use if_linalg::{Backend, Segment, View, ViewMut, Window};
 
 use super::{Delta, Direction, Factors, Layer, Primal, Scratch};
 
