@@ -90,8 +90,7 @@ impl Measured {
         (theta, v): (&Block<Device>, &Block<Device>),
     ) {
         let (gemm, seconds) = beside_gemm::<f32>(3, || drop(network.scores(inputs, theta, v)));
-        let p = network.layout().dim();
-        let example = self.case.forward() + self.case.backward() + 2.0 * (v.k() * p) as f64;
+        let example = self.case.forward() + self.case.backward() + self.case.scores(v.k());
         let what = format!("{} scoring, {} vectors, {threads} threads", self.case.name, v.k());
         print_fraction(&what, self.n as f64 * example, seconds, gemm);
         self.inner_products(network, inputs, threads, theta);

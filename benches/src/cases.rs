@@ -7,9 +7,13 @@ use ndarray::ArrayD;
 
 use crate::matrix;
 
-/// Multiply-adds of one layer for an example: through its weights, and whether its input depends on parameters.
+/// What one layer costs.
 pub struct Cost {
+    /// Multiply-adds through its weights, for an example.
     products: f64,
+    /// Positions of its window; 1 of a dense layer.
+    positions: f64,
+    /// Whether its input depends on parameters.
     inner: bool,
 }
 
@@ -40,7 +44,7 @@ pub fn mlp() -> Case {
         LayerSpec::Relu,
         dense("4", 10),
     ];
-    let costs = [(785 * 256, false), (257 * 128, true), (129 * 10, true)];
+    let costs = [(785 * 256, 1, false), (257 * 128, 1, true), (129 * 10, 1, true)];
     Case { name: "MLP 784-256-128-10", spec: spec(vec![1, 28, 28], layers), layers: costs.map(cost).into() }
 }
 
@@ -57,14 +61,14 @@ pub fn cnn() -> Case {
         LayerSpec::Flatten,
         dense("7", 10),
     ];
-    let costs = [(10 * 16 * 784, false), (145 * 32 * 196, true), (1569 * 10, true)];
+    let costs = [(10 * 16, 784, false), (145 * 32, 196, true), (1569 * 10, 1, true)];
     Case { name: "CNN 16-32", spec: spec(vec![1, 28, 28], layers), layers: costs.map(cost).into() }
 }
 
 /// 3072-1024-512-10, relu.
 pub fn wide_mlp() -> Case {
     let layers = vec![dense("0", 1024), LayerSpec::Relu, dense("2", 512), LayerSpec::Relu, dense("4", 10)];
-    let costs = [(3073 * 1024, false), (1025 * 512, true), (513 * 10, true)];
+    let costs = [(3073 * 1024, 1, false), (1025 * 512, 1, true), (513 * 10, 1, true)];
     Case { name: "MLP 3072-1024-512-10", spec: spec(vec![3072], layers), layers: costs.map(cost).into() }
 }
 
@@ -72,8 +76,8 @@ fn spec(input: Vec<usize>, layers: Vec<LayerSpec>) -> ModelSpec {
     ModelSpec { input, loss: Loss::CrossEntropy, layers }
 }
 
-fn cost((products, inner): (usize, bool)) -> Cost {
-    Cost { products: products as f64, inner }
+fn cost((weights, positions, inner): (usize, usize, bool)) -> Cost {
+    Cost { products: (weights * positions) as f64, positions: positions as f64, inner }
 }
 
 impl Case {
@@ -99,6 +103,16 @@ impl Case {
     /// Flops of the gradients of all outputs.
     pub fn backward(&self) -> f64 {
         self.layers.iter().filter(|layer| layer.inner).map(|layer| 2.0 * layer.products).sum()
+    }
+
+    /// Flops of the scores of an example against `k` vectors, once its outputs' gradients are at hand: of a convolution
+    /// with the gradient formed first, which is the cheapest way where there are more positions than weights of a plane.
+    pub fn scores(&self, k: usize) -> f64 {
+        let each = |layer: &Cost| {
+            let gradient = if layer.positions > 1.0 { layer.products } else { 0.0 };
+            2.0 * (gradient + k as f64 * layer.products / layer.positions)
+        };
+        self.layers.iter().map(each).sum()
     }
 
     /// `k` random vectors of its parameters.

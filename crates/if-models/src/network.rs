@@ -47,9 +47,11 @@ impl<B: Backend> Clone for Network<B> {
 
 /// Columns that the directions of a group fill in a product.
 const COLUMNS: usize = 256;
-/// Tangents of the directions that go through a convolutional network together, one example at a time: about
-/// what a second-level cache holds.
+/// Tangents of the directions that go through a convolutional network together: about what a second-level cache holds.
 const TANGENTS: usize = 1 << 18;
+/// Examples that go through it together: few, as what one layer leaves is to be still in a cache when the next one reads
+/// it, but so many that their products with small images run as long as what comes before and after.
+const EXAMPLES: usize = 4;
 
 impl<B: Backend> Network<B> {
     /// The network `layers`, from `inputs` numbers per example.
@@ -74,7 +76,7 @@ impl<B: Backend> Network<B> {
         let part = match B::IN_HAND {
             // Half of it, so that at least two directions share what belongs to the examples.
             Some(numbers) => (numbers / (2 * widths.max(1))).clamp(1, B::ROW_BLOCK),
-            None if by_example => 1,
+            None if by_example => EXAMPLES,
             None => B::ROW_BLOCK,
         };
         let scratches = Arc::default();
@@ -256,9 +258,8 @@ impl<B: Backend> Network<B> {
         group.max(1)
     }
 
-    /// Cuts `rows` examples into parts (first, length) that are taken through all layers one after another:
-    /// single examples where a cache counts and layers take them so anyway, because what one layer leaves is then
-    /// still there when the next one reads it.
+    /// Cuts `rows` examples into parts (first, length) that are taken through all layers one after another: a few
+    /// where a cache counts and layers take one after another anyway.
     pub(crate) fn parts(&self, rows: usize) -> impl Iterator<Item = (usize, usize)> {
         let part = self.part;
         (0..rows).step_by(part).map(move |first| (first, part.min(rows - first)))

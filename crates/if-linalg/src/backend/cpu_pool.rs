@@ -36,194 +36,179 @@ fn maxima<T: Real>(window: &Window, plane: &[T], found: &mut Vec<usize>) {
     }
 }
 
+/// Windows of the usual pool that are looked at together.
+const PIECE: usize = 8;
+
+/// What is under a piece of a line of windows, or one half of it: first and second numbers side by side.
+type Pairs<T> = [T; 2 * PIECE];
+
 /// The usual pool: windows of two by two numbers, side by side, that cover the image.
 ///
-/// Left and right numbers of the windows are taken apart first; what is chosen is then chosen by vectors that do not see
-/// where lines end: every line meets the next, also where the two are no pair, and results of that are left out. (Half a
-/// line is too short for loops of its own.) What a condition chooses from is read before it, whatever it says, and a loop
-/// has one result: else the compiler makes branches, which no processor could predict.
-struct Tiles<T> {
-    /// Numbers in half a line.
+/// All planes are one tall image, as no window reaches from one to the next. What lies under a piece of windows is read,
+/// compared and chosen from in registers. The last piece of a line overlaps the one before; where a line is shorter than a
+/// piece, the piece reaches into the next line, which is written later.
+struct Tiles {
+    /// Windows in a line.
     across: usize,
-    /// Of all lines, where the right number of a window is the larger: 1, else 0.
-    right: Vec<T>,
-    /// Of all lines but the last, where the next one has the larger number: 1, else 0.
-    down: Vec<T>,
-    /// Left and right numbers.
-    sides: [Vec<T>; 2],
-    /// One of each two.
-    chosen: Vec<T>,
-    /// One of each four, in every second line, where outputs are gathered.
-    lines: Vec<T>,
-    /// The same where they are scattered: the other lines are 0.
-    scattered: Vec<T>,
 }
 
-impl<T: Real> Tiles<T> {
+impl Tiles {
     fn new(window: &Window) -> Option<Self> {
         let [height, width] = window.image;
         let are_tiles = window.kernel == [2, 2] && window.stride == 2 && window.padding == 0;
-        (are_tiles && height.is_multiple_of(2) && width.is_multiple_of(2)).then(|| {
-            let (across, half) = (width / 2, height * width / 2);
-            let [right, left_side, right_side, chosen] = [(); 4].map(|()| vec![T::ZERO; half]);
-            let [down, lines, scattered] = [(); 3].map(|()| vec![T::ZERO; half - across]);
-            Self { across, right, down, sides: [left_side, right_side], chosen, lines, scattered }
-        })
+        (are_tiles && height.is_multiple_of(2) && width.is_multiple_of(2))
+            .then_some(Self { across: width / 2 })
     }
 
-    /// Takes a plane whose maxima are meant.
+    /// Calls `f` with the first window of every piece, and with where its two lines of numbers begin.
     #[inline(always)]
-    fn look_at(&mut self, x: &[T]) {
-        take_apart(x, &mut self.sides);
-        let [left, right] = &self.sides;
-        mark_larger(left, right, &mut self.right);
-        choose(&self.right, [left, right], &mut self.chosen);
-        mark_larger(&self.chosen, &self.chosen[self.across..], &mut self.down);
+    fn each_piece(&self, windows: usize, mut f: impl FnMut(usize, [usize; 2])) {
+        for line in (0..windows).step_by(self.across) {
+            for at in (0..self.across).step_by(PIECE) {
+                let at = at.min(self.across.saturating_sub(PIECE));
+                let top = 4 * line + 2 * at;
+                f(line + at, [top, top + 2 * self.across]);
+            }
+        }
     }
 
     /// `out` becomes `rx` at the maxima of `x`.
     #[inline(always)]
-    fn gather(&mut self, rx: &[T], out: &mut [T]) {
-        take_apart(rx, &mut self.sides);
-        let [left, right] = &self.sides;
-        choose(&self.right, [left, right], &mut self.chosen);
-        choose(&self.down, [&self.chosen, &self.chosen[self.across..]], &mut self.lines);
-        for (out, line) in out.chunks_exact_mut(self.across).zip(self.lines.chunks(2 * self.across)) {
-            copy_line(&line[..self.across], out);
-        }
+    fn gather<T: Real>(&self, x: &[T], rx: &[T], out: &mut [T]) {
+        self.each_piece(
+            out.len(),
+            #[inline(always)]
+            |window, lines| {
+                if let (Some(x), Some(rx), Some(out)) =
+                    (both(x, lines), both(rx, lines), out[window..].first_chunk_mut())
+                {
+                    *out = gathered(x, rx);
+                } else {
+                    let [x, rx] = [padded(x, lines), padded(rx, lines)];
+                    let rest = &mut out[window..];
+                    rest.copy_from_slice(&gathered(x.each_ref(), rx.each_ref())[..rest.len().min(PIECE)]);
+                }
+            },
+        );
     }
 
     /// The transpose of [`gather`](Self::gather).
     #[inline(always)]
-    fn scatter(&mut self, dy: &[T], out: &mut [T]) {
-        for (line, dy) in self.scattered.chunks_mut(2 * self.across).zip(dy.chunks_exact(self.across)) {
-            copy_line(dy, &mut line[..self.across]);
-        }
-        // Every second line stays 0 and gives nothing: first what goes down, then what stays is added.
-        self.chosen[..self.across].fill(T::ZERO);
-        keep_where(false, &self.down, &self.scattered, &mut self.chosen[self.across..]);
-        for ((chosen, line), mark) in self.chosen.iter_mut().zip(&self.scattered).zip(&self.down) {
-            let (line, chosen_before) = (*line, *chosen);
-            *chosen = chosen_before + if *mark == T::ZERO { line } else { T::ZERO };
-        }
-        let [left, right] = &mut self.sides;
-        keep_where(true, &self.right, &self.chosen, left);
-        keep_where(false, &self.right, &self.chosen, right);
-        for (out, (l, r)) in out.chunks_exact_mut(2).zip(left.iter().zip(&*right)) {
-            out[0] = *l;
-            out[1] = *r;
-        }
+    fn scatter<T: Real>(&self, x: &[T], dy: &[T], out: &mut [T]) {
+        self.each_piece(
+            dy.len(),
+            #[inline(always)]
+            |window, lines| {
+                if let (Some(x), Some(dy)) = (both(x, lines), dy[window..].first_chunk())
+                    && lines[1] + 2 * PIECE <= out.len()
+                {
+                    let [above, below] = scattered(x, dy);
+                    out[lines[0]..][..2 * PIECE].copy_from_slice(&above);
+                    out[lines[1]..][..2 * PIECE].copy_from_slice(&below);
+                } else {
+                    let mut own = [T::ZERO; PIECE];
+                    let count = PIECE.min(dy.len() - window);
+                    own[..count].copy_from_slice(&dy[window..window + count]);
+                    for (part, line) in scattered(padded(x, lines).each_ref(), &own).iter().zip(lines) {
+                        let rest = &mut out[line..];
+                        let count = rest.len().min(2 * PIECE);
+                        rest[..count].copy_from_slice(&part[..count]);
+                    }
+                }
+            },
+        );
     }
 }
 
-/// `out` is 1 where the second is larger than the first, else 0.
+/// Both lines under a piece, where there are as many numbers.
 #[inline(always)]
-fn mark_larger<T: Real>(first: &[T], second: &[T], out: &mut [T]) {
-    for ((out, first), second) in out.iter_mut().zip(first).zip(second) {
-        *out = if *second > *first { T::ONE } else { T::ZERO };
-    }
+fn both<T>(x: &[T], lines: [usize; 2]) -> Option<[&Pairs<T>; 2]> {
+    Some([x[lines[0]..].first_chunk()?, x[lines[1]..].first_chunk()?])
 }
 
-/// `out` is the first of both where `marks` are 0, else the second.
+/// The same with zeros behind the last number.
+fn padded<T: Real>(x: &[T], lines: [usize; 2]) -> [Pairs<T>; 2] {
+    lines.map(|line| {
+        let mut piece = [T::ZERO; 2 * PIECE];
+        let count = piece.len().min(x.len() - line);
+        piece[..count].copy_from_slice(&x[line..line + count]);
+        piece
+    })
+}
+
+// Of the two functions below and the two that they call, each loop has one result, and what a condition chooses from is
+// read before it, whatever it says: else the compiler makes branches, which no processor could predict.
+
+/// Of each window the one of four `rx` that stands where the first maximum of `x` does.
 #[inline(always)]
-fn choose<T: Real>(marks: &[T], [first, second]: [&[T]; 2], out: &mut [T]) {
-    for ((out, mark), (first, second)) in out.iter_mut().zip(marks).zip(first.iter().zip(second)) {
-        let (first, second) = (*first, *second);
-        *out = if *mark == T::ZERO { first } else { second };
+fn gathered<T: Real>(x: [&Pairs<T>; 2], rx: [&Pairs<T>; 2]) -> [T; PIECE] {
+    let [up, down] = [larger(x[0], x[0]), larger(x[1], x[1])];
+    let [above, below] = [larger(x[0], rx[0]), larger(x[1], rx[1])];
+    let mut chosen = [T::ZERO; PIECE];
+    for w in 0..PIECE {
+        let (above, below) = (above[w], below[w]);
+        chosen[w] = if down[w] > up[w] { below } else { above };
     }
+    chosen
 }
 
-/// `out = x` where `marks` are 0, or where they are not, else 0.
+/// The transpose: `dy` where the first maximum of `x` is under each window, and 0 elsewhere.
 #[inline(always)]
-fn keep_where<T: Real>(zero: bool, marks: &[T], x: &[T], out: &mut [T]) {
-    for ((out, x), mark) in out.iter_mut().zip(x).zip(marks) {
-        let x = *x;
-        *out = if (*mark == T::ZERO) == zero { x } else { T::ZERO };
+fn scattered<T: Real>(x: [&Pairs<T>; 2], dy: &[T; PIECE]) -> [Pairs<T>; 2] {
+    let [up, down] = [larger(x[0], x[0]), larger(x[1], x[1])];
+    let [mut above, mut below] = [[T::ZERO; PIECE]; 2];
+    for w in 0..PIECE {
+        let dy = dy[w];
+        above[w] = if down[w] > up[w] { T::ZERO } else { dy };
     }
+    for w in 0..PIECE {
+        let dy = dy[w];
+        below[w] = if down[w] > up[w] { dy } else { T::ZERO };
+    }
+    [at_larger(x[0], &above), at_larger(x[1], &below)]
 }
 
-/// `y = x` for a line, in pieces of one size, of which the last may overlap the one before: a call to copy it would take
-/// longer.
+/// Of each two `values` that which stands where the larger number of `x` does, or the first.
 #[inline(always)]
-fn copy_line<T: Real>(x: &[T], y: &mut [T]) {
-    const PIECE: usize = 8;
-    let Some(last) = x.len().checked_sub(PIECE) else {
-        return y.copy_from_slice(x);
-    };
-    for at in (0..x.len()).step_by(PIECE).map(|at| at.min(last)) {
-        y[at..at + PIECE].copy_from_slice(&x[at..at + PIECE]);
+fn larger<T: Real>(x: &Pairs<T>, values: &Pairs<T>) -> [T; PIECE] {
+    let mut chosen = [T::ZERO; PIECE];
+    for w in 0..PIECE {
+        let (first, second) = (values[2 * w], values[2 * w + 1]);
+        chosen[w] = if x[2 * w + 1] > x[2 * w] { second } else { first };
     }
+    chosen
 }
 
-/// The first and the second of each two numbers of `x`.
+/// The transpose: each of `values` where the larger of two numbers of `x` is, or the first, and 0 where the other is.
 #[inline(always)]
-fn take_apart<T: Real>(x: &[T], [left, right]: &mut [Vec<T>; 2]) {
-    for (x, (left, right)) in x.chunks_exact(2).zip(left.iter_mut().zip(right)) {
-        *left = x[0];
-        *right = x[1];
+fn at_larger<T: Real>(x: &Pairs<T>, values: &[T; PIECE]) -> Pairs<T> {
+    let mut spread = [T::ZERO; 2 * PIECE];
+    for w in 0..PIECE {
+        let value = values[w];
+        spread[2 * w] = if x[2 * w + 1] > x[2 * w] { T::ZERO } else { value };
+        spread[2 * w + 1] = if x[2 * w + 1] > x[2 * w] { value } else { T::ZERO };
     }
+    spread
 }
 
-/// Where the maxima of a plane lie.
-enum Maxima<T> {
-    Tiles(Tiles<T>),
-    /// Their positions, for windows of any other kind.
-    Positions(Vec<usize>),
-}
-
-impl<T: Real> Maxima<T> {
-    fn new(window: &Window) -> Self {
-        Tiles::new(window).map_or_else(|| Self::Positions(Vec::new()), Self::Tiles)
-    }
-
-    #[inline(always)]
-    fn look_at(&mut self, window: &Window, x: &[T]) {
-        match self {
-            Self::Tiles(tiles) => tiles.look_at(x),
-            Self::Positions(positions) => maxima(window, x, positions),
-        }
-    }
-
-    #[inline(always)]
-    fn gather(&mut self, rx: &[T], out: &mut [T]) {
-        match self {
-            Self::Tiles(tiles) => tiles.gather(rx, out),
-            Self::Positions(positions) => {
-                out.iter_mut().zip(positions).for_each(|(out, at)| *out = rx[*at]);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn scatter(&mut self, dy: &[T], out: &mut [T]) {
-        match self {
-            Self::Tiles(tiles) => tiles.scatter(dy, out),
-            Self::Positions(positions) => {
-                out.fill(T::ZERO);
-                dy.iter().zip(positions).for_each(|(dy, at)| out[*at] += *dy);
-            }
-        }
-    }
-}
-
-/// Calls `f(maxima, row, plane's inputs, plane's outputs)` for every plane of every row of `rows`, with the maxima of that
-/// plane of row `row mod x.rows` of `x`: a plane meets all its directions before the next.
+/// Calls `f(positions of maxima, row, plane's inputs, plane's outputs)` for every plane of every row of `rows`, with the
+/// maxima of that plane of row `row mod x.rows` of `x`: a plane meets all its directions before the next.
 #[inline(always)]
 fn each_plane<T: Real>(
     window: &Window,
     x: View<Cpu<T>>,
     rows: usize,
-    mut f: impl FnMut(&mut Maxima<T>, usize, Range<usize>, Range<usize>),
+    mut f: impl FnMut(&[usize], usize, Range<usize>, Range<usize>),
 ) {
     let plane = Window { channels: 1, ..*window };
     let (inputs, outputs) = (plane.inputs(), plane.positions());
-    let mut maxima = Maxima::new(&plane);
+    let mut positions = Vec::new();
     for example in 0..x.rows {
         for c in 0..window.channels {
             let [input, output] = [inputs, outputs].map(|len| c * len..(c + 1) * len);
-            maxima.look_at(&plane, &x.row(example)[input.clone()]);
+            maxima(&plane, &x.row(example)[input.clone()], &mut positions);
             for row in (example..rows).step_by(x.rows) {
-                f(&mut maxima, row, input.clone(), output.clone());
+                f(&positions, row, input.clone(), output.clone());
             }
         }
     }
@@ -237,13 +222,17 @@ pub(super) fn max_pool_gather<T: Real>(
     rx: View<Cpu<T>>,
     mut out: ViewMut<Cpu<T>>,
 ) {
-    each_plane(
-        window,
-        x,
-        rx.rows,
-        #[inline(always)]
-        |maxima, i, input, output| maxima.gather(&rx.row(i)[input], &mut out.row(i)[output]),
-    );
+    let Some(tiles) = Tiles::new(window) else {
+        return each_plane(window, x, rx.rows, |positions, i, input, output| {
+            let rx = &rx.row(i)[input];
+            out.row(i)[output].iter_mut().zip(positions).for_each(|(out, at)| *out = rx[*at]);
+        });
+    };
+    for example in 0..x.rows {
+        for row in (example..rx.rows).step_by(x.rows) {
+            tiles.gather(x.row(example), rx.row(row), out.row(row));
+        }
+    }
 }
 
 /// The transpose of [`max_pool_gather`].
@@ -254,13 +243,18 @@ pub(super) fn max_pool_scatter<T: Real>(
     dy: View<Cpu<T>>,
     mut out: ViewMut<Cpu<T>>,
 ) {
-    each_plane(
-        window,
-        x,
-        dy.rows,
-        #[inline(always)]
-        |maxima, i, input, output| maxima.scatter(&dy.row(i)[output], &mut out.row(i)[input]),
-    );
+    let Some(tiles) = Tiles::new(window) else {
+        return each_plane(window, x, dy.rows, |positions, i, input, output| {
+            let out = &mut out.row(i)[input];
+            out.fill(T::ZERO);
+            dy.row(i)[output].iter().zip(positions).for_each(|(dy, at)| out[*at] += *dy);
+        });
+    };
+    for example in 0..x.rows {
+        for row in (example..dy.rows).step_by(x.rows) {
+            tiles.scatter(x.row(example), dy.row(row), out.row(row));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -271,24 +265,26 @@ mod tests {
     /// Pools of tiles against the positions of maxima that other windows go by, with ties.
     #[test]
     fn tiles_have_the_maxima_of_windows() {
-        for image in [[2, 2], [4, 6], [14, 14], [6, 34]] {
-            let window = Window { channels: 1, image, kernel: [2, 2], stride: 2, padding: 0 };
-            let numbers = |len: usize, seed: u64| random(len, seed);
-            let x: Vec<f64> = numbers(window.inputs(), 1).iter().map(|v| (3.0 * v).round()).collect();
+        for image in [[2, 2], [4, 6], [14, 14], [2, 16], [6, 34]] {
+            let window = Window { channels: 2, image, kernel: [2, 2], stride: 2, padding: 0 };
+            let [inputs, outputs] = [window.inputs(), 2 * window.positions()];
+            let x: Vec<f64> = random(inputs, 1).iter().map(|v| (3.0 * v).round()).collect();
+            let view = View::<Cpu<f64>>::new(&x, 0, 1, inputs);
             let mut positions = Vec::new();
-            maxima(&window, &x, &mut positions);
-            let mut tiles = Tiles::new(&window).expect("windows that cover the image");
-            tiles.look_at(&x);
-            let (rx, dy) = (numbers(x.len(), 2), numbers(positions.len(), 3));
-            let (mut out, mut dx) = (vec![f64::NAN; dy.len()], vec![f64::NAN; x.len()]);
-            tiles.gather(&rx, &mut out);
-            tiles.scatter(&dy, &mut dx);
+            each_plane(&window, view, 1, |found, _, input, _| {
+                positions.extend(found.iter().map(|at| input.start + at));
+            });
+            let tiles = Tiles::new(&window).expect("windows that cover the image");
+            let (rx, dy) = (random(inputs, 2), random(outputs, 3));
+            let (mut out, mut dx) = (vec![f64::NAN; outputs], vec![f64::NAN; inputs]);
+            tiles.gather(&x, &rx, &mut out);
+            tiles.scatter(&x, &dy, &mut dx);
             assert_eq!(out, positions.iter().map(|&at| rx[at]).collect::<Vec<_>>());
-            let mut expected = vec![0.0; x.len()];
+            let mut expected = vec![0.0; inputs];
             positions.iter().zip(&dy).for_each(|(&at, dy)| expected[at] = *dy);
             assert_eq!(dx, expected);
         }
         let cut = Window { channels: 1, image: [4, 5], kernel: [2, 2], stride: 2, padding: 0 };
-        assert!(Tiles::<f64>::new(&cut).is_none(), "a column lies under no window");
+        assert!(Tiles::new(&cut).is_none(), "a column lies under no window");
     }
 }

@@ -138,7 +138,7 @@ fn against_patches<T: Real>(window: &Window, [outputs, n, k]: [usize; 3], tolera
 #[test]
 fn products_are_those_of_patches() {
     for window in windows() {
-        for sizes in [[1, 2, 3], [4, 1, 1], [7, 2, 2], [13, 1, 2]] {
+        for sizes in [[1, 2, 3], [4, 1, 1], [7, 9, 2], [13, 1, 2]] {
             against_patches::<f64>(&window, sizes, 1e-12);
             against_patches::<f32>(&window, sizes, 2e-4);
         }

@@ -206,12 +206,14 @@ impl<B: Backend> Layer<B> for Dense {
         v: View<B>,
         mut out: ViewMut<B>,
     ) {
-        let group = (products::<B>() / v.rows).clamp(1, dy.rows);
-        for first in (0..dy.rows).step_by(group) {
-            let count = group.min(dy.rows - first);
-            let (products, width) = self.products(scratch, at.x.row_range(first, count), v);
-            let (dots, k) = (View::new(&products, 0, count, width), out.cols);
-            scratch.backend().row_dots(dots, dy.row_range(first, count), 1.0, out.part(first, count, k));
+        // All examples with a few vectors at a time: both are packed for a product, and vectors are the larger.
+        let group = (products::<B>() / (dy.rows * self.outputs)).clamp(1, out.cols);
+        for first in (0..out.cols).step_by(group) {
+            let count = group.min(out.cols - first);
+            let some = v.row_range(first * self.outputs, count * self.outputs);
+            let (products, width) = self.products(scratch, at.x, some);
+            let target = ViewMut { offset: out.offset + first, cols: count, ..out.reborrow() };
+            scratch.backend().row_dots(View::new(&products, 0, dy.rows, width), dy, 1.0, target);
             scratch.give(products);
         }
     }

@@ -132,7 +132,7 @@ pub trait Layer<B: Backend>: Send + Sync {
         false
     }
 
-    /// Whether its kernels take one example after another, so that a network may as well do so.
+    /// Whether its kernels take one example after another, so that a network may as well take few at a time.
     fn by_example(&self) -> bool {
         false
     }

@@ -10,30 +10,32 @@ use crate::Real;
 /// Offsets in a tile of four planes, so many that all sums and what is multiplied are in 16 registers.
 const OFFSETS: usize = 3;
 
-/// `dw[o][offset] += <dy_o, x from that offset on>` over `len` numbers. Those between and behind lines are among them:
-/// there `dy` is 0, so that an infinite or undefined number of an image may reach more of that image's products than it
-/// is under.
+/// `dw[o][offset] += <dy_o, x from that offset on>` over `len` numbers of each image. Those between and behind lines are
+/// among them: there `dy` is 0, so that an infinite or undefined number of an image may reach more of that image's
+/// products than it is under.
 pub(super) struct Dots<'a, T> {
-    pub(super) x: &'a [T],
+    pub(super) x: &'a Planes<T>,
     pub(super) offsets: &'a [usize],
     pub(super) dy: &'a Planes<T>,
+    pub(super) images: usize,
     pub(super) len: usize,
     /// Between rows of `dw`.
     pub(super) stride: usize,
 }
 
-/// Numbers of a plane that meet all offsets before the next: those of some planes fit the first cache.
-const AT_ONCE: usize = 1024;
+/// Numbers of a plane, or of the same plane of several images, that meet all offsets before the next: those of some
+/// planes fit the first cache.
+pub(super) const AT_ONCE: usize = 1024;
 
 impl<T: Real> Dots<'_, T> {
     #[inline(always)]
     pub(super) fn compute<S: Simd>(&self, simd: S, dw: &mut [T]) {
         let last = self.offsets.iter().max().expect("a window has offsets");
-        assert!(last + self.len + T::count::<S>() <= self.x.len());
-        assert!(
-            self.dy.start + (self.dy.count - 1) * self.dy.stride + self.len + T::count::<S>()
-                <= self.dy.data.len()
-        );
+        let last_plane = self.dy.start + (self.dy.count - 1) * self.dy.stride;
+        for (planes, last) in [(self.x, *last), (self.dy, last_plane)] {
+            let last_image = (self.images - 1) * planes.image::<S>();
+            assert!(last_image + last + self.len + T::count::<S>() <= planes.data.len());
+        }
         let last_row = (self.dy.count - 1).checked_mul(self.stride).expect("a distance in memory");
         assert!(last_row + self.offsets.len() <= dw.len());
         for first in (0..self.len).step_by(AT_ONCE) {
@@ -86,24 +88,28 @@ impl<T: Real> Dots<'_, T> {
     ) {
         let zero = T::splat(simd, T::ZERO);
         let mut sums = [[zero; N]; M];
-        let mut x = [self.x.as_ptr(); N];
-        for (x, offset) in x.iter_mut().zip(offsets) {
-            // SAFETY: `compute` has asserted that `len` numbers of a plane and a vector more lie behind every offset.
-            *x = unsafe { x.add(offset + start) };
-        }
-        // SAFETY: `compute` has asserted as much of the planes of `dy`.
-        let dy = unsafe { self.dy.data.as_ptr().add(self.dy.start + first * self.dy.stride + start) };
-        for at in (0..len).step_by(T::count::<S>()) {
-            let mut inputs = [zero; N];
-            for (input, x) in inputs.iter_mut().zip(x) {
-                // SAFETY: as above.
-                *input = unsafe { T::load::<S>(x.add(at)) };
+        for image in 0..self.images {
+            let mut x = [self.x.data.as_ptr(); N];
+            for (x, offset) in x.iter_mut().zip(offsets) {
+                // SAFETY: `compute` has asserted that `len` numbers of a plane and a vector more lie behind every offset
+                // of the last image.
+                *x = unsafe { x.add(image * self.x.image::<S>() + offset + start) };
             }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: as above.
-                let dy = unsafe { T::load::<S>(dy.add(r * self.dy.stride + at)) };
-                for (sum, input) in sums.iter_mut().zip(inputs) {
-                    *sum = T::mul_add(simd, dy, input, *sum);
+            let plane = image * self.dy.image::<S>() + self.dy.start + first * self.dy.stride;
+            // SAFETY: `compute` has asserted as much of the planes of `dy`.
+            let dy = unsafe { self.dy.data.as_ptr().add(plane + start) };
+            for at in (0..len).step_by(T::count::<S>()) {
+                let mut inputs = [zero; N];
+                for (input, x) in inputs.iter_mut().zip(x) {
+                    // SAFETY: as above.
+                    *input = unsafe { T::load::<S>(x.add(at)) };
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: as above.
+                    let dy = unsafe { T::load::<S>(dy.add(r * self.dy.stride + at)) };
+                    for (sum, input) in sums.iter_mut().zip(inputs) {
+                        *sum = T::mul_add(simd, dy, input, *sum);
+                    }
                 }
             }
         }

@@ -119,7 +119,7 @@ fn each_image<T: Real, S: Simd>(
     let examples = out.rows / matrices;
     // An image meets all its matrices before the next.
     for i in 0..x.rows {
-        planes.fill(simd, x.row(i));
+        planes.fill(simd, [x.row(i)]);
         for row in (i..out.rows).step_by(x.rows) {
             let w = &w.buffer[w.offset + row / examples * outputs * w.row_stride..];
             sums.compute(simd, [w, &planes.data], &mut out.buffer[out.offset + row * out.row_stride..]);
@@ -146,6 +146,8 @@ impl<T: Real> WithSimd for Weights<'_, T> {
         let window = self.window;
         let [down, across] = window.steps().expect("the window fits the image");
         let outputs = self.dy.cols / window.positions();
+        let matrices = self.dw.rows / outputs;
+        let examples = self.dy.rows.max(self.x.rows) / matrices;
         let mut x = Planes::inputs::<S>(window);
         let mut dy = Planes::outputs::<S>(window, outputs);
         debug_assert_eq!(x.pitch, dy.pitch);
@@ -155,23 +157,40 @@ impl<T: Real> WithSimd for Weights<'_, T> {
             offsets.push(x.end::<S>());
             x.ones = len + T::count::<S>();
         }
-        let (shared, rows) = (self.dy.rows.min(self.x.rows), self.dy.rows.max(self.x.rows));
-        let examples = rows / (self.dw.rows / outputs);
-        for i in 0..shared {
-            for row in (i..rows).step_by(shared) {
-                if row == i || self.x.rows == rows {
-                    x.fill(simd, self.x.row(row % self.x.rows));
+        let at_once = images_at_once(len, x.image::<S>().max(dy.image::<S>()));
+        for first in (0..examples).step_by(at_once) {
+            let some = first..examples.min(first + at_once);
+            for matrix in 0..matrices {
+                // Rows that all directions share, or those of this one.
+                for (planes, v) in [(&mut x, self.x), (&mut dy, self.dy)] {
+                    if matrix == 0 || v.rows > examples {
+                        let own = if v.rows > examples { matrix * examples } else { 0 };
+                        planes.fill(simd, some.clone().map(|i| v.row(own + i)));
+                    }
                 }
-                if row == i || self.dy.rows == rows {
-                    dy.fill(simd, self.dy.row(row % self.dy.rows));
-                }
-                let target = self.dw.offset + row / examples * outputs * self.dw.row_stride;
-                let dots = Dots { x: &x.data, offsets: &offsets, dy: &dy, len, stride: self.dw.row_stride };
+                let dots = Dots {
+                    x: &x,
+                    offsets: &offsets,
+                    dy: &dy,
+                    images: some.len(),
+                    len,
+                    stride: self.dw.row_stride,
+                };
+                let target = self.dw.offset + matrix * outputs * self.dw.row_stride;
                 dots.compute(simd, &mut self.dw.buffer[target..]);
             }
         }
     }
 }
+
+/// Images of which `convolve_weights` takes the sums before it adds up their lanes, from the numbers of a plane under an
+/// offset and those of an image: together as many of a plane as are taken at once, and no more than fit the second cache.
+fn images_at_once(plane: usize, image: usize) -> usize {
+    (dots::AT_ONCE / plane).min(SECOND_CACHE / image).max(1)
+}
+
+/// Numbers, of the larger type, that leave room for others in most second caches.
+const SECOND_CACHE: usize = 1 << 15;
 
 /// The three products of one type of numbers, in the widest vectors of this processor.
 ///

@@ -6,18 +6,19 @@ use pulp::Simd;
 
 use crate::{Real, Window};
 
-/// Planes with zeros around them.
+/// Planes of a few images with zeros around them.
 pub(super) struct Planes<T> {
     pub(super) data: Vec<T>,
+    /// Planes of an image.
     pub(super) count: usize,
     pub(super) shape: [usize; 2],
-    /// Where the first number of the first plane is.
+    /// Where the first number of the first plane of an image is.
     pub(super) start: usize,
     /// Distance between lines.
     pub(super) pitch: usize,
     /// Distance between planes.
     pub(super) stride: usize,
-    /// How many ones there are behind the last plane, for a bias.
+    /// How many ones there are behind the last plane of an image, for a bias.
     pub(super) ones: usize,
 }
 
@@ -48,46 +49,92 @@ impl<T: Real> Planes<T> {
         Self::new::<S>(count, window.steps().expect("the window fits the image"), gap)
     }
 
-    /// Takes the planes of one image, which lie one after another.
-    ///
+    /// Distance between images.
+    pub(super) fn image<S: Simd>(&self) -> usize {
+        self.end::<S>() + self.ones
+    }
+
+    /// Takes images, the planes of each of which lie one after another.
+    #[inline(always)]
+    pub(super) fn fill<'a, S: Simd>(&mut self, simd: S, images: impl IntoIterator<Item = &'a [T]>) {
+        self.data.clear();
+        for image in images {
+            self.push(simd, image);
+        }
+    }
+
     /// Everything is written in the order in which it lies, zeros as well, a vector at a time: what a vector writes beyond
     /// its line is overwritten by what follows.
     #[inline(always)]
-    pub(super) fn fill<S: Simd>(&mut self, simd: S, image: &[T]) {
+    fn push<S: Simd>(&mut self, simd: S, image: &[T]) {
         let ([height, width], lanes) = (self.shape, T::count::<S>());
         let image = &image[..self.count * height * width];
-        let end = self.end::<S>();
-        self.data.clear();
+        // Where the last vector of a line begins, and the lines that have enough behind them to read all of it.
+        let last = (width - 1) / lanes * lanes;
+        let whole = image.len().checked_sub(last + lanes).map_or(0, |rest| rest / width + 1);
+        let (end, len) = (self.end::<S>(), self.data.len());
         self.data.reserve(end + self.ones + lanes);
         let zero = T::splat(simd, T::ZERO);
-        let target = self.data.as_mut_ptr();
-        // SAFETY: all that is written lies between the start of `data` and a vector behind the last of the ones, for which
-        // there is room; all that is read lies in `image`. When the length is set, everything below it has been written.
+        // SAFETY: all that is written lies between the end of what `data` holds and a vector behind the last of the ones,
+        // for which there is room; all that is read lies in `image`. When the length is set, everything below it has been
+        // written.
         unsafe {
+            let target = self.data.as_mut_ptr().add(len);
             repeat::<T, S>(zero, target, 0..self.start);
-            for (l, line) in image.chunks_exact(width).enumerate() {
-                let (c, i) = (l / height, l % height);
-                let at = self.start + c * self.stride + i * self.pitch;
-                let whole = width / lanes * lanes;
-                for j in (0..whole).step_by(lanes) {
-                    T::store::<S>(target.add(at + j), T::load::<S>(line.as_ptr().add(j)));
+            for c in 0..self.count {
+                let (source, plane) = (c * height * width, target.add(self.start + c * self.stride));
+                let whole = height.min(whole.saturating_sub(c * height));
+                let lines = (image.as_ptr().add(source), plane, whole);
+                // A known number of vectors makes a short loop.
+                match last / lanes + 1 {
+                    _ if self.pitch > last + lanes => self.lines::<S, 0>(simd, last, lines),
+                    1 => self.lines::<S, 1>(simd, last, lines),
+                    2 => self.lines::<S, 2>(simd, last, lines),
+                    4 => self.lines::<S, 4>(simd, last, lines),
+                    _ => self.lines::<S, 0>(simd, last, lines),
                 }
-                if l * width + whole + lanes <= image.len() {
-                    T::store::<S>(
-                        target.add(at + whole),
-                        T::load::<S>(image.as_ptr().add(l * width + whole)),
-                    );
-                } else {
-                    for (j, x) in line.iter().enumerate().skip(whole) {
-                        *target.add(at + j) = *x;
-                    }
+                for i in whole..height {
+                    let line = &image[source + i * width..][..width];
+                    line.iter().enumerate().for_each(|(j, x)| *plane.add(i * self.pitch + j) = *x);
+                    let next = i * self.pitch + self.pitch.max(last + lanes);
+                    repeat::<T, S>(zero, plane, i * self.pitch + width..next);
                 }
-                let next = if i + 1 < height { at + self.pitch } else { self.start + (c + 1) * self.stride };
-                repeat::<T, S>(zero, target, at + width..next);
+                repeat::<T, S>(zero, plane, (height - 1) * self.pitch + last + lanes..self.stride);
             }
             repeat::<T, S>(zero, target, self.start + self.count * self.stride..end);
             repeat::<T, S>(T::splat(simd, T::ONE), target, end..end + self.ones);
-            self.data.set_len(end + self.ones);
+            self.data.set_len(len + end + self.ones);
+        }
+    }
+
+    /// Copies lines of a plane, each in `N` vectors, or in as many as it takes where `N` is 0, with zeros behind it.
+    ///
+    /// # Safety
+    /// As many lines can be read from `source` on, and a vector beginning `last` numbers after the start of each of them; there is
+    /// room for as much from `target` on, at the distances of this plane.
+    #[inline(always)]
+    unsafe fn lines<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        last: usize,
+        (source, target, count): (*const T, *mut T, usize),
+    ) {
+        let ([_, width], lanes) = (self.shape, T::count::<S>());
+        let last = if N == 0 { last } else { (N - 1) * lanes };
+        let zero = T::splat(simd, T::ZERO);
+        for i in 0..count {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let (line, at) = (source.add(i * width), target.add(i * self.pitch));
+                for j in (0..last).step_by(lanes) {
+                    T::store::<S>(at.add(j), T::load::<S>(line.add(j)));
+                }
+                let end = T::load::<S>(line.add(last));
+                T::store::<S>(at.add(last), T::join(simd, width - last, end, zero));
+                if N == 0 {
+                    repeat::<T, S>(zero, at, last + lanes..self.pitch);
+                }
+            }
         }
     }
 
