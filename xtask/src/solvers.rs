@@ -29,7 +29,7 @@ const SOLVERS: &[(&str, &str, usize)] = &[
     ("cg+ekfac", "--solver cg --preconditioner ekfac", 0),
     ("cg+diagonal", "--solver cg --preconditioner diagonal", 0),
     ("neumann", "--solver neumann --max-iterations 40", 0),
-    ("lissa", "--solver lissa", 0),
+    ("lissa, depth 1000", "--solver lissa --depth 1000 --batch 100 --repeats 1", 0),
     ("nystroem", "--solver nystroem --rank 200", 200),
     ("arnoldi", "--solver arnoldi --rank 100", 150),
     ("kfac", "--solver kfac", 0),

@@ -10,6 +10,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 use if_data::AtomicFile;
 use if_linalg::Backend;
+use if_methods::{Checkpoint, TracIn};
 use if_models::{EmpiricalRisk, ModelError, RiskSettings, Training};
 use serde_json::{Value, json};
 
@@ -21,7 +22,7 @@ use crate::device::{Device, in_double, on_device};
 use crate::error::Failure;
 use crate::job::{Problem, risk_settings};
 use crate::key::{common, of_examples};
-use crate::model::Kind;
+use crate::model::{Kind, Model};
 use crate::output::{Report, Table, document, seconds};
 use crate::retrain::exact_trainer;
 use crate::run_dir::Recorded;
@@ -150,12 +151,23 @@ impl Job<'_> {
         let queries = inputs(&model.kind, &network, self.query, usize::MAX)?;
         let risk = EmpiricalRisk::new(&network, &train, self.risk)?;
         let all = |name, values: &[f64]| Judged::same_for_all(name, values, queries.len(), &self.members);
-        Ok(vec![
+        let mut baselines = vec![
             Judged::dots((&risk, &theta), (&queries, measured.loss()), &self.members, console)?,
             all("gradient norm", &network.gradient_norms(&train, &theta)),
             all("loss", &network.example_losses(&train, &theta)),
-            Judged::random([queries.len(), train.len()], self.args.seed, &self.members),
-        ])
+        ];
+        if let Some(recorded) = &self.recorded {
+            let read = |(_, learning_rate, weights): &(usize, f64, PathBuf)| {
+                let (network, theta) =
+                    Model::read(&model.kind, weights, &self.problem.train)?.build(backend)?;
+                Ok(Checkpoint { network, theta, learning_rate: *learning_rate })
+            };
+            let checkpoints = recorded.checkpoints.iter().map(read).collect::<Result<Vec<_>, Failure>>()?;
+            let losses = TracIn::new(&train, &checkpoints)?.mean_losses();
+            baselines.push(all("mean loss over checkpoints", &losses));
+        }
+        baselines.push(Judged::random([queries.len(), train.len()], self.args.seed, &self.members));
+        Ok(baselines)
     }
 
     fn units(&self) -> Vec<Unit> {

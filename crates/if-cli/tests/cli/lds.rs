@@ -160,8 +160,8 @@ fn softmax_folder() -> (Folder, Problem) {
 }
 
 /// A column of the table that `audit` writes of the training examples.
-fn audited(folder: &Folder, column: usize) -> Array1<f64> {
-    folder.succeed("audit --model softmax --weights W.safetensors --train T.npz --l2 0.05 --output A.csv");
+fn audited(folder: &Folder, model: &str, column: usize) -> Array1<f64> {
+    folder.run(&format!("audit {model} --train T.npz --l2 0.05 --output A.csv"));
     let table = String::from_utf8(folder.bytes("A.csv")).unwrap();
     assert!(table.starts_with("train,label,predicted,self_influence,loss,gradient_norm,"), "{table}");
     table.lines().skip(1).map(|row| row.split(',').nth(column).unwrap().parse::<f64>().unwrap()).collect()
@@ -184,7 +184,7 @@ fn linear_models_are_retrained_as_train_trains() {
         folder.succeed(&format!("{attribute} --measure {measure} --solver identity --scores I.npy"));
         assert_by_hand(&record, "gradient dot product", &matrix(&folder, "I.npy"), sign);
         for (name, column) in [("loss", 4), ("gradient norm", 5)] {
-            let one = audited(&folder, column);
+            let one = audited(&folder, "--model softmax --weights W.safetensors", column);
             let all = one.broadcast((5, 55)).unwrap().to_owned();
             assert_by_hand(&record, name, &all, sign);
         }
@@ -218,6 +218,19 @@ fn networks_repeat_their_training_under_other_seeds() {
     );
     let record = record(&folder, "L.json");
     assert_by_hand(&record, "S.npy", &matrix(&folder, "S.npy"), -1.0);
+    let checkpoints = std::fs::read_dir(folder.path("R")).unwrap().map(|entry| entry.unwrap().file_name());
+    let checkpoints: Vec<String> = checkpoints
+        .map(|name| name.into_string().unwrap())
+        .filter(|name| name.ends_with(".safetensors") && !name.contains("optimizer"))
+        .collect();
+    assert!(checkpoints.len() > 5, "{checkpoints:?}");
+    let losses = checkpoints.iter().map(|name| {
+        let network = "--model N.toml --damping 9 --curvature gauss-newton --precision f64";
+        audited(&folder, &format!("{network} --weights R/{name}"), 4)
+    });
+    let mean = losses.reduce(|sum, losses| sum + losses).unwrap() / checkpoints.len() as f64;
+    let mean = mean.broadcast((5, mean.len())).unwrap().to_owned();
+    assert_by_hand(&record, "mean loss over checkpoints", &mean, -1.0);
     assert_eq!(record["seeds"], serde_json::json!([8, 9, 10]));
     for (subset, repeat) in [(0, 0), (4, 2)] {
         let subset = &record["subsets"][subset];

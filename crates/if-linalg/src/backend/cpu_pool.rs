@@ -85,8 +85,8 @@ impl Tiles {
                     *out = gathered(x, rx);
                 } else {
                     let [x, rx] = [padded(x, lines), padded(rx, lines)];
-                    let rest = &mut out[window..];
-                    rest.copy_from_slice(&gathered(x.each_ref(), rx.each_ref())[..rest.len().min(PIECE)]);
+                    let rest = out[window..].iter_mut();
+                    rest.zip(gathered(x.each_ref(), rx.each_ref())).for_each(|(out, chosen)| *out = chosen);
                 }
             },
         );
@@ -107,12 +107,9 @@ impl Tiles {
                     out[lines[1]..][..2 * PIECE].copy_from_slice(&below);
                 } else {
                     let mut own = [T::ZERO; PIECE];
-                    let count = PIECE.min(dy.len() - window);
-                    own[..count].copy_from_slice(&dy[window..window + count]);
+                    own.iter_mut().zip(&dy[window..]).for_each(|(own, dy)| *own = *dy);
                     for (part, line) in scattered(padded(x, lines).each_ref(), &own).iter().zip(lines) {
-                        let rest = &mut out[line..];
-                        let count = rest.len().min(2 * PIECE);
-                        rest[..count].copy_from_slice(&part[..count]);
+                        out[line..].iter_mut().zip(part).for_each(|(out, value)| *out = *value);
                     }
                 }
             },
@@ -130,8 +127,7 @@ fn both<T>(x: &[T], lines: [usize; 2]) -> Option<[&Pairs<T>; 2]> {
 fn padded<T: Real>(x: &[T], lines: [usize; 2]) -> [Pairs<T>; 2] {
     lines.map(|line| {
         let mut piece = [T::ZERO; 2 * PIECE];
-        let count = piece.len().min(x.len() - line);
-        piece[..count].copy_from_slice(&x[line..line + count]);
+        piece.iter_mut().zip(&x[line..]).for_each(|(own, x)| *own = *x);
         piece
     })
 }
@@ -228,9 +224,10 @@ pub(super) fn max_pool_gather<T: Real>(
             out.row(i)[output].iter_mut().zip(positions).for_each(|(out, at)| *out = rx[*at]);
         });
     };
+    let windows = window.channels * window.positions();
     for example in 0..x.rows {
         for row in (example..rx.rows).step_by(x.rows) {
-            tiles.gather(x.row(example), rx.row(row), out.row(row));
+            tiles.gather(x.row(example), rx.row(row), &mut out.row(row)[..windows]);
         }
     }
 }
@@ -250,9 +247,10 @@ pub(super) fn max_pool_scatter<T: Real>(
             dy.row(i)[output].iter().zip(positions).for_each(|(dy, at)| out[*at] += *dy);
         });
     };
+    let windows = window.channels * window.positions();
     for example in 0..x.rows {
         for row in (example..dy.rows).step_by(x.rows) {
-            tiles.scatter(x.row(example), dy.row(row), out.row(row));
+            tiles.scatter(x.row(example), &dy.row(row)[..windows], &mut out.row(row)[..4 * windows]);
         }
     }
 }
@@ -265,7 +263,7 @@ mod tests {
     /// Pools of tiles against the positions of maxima that other windows go by, with ties.
     #[test]
     fn tiles_have_the_maxima_of_windows() {
-        for image in [[2, 2], [4, 6], [14, 14], [2, 16], [6, 34]] {
+        for image in [[2, 2], [8, 2], [4, 6], [14, 14], [2, 16], [6, 34]] {
             let window = Window { channels: 2, image, kernel: [2, 2], stride: 2, padding: 0 };
             let [inputs, outputs] = [window.inputs(), 2 * window.positions()];
             let x: Vec<f64> = random(inputs, 1).iter().map(|v| (3.0 * v).round()).collect();
