@@ -47,7 +47,9 @@ const REFERENCE: &str = "block-cg";
 #[derive(Serialize, Deserialize)]
 struct Row {
     name: String,
-    /// Of `influence attribute`.
+    /// Arguments of `influence train` for its network, where it is kept.
+    training: String,
+    /// Arguments of `influence attribute`.
     arguments: String,
     seconds: f64,
     /// Products with the curvature for each query.
@@ -66,7 +68,7 @@ pub fn run(only: &[String]) -> anyhow::Result<ExitCode> {
         bail!("no solver {unknown}: expected {}", known.join(", "));
     }
     let bench = Bench::new()?;
-    bench.train(FITTED, "--model mlp:256,128 --train mnist:train[0..10000] --epochs 100")?;
+    bench.train(FITTED, FITTED_TRAINING)?;
     let mut rows = Vec::new();
     for &(name, arguments, once) in SOLVERS {
         let kept = bench.folder.join(format!("{name}.row.json"));
@@ -76,10 +78,12 @@ pub fn run(only: &[String]) -> anyhow::Result<ExitCode> {
             println!("{name} ...");
             let mut row = bench.row(name, FITTED, &job)?;
             row.products += once as f64 / QUERIES as f64;
+            row.training = FITTED_TRAINING.to_owned();
             fs::write(&kept, serde_json::to_string(&row)?)?;
             rows.push(row);
         } else if let Ok(text) = fs::read_to_string(&kept)
             && let Ok(row) = serde_json::from_str::<Row>(&text)
+            && row.training == FITTED_TRAINING
             && row.arguments == job
         {
             rows.push(row);
@@ -94,6 +98,7 @@ const TRAIN: usize = 10_000;
 const QUERIES: usize = 100;
 /// Weights; what networks are stands beside them, under the same name.
 const FITTED: &str = "mlp-fitted.safetensors";
+const FITTED_TRAINING: &str = "--model mlp:256,128 --train mnist:train[0..10000] --epochs 100";
 const MLP: &str = "mlp.safetensors";
 const SOFTMAX: &str = "softmax.safetensors";
 /// What all solvers are asked.
@@ -160,12 +165,6 @@ impl Bench {
         if path.is_file() && fs::read_to_string(&record).is_ok_and(|kept| kept == arguments) {
             return Ok(());
         }
-        // What was kept is of other weights.
-        for file in fs::read_dir(&self.folder)?.flatten().map(|entry| entry.path()) {
-            if file.to_string_lossy().ends_with(".row.json") {
-                fs::remove_file(file)?;
-            }
-        }
         println!("training {weights}");
         let mut train = self.command("train");
         train.args(arguments.split(' ')).args(["--l2", "1e-4", "--out"]).arg(path);
@@ -220,6 +219,7 @@ impl Bench {
         let total: f64 = queries.iter().filter_map(|query| query["products"].as_f64()).sum();
         Ok(Row {
             name: name.to_owned(),
+            training: String::new(),
             arguments: arguments.to_owned(),
             seconds,
             products: total / queries.len() as f64,
