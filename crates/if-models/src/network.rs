@@ -74,8 +74,8 @@ impl<B: Backend> Network<B> {
         let by_example = layers.iter().any(|layer| layer.by_example());
         let widths = layers.iter().map(|layer| layer.width() + 1).sum::<usize>();
         let part = match B::IN_HAND {
-            // Half of it, so that at least two directions share what belongs to the examples.
-            Some(numbers) => (numbers / (2 * widths.max(1))).clamp(1, B::ROW_BLOCK),
+            // A quarter of it, so that at least four directions share what belongs to the examples.
+            Some(numbers) => (numbers / (4 * widths.max(1))).clamp(1, B::ROW_BLOCK),
             None if by_example => EXAMPLES,
             None => B::ROW_BLOCK,
         };

@@ -7,15 +7,18 @@ use crate::{Adam, Backend, CgStep, Cpu, Loss, Real, View, ViewMut, Window};
 /// differences are at most `tolerance`, products of matrices at most `products` (which may be computed in a narrower
 /// type), and the second time gives the bits of the first. Outputs that are to be overwritten hold NaN before.
 ///
-/// Shapes cross the sizes at which devices change their ways: warps, blocks of threads, chunks of sums.
+/// Shapes cross the sizes at which devices change their ways: warps, blocks of threads, chunks of sums. Convolutions
+/// without patches are compared where the backend has them.
 ///
 /// # Panics
 /// On the first kernel that does not hold.
 pub fn check_backend<B: Backend>(backend: &B, tolerance: f64, products: f64) {
     let reference = Cpu::<f64>::new();
-    let expected = Results::of(&reference);
-    let found = Results::of(backend);
-    let again = Results::of(backend);
+    let convolved: Vec<_> =
+        CONVOLUTIONS.into_iter().filter(|(window, _)| backend.convolves(window)).collect();
+    let expected = Results::of(&reference, &convolved);
+    let found = Results::of(backend, &convolved);
+    let again = Results::of(backend, &convolved);
     assert_eq!(expected.all.len(), found.all.len());
     for ((expected, found), again) in expected.all.iter().zip(&found.all).zip(&again.all) {
         let name = &expected.name;
@@ -50,8 +53,25 @@ type Shape = (usize, usize, usize);
 /// Numbers before the first of a matrix.
 const OFFSET: usize = 3;
 
+const fn window(channels: usize, image: [usize; 2], kernel: [usize; 2], padding: usize) -> Window {
+    Window { channels, image, kernel, stride: 1, padding }
+}
+
+/// Windows with the planes that come out, and the examples: several images at once and bands of one, planes one after
+/// another, offsets and outputs that fill up tiles and that do not.
+const CONVOLUTIONS: [(Window, [usize; 2]); 8] = [
+    (window(1, [1, 1], [1, 1], 0), [1, 3]),
+    (window(3, [9, 10], [3, 2], 1), [5, 7]),
+    (window(1, [28, 28], [3, 3], 1), [16, 9]),
+    (window(16, [14, 14], [3, 3], 1), [32, 37]),
+    (window(2, [9, 17], [5, 5], 2), [13, 6]),
+    (window(3, [4, 9], [4, 4], 3), [33, 2]),
+    (window(2, [70, 90], [3, 3], 0), [17, 2]),
+    (window(70, [12, 12], [3, 3], 1), [70, 3]),
+];
+
 impl<'a, B: Backend> Results<'a, B> {
-    fn of(backend: &'a B) -> Self {
+    fn of(backend: &'a B, convolved: &[(Window, [usize; 2])]) -> Self {
         let mut results = Self { backend, seed: 0, all: Vec::new() };
         results.moves();
         results.matrix_products();
@@ -60,6 +80,7 @@ impl<'a, B: Backend> Results<'a, B> {
         results.activations();
         results.losses();
         results.windows();
+        convolved.iter().for_each(|(window, sizes)| results.convolutions(window, *sizes));
         results.bags();
         results
     }
@@ -245,7 +266,7 @@ impl<'a, B: Backend> Results<'a, B> {
     }
 
     fn activations(&mut self) {
-        let (shape, tight, stacked) = ((6, 90, 91), (6, 90, 90), (18, 90, 90));
+        let (shape, tight, stacked) = ((6, 90, 91), (6, 90, 90), (54, 90, 90));
         for f in ACTIVATIONS {
             // Up to 8 in size, where the tails are.
             self.seed += 1;
@@ -350,8 +371,9 @@ impl<'a, B: Backend> Results<'a, B> {
             self.keep(format!("col2im {w:?}"), &sums, image);
 
             let plane = w.channels * positions;
-            let pools = (2 * images, plane, plane);
-            let (rx_shape, dy_shape) = ((2 * images, w.inputs(), w.inputs()), pools);
+            // More directions than a device takes together.
+            let pools = (9 * images, plane, plane);
+            let (rx_shape, dy_shape) = ((9 * images, w.inputs(), w.inputs()), pools);
             // Few different values, so that there are ties.
             self.seed += 1;
             let tied: Vec<f64> = random(OFFSET + images * (w.inputs() + 1), self.seed)
@@ -375,6 +397,32 @@ impl<'a, B: Backend> Results<'a, B> {
             self.keep(format!("avg_pool {w:?}"), &out, pools);
             self.backend.avg_pool_transpose(&w, view(&dy, dy_shape), into(&mut back, rx_shape));
             self.keep(format!("avg_pool_transpose {w:?}"), &back, rx_shape);
+        }
+    }
+
+    /// Along three directions: with a matrix for each or one for all, with images for each or the same for all.
+    fn convolutions(&mut self, w: &Window, [outputs, n]: [usize; 2]) {
+        let (k, patch, plane) = (3, w.patch(), outputs * w.positions());
+        for (matrices, images, bias, beta) in [(k, n, 1, 0.0), (k, k * n, 0, -0.5), (1, k * n, 1, 1.0)] {
+            let name = format!("{w:?}, {matrices} matrices, {images} images");
+            let filter = (matrices * outputs, patch + bias, patch + bias + 2);
+            let (image, from) = ((images, w.inputs(), w.inputs() + 1), (images, plane, plane + 3));
+            let (out, back) = ((k * n, plane, plane + 1), (k * n, w.inputs(), w.inputs() + 2));
+            let (weights, x, dy) = (self.given(filter), self.given(image), self.given(from));
+            let [mut y, mut dx] =
+                [out, back].map(|shape| if beta == 0.0 { self.poison(shape) } else { self.given(shape) });
+            self.backend.convolve(w, view(&weights, filter), view(&x, image), beta, into(&mut y, out));
+            self.keep(format!("convolve {name}"), &y, out);
+            let weights = view(&weights, filter).col_range(0, patch);
+            self.backend.convolve_transpose(w, weights, view(&dy, from), beta, into(&mut dx, back));
+            self.keep(format!("convolve_transpose {name}"), &dx, back);
+        }
+        for (dys, xs, k, bias) in [(k * n, n, k, 1), (n, k * n, k, 0), (n, n, n, 1), (n, n, 1, 1)] {
+            let (from, image) = ((dys, plane, plane + 3), (xs, w.inputs(), w.inputs() + 1));
+            let target = (k * outputs, patch + bias, patch + bias + 1);
+            let (dy, x, mut dw) = (self.given(from), self.given(image), self.given(target));
+            self.backend.convolve_weights(w, view(&dy, from), view(&x, image), into(&mut dw, target));
+            self.keep(format!("convolve_weights {w:?}, {dys} and {xs} rows, {k} matrices"), &dw, target);
         }
     }
 

@@ -3,14 +3,12 @@
 use std::ffi::c_void;
 
 use cudarc::cublas::{result as blas, sys as blas_sys};
-use cudarc::driver::{LaunchConfig, PushKernelArg, result};
+use cudarc::driver::result;
 
 use super::kernels::{self, Matrix, Windows};
-use super::{Cuda, CudaBuffer, CudaReal, Products, bytes, expect};
+use super::{Cuda, CudaBuffer, CudaReal, Products, THREADS, bytes, convolution, expect};
 use crate::{Activation, Adam, Backend, CgProducts, CgStep, Loss, Real, View, ViewMut, Window};
 
-/// Threads of a block.
-const THREADS: u32 = 256;
 /// Numbers of a row that one block of threads sums up. A constant: it fixes the order of summation.
 const CHUNK: usize = 4096;
 /// Columns of one product of a Gram matrix, the sums of which are added in `f64`.
@@ -18,23 +16,9 @@ const GRAM_CHUNK: usize = 8192;
 /// Below this length a dot is left to a single thread.
 const SHORT: usize = 16;
 
-/// Queues a kernel: the name, blocks in the grid, arguments as common.cuh and its companions declare them.
-macro_rules! launch {
-    ($self:expr, $name:literal, $grid:expr, $($argument:expr),+) => {{
-        let (x, y) = $grid;
-        if x > 0 && y > 0 {
-            let device = &$self.device;
-            let config = LaunchConfig { grid_dim: (x, y, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
-            // SAFETY: arguments have the types and the order of the kernel's parameters; matrices lie inside their
-            // buffers, which `matrix` checked; buffers outlive the kernel, since they are freed in the same queue.
-            expect(unsafe { device.stream.launch_builder(device.kernel($name))$(.arg(&$argument))+.launch(config) });
-        }
-    }};
-}
-
 impl<T: CudaReal> Cuda<T> {
     /// A grid for `len` independent numbers.
-    fn each(&self, len: usize) -> (u32, u32) {
+    pub(super) fn each(&self, len: usize) -> (u32, u32) {
         (len.div_ceil(THREADS as usize).min(self.device.blocks as usize) as u32, 1)
     }
 
@@ -452,6 +436,29 @@ impl<T: CudaReal> Backend for Cuda<T> {
     fn col2im(&self, window: &Window, cols: View<Self>, images: ViewMut<Self>) {
         let images = images.matrix();
         launch!(self, "col2im", self.each(images.len()), Windows::from(window), cols.matrix(), images);
+    }
+
+    fn convolves(&self, window: &Window) -> bool {
+        convolution::applies::<T>(window)
+    }
+
+    fn convolve(&self, window: &Window, w: View<Self>, x: View<Self>, beta: f64, y: ViewMut<Self>) {
+        self.convolve_directly(window, w, x, beta, y);
+    }
+
+    fn convolve_transpose(
+        &self,
+        window: &Window,
+        w: View<Self>,
+        dy: View<Self>,
+        beta: f64,
+        dx: ViewMut<Self>,
+    ) {
+        self.transpose_directly(window, w, dy, beta, dx);
+    }
+
+    fn convolve_weights(&self, window: &Window, dy: View<Self>, x: View<Self>, dw: ViewMut<Self>) {
+        self.weights_directly(window, dy, x, dw);
     }
 
     fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>) {

@@ -14,25 +14,36 @@ struct Matrix {
 
 __device__ inline real *row(Matrix m, i64 i) { return m.data + i * m.stride; }
 
-// Division by one number, many times: the remainder of a product with its inverse (Granlund & Montgomery 1994), a fifth
-// of the instructions. Exact for numbers below 2^31; larger ones are divided as they are.
+// Division of numbers below 2^31 by one below 2^31, many times: the remainder of a product with its inverse (Granlund &
+// Montgomery 1994), a fifth of the instructions. Also made by the host (kernels.rs).
+struct Division {
+    unsigned by, factor, shift;
+
+    __device__ void split(unsigned at, unsigned &quotient, unsigned &remainder) const {
+        quotient = (__umulhi(factor, at) + at) >> shift;
+        remainder = at - quotient * by;
+    }
+};
+
+// The same for any numbers; larger ones are divided as they are.
 #define LARGE 0x80000000LL
 struct Divisor {
     i64 by;
-    unsigned factor, shift;
+    Division small;
     bool large;
 
-    __device__ explicit Divisor(i64 by) : by(by), factor(0), shift(0), large(by >= LARGE) {
+    __device__ explicit Divisor(i64 by) : by(by), small{(unsigned)by, 0, 0}, large(by >= LARGE) {
         if (large) return;
-        shift = by > 1 ? 32 - __clz((int)by - 1) : 0;
-        factor = (unsigned)(((1ULL << 32) * ((1ULL << shift) - by)) / by + 1);
+        small.shift = by > 1 ? 32 - __clz((int)by - 1) : 0;
+        small.factor = (unsigned)(((1ULL << 32) * ((1ULL << small.shift) - by)) / by + 1);
     }
 
     __device__ void split(i64 at, i64 &quotient, i64 &remainder) const {
         if (at < LARGE && !large) {
-            unsigned q = (__umulhi(factor, (unsigned)at) + (unsigned)at) >> shift;
+            unsigned q, r;
+            small.split((unsigned)at, q, r);
             quotient = q;
-            remainder = (unsigned)at - q * (unsigned)by;
+            remainder = r;
         } else {
             quotient = at / by;
             remainder = at % by;
@@ -69,6 +80,40 @@ template <class F> __device__ inline void each(Matrix out, F f) {
         cols.split(at, i, j);
         row(out, i)[j] = f(i, j);
     }
+}
+
+// Where rows stack several directions of some examples and much depends on the example alone: f(example, j, first, count)
+// for every j < cols, with `count` of the directions from `first` on.
+#define TOGETHER 8
+template <class F> __device__ inline void each_example(i64 cols, i64 examples, i64 directions, F f) {
+    if (cols == 0 || examples == 0) return;
+    const Divisor by_cols(cols), by_examples(examples);
+    const i64 groups = (directions + TOGETHER - 1) / TOGETHER;
+    const i64 total = groups * examples * cols, step = gridDim.x * (i64)blockDim.x;
+    for (i64 at = blockIdx.x * (i64)blockDim.x + threadIdx.x; at < total; at += step) {
+        i64 line, j, group, example;
+        by_cols.split(at, line, j);
+        by_examples.split(line, group, example);
+        f(example, j, group * TOGETHER, (int)min((i64)TOGETHER, directions - group * TOGETHER));
+    }
+}
+
+// out[i][j] for every element of such rows: f(example, j) returns the function of i that gives it. All are read before
+// any is written.
+template <class F> __device__ inline void each_direction(Matrix out, i64 examples, F f) {
+    const i64 directions = examples == 0 ? 0 : out.rows / examples;
+    each_example(out.cols, examples, directions, [=](i64 example, i64 j, i64 first, int count) {
+        const auto value_of = f(example, j);
+        real value[TOGETHER];
+#pragma unroll
+        for (int u = 0; u < TOGETHER; u++) {
+            if (u < count) value[u] = value_of((first + u) * examples + example);
+        }
+#pragma unroll
+        for (int u = 0; u < TOGETHER; u++) {
+            if (u < count) row(out, (first + u) * examples + example)[j] = value[u];
+        }
+    });
 }
 
 // Every row `i` of `rows`, one warp each; `lane` is the thread's place in the warp.

@@ -15,6 +15,7 @@ const SOURCE: &str = concat!(
     include_str!("block.cu"),
     include_str!("network.cu"),
     include_str!("window.cu"),
+    include_str!("convolution.cu"),
 );
 
 /// Machine code, or what the driver makes it of.

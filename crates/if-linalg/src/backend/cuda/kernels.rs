@@ -5,7 +5,7 @@ use cudarc::driver::DeviceRepr;
 use crate::{Activation, Loss, Window};
 
 /// Names of all kernels.
-pub(super) const KERNELS: [&str; 32] = [
+pub(super) const KERNELS: [&str; 37] = [
     "copy_rows",
     "fill",
     "gather_rows",
@@ -38,6 +38,11 @@ pub(super) const KERNELS: [&str; 32] = [
     "bag_gather",
     "bag_scatter",
     "bag_squares",
+    "arrange_weights",
+    "convolve_7",
+    "convolve_8",
+    "convolve_weights",
+    "add_parts",
 ];
 
 /// `struct Matrix`.
@@ -59,12 +64,37 @@ impl Matrix {
     }
 }
 
+/// `struct Division`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Division {
+    by: u32,
+    factor: u32,
+    shift: u32,
+}
+
+// SAFETY: it has the layout of `struct Division` in common.cuh: three 32-bit integers.
+unsafe impl DeviceRepr for Division {}
+
+impl Division {
+    /// By `by`, which is at least 1 and below 2^31.
+    pub fn new(by: usize) -> Self {
+        assert!((1..1 << 31).contains(&by), "only numbers below 2^31 are divided so");
+        let shift = by.next_power_of_two().trailing_zeros();
+        let factor = ((1 << 32) * ((1 << shift) - by)) / by + 1;
+        Self { by: by as u32, factor: factor as u32, shift }
+    }
+}
+
 /// `struct Window`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct Windows([i32; 9]);
+pub(super) struct Windows {
+    numbers: [i32; 9],
+    divisions: [Division; 5],
+}
 
-// SAFETY: it has the layout of `struct Window` in window.cu: nine 32-bit integers.
+// SAFETY: it has the layout of `struct Window` in window.cu: nine integers and five `Division`, all of 32 bits.
 unsafe impl DeviceRepr for Windows {}
 
 impl From<&Window> for Windows {
@@ -72,7 +102,10 @@ impl From<&Window> for Windows {
         let [down, across] = window.steps().expect("the window fits the image");
         let Window { channels, image: [height, width], kernel: [high, wide], stride, padding } = *window;
         let all = [channels, height, width, high, wide, stride, padding, down, across];
-        Self(all.map(|number| i32::try_from(number).expect("an image has fewer pixels")))
+        Self {
+            numbers: all.map(|number| i32::try_from(number).expect("an image has fewer pixels")),
+            divisions: [height, width, stride, down * across, across].map(Division::new),
+        }
     }
 }
 

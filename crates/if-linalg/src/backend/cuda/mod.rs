@@ -4,8 +4,34 @@
 //! it. Kernels sum in an order that shapes fix, cuBLAS does for one device and version: the same call gives the same
 //! bits. Libraries are loaded at run time, so that a program built with this starts anywhere.
 
+/// Threads of a block, where a kernel asks for no other number.
+const THREADS: u32 = 256;
+
+/// Queues a kernel: its name, blocks in the grid, threads and bytes of shared memory of a block where it asks for any,
+/// arguments as common.cuh and its companions declare them.
+macro_rules! launch {
+    ($self:expr, $name:literal, $grid:expr, block: $block:expr, $($argument:expr),+) => {{
+        let ((x, y), (threads, shared)) = ($grid, $block);
+        if x > 0 && y > 0 {
+            use cudarc::driver::{LaunchConfig, PushKernelArg};
+            let device = &$self.device;
+            let config =
+                LaunchConfig { grid_dim: (x, y, 1), block_dim: (threads, 1, 1), shared_mem_bytes: shared };
+            // SAFETY: arguments have the types and the order of the kernel's parameters; matrices lie inside their
+            // buffers, which `matrix` checked; buffers outlive the kernel, since they are freed in the same queue.
+            $crate::backend::cuda::expect(unsafe {
+                device.stream.launch_builder(device.kernel($name))$(.arg(&$argument))+.launch(config)
+            });
+        }
+    }};
+    ($self:expr, $name:literal, $grid:expr, $($argument:expr),+) => {
+        launch!($self, $name, $grid, block: ($crate::backend::cuda::THREADS, 0), $($argument),+)
+    };
+}
+
 mod backend;
 mod compile;
+mod convolution;
 mod device;
 mod error;
 mod kernels;

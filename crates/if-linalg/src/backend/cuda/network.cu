@@ -62,15 +62,15 @@ __device__ inline void activation(int kind, real slope, real z, real &f, real &f
     }
 }
 
-// The same where the output y is known already, from which some derivatives follow.
-__device__ inline void derivatives(int kind, real slope, real z, real y, real &f1, real &f2) {
+// The same where the output y is known already, from which some derivatives follow; others do not read it.
+__device__ inline void derivatives(int kind, real slope, real z, const real *y, real &f1, real &f2) {
     real f;
     if (kind == TANH) {
-        f1 = 1 - y * y;
-        f2 = -2 * y * f1;
+        f1 = 1 - *y * *y;
+        f2 = -2 * *y * f1;
     } else if (kind == SIGMOID) {
-        f1 = y * (1 - y);
-        f2 = f1 * (1 - 2 * y);
+        f1 = *y * (1 - *y);
+        f2 = f1 * (1 - 2 * *y);
     } else {
         activation(kind, slope, z, f, f1, f2);
     }
@@ -85,31 +85,28 @@ extern "C" __global__ void activate(int kind, real slope, Matrix x, Matrix y) {
 }
 
 extern "C" __global__ void activation_backward(int kind, real slope, Matrix x, Matrix y, Matrix dy, Matrix out) {
-    const Divisor examples(x.rows);
-    each(out, [=](i64 i, i64 j) {
-        i64 example = examples.remainder(i);
+    each_direction(out, x.rows, [=](i64 example, i64 j) {
         real f1, f2;
-        derivatives(kind, slope, row(x, example)[j], row(y, example)[j], f1, f2);
-        return f1 * row(dy, i)[j];
+        derivatives(kind, slope, row(x, example)[j], &row(y, example)[j], f1, f2);
+        return [=](i64 i) { return f1 * row(dy, i)[j]; };
     });
 }
 
 extern "C" __global__ void activation_r_backward(int kind, real slope, Matrix x, Matrix y, Matrix dy, Matrix rx,
                                                  Matrix rdy, Matrix out) {
-    const Divisor examples(x.rows);
     if (kind == RELU || kind == LEAKY_RELU) {
-        // Nothing bends: a third of what would be read.
-        each(out, [=](i64 i, i64 j) {
-            real s = kind == RELU ? (real)0 : slope;
-            return (row(x, examples.remainder(i))[j] > 0 ? (real)1 : s) * row(rdy, i)[j];
+        // Nothing bends: half of what would be read.
+        each_direction(out, x.rows, [=](i64 example, i64 j) {
+            real f1 = row(x, example)[j] > 0 ? (real)1 : kind == RELU ? (real)0 : slope;
+            return [=](i64 i) { return f1 * row(rdy, i)[j]; };
         });
         return;
     }
-    each(out, [=](i64 i, i64 j) {
-        i64 example = examples.remainder(i);
+    each_direction(out, x.rows, [=](i64 example, i64 j) {
         real f1, f2;
-        derivatives(kind, slope, row(x, example)[j], row(y, example)[j], f1, f2);
-        return f1 * row(rdy, i)[j] + f2 * row(dy, example)[j] * row(rx, i)[j];
+        derivatives(kind, slope, row(x, example)[j], &row(y, example)[j], f1, f2);
+        real bent = f2 * row(dy, example)[j];
+        return [=](i64 i) { return f1 * row(rdy, i)[j] + bent * row(rx, i)[j]; };
     });
 }
 

@@ -1,8 +1,10 @@
 // Windows over images, and bags of tokens: twins in cpu_window.rs and cpu_bag.rs. What the CPU scatters is gathered
 // here, so that every number is summed by one thread in a fixed order.
 
+// By the host (kernels.rs).
 struct Window {
     int channels, height, width, kernel_height, kernel_width, stride, padding, down, across;
+    Division by_height, by_width, by_stride, by_positions, by_across;
 };
 
 extern "C" __global__ void im2col(Window w, Matrix x, Matrix out) {
@@ -21,52 +23,43 @@ extern "C" __global__ void im2col(Window w, Matrix x, Matrix out) {
     });
 }
 
-// The pixels of an image, and the windows over each.
-struct Pixels {
-    Window w;
-    Divisor width, height, stride;
+// Plane, row and column of the pixel `at`.
+__device__ inline void split_pixel(const Window &w, i64 at, int &c, int &y, int &x) {
+    unsigned line, column, plane, row_of;
+    w.by_width.split((unsigned)at, line, column);
+    w.by_height.split(line, plane, row_of);
+    c = (int)plane;
+    y = (int)row_of;
+    x = (int)column;
+}
 
-    __device__ explicit Pixels(Window w) : w(w), width(w.width), height(w.height), stride(w.stride) {}
+// Windows first..last, of `count` in a direction, with a kernel of `size`, that hold position `at`.
+__device__ inline void windows_over(const Window &w, int at, int size, int count, int &first, int &last) {
+    unsigned quotient, rest;
+    w.by_stride.split(at + w.padding, quotient, rest);
+    last = min((int)quotient, count - 1);
+    int before = at + w.padding - size + w.stride;
+    w.by_stride.split(max(before, 0), quotient, rest);
+    first = (int)quotient;
+}
 
-    // Plane, row and column of the pixel `at`.
-    __device__ void split(i64 at, int &c, int &y, int &x) const {
-        i64 line, column, plane, row_of;
-        width.split(at, line, column);
-        height.split(line, plane, row_of);
-        c = (int)plane;
-        y = (int)row_of;
-        x = (int)column;
+// f(i, j) for every window over (y, x), down and across.
+template <class F> __device__ inline void each_window(const Window &w, int y, int x, F f) {
+    int top, bottom, left, right;
+    windows_over(w, y, w.kernel_height, w.down, top, bottom);
+    windows_over(w, x, w.kernel_width, w.across, left, right);
+    for (int i = top; i <= bottom; i++) {
+        for (int j = left; j <= right; j++) f(i, j);
     }
-
-    // Windows first..last, of `count` in a direction, with a kernel of `size`, that hold position `at`.
-    __device__ void over(int at, int size, int count, int &first, int &last) const {
-        i64 quotient, rest;
-        stride.split(at + w.padding, quotient, rest);
-        last = min((int)quotient, count - 1);
-        int before = at + w.padding - size + w.stride;
-        stride.split(max(before, 0), quotient, rest);
-        first = before < 0 ? 0 : (int)quotient;
-    }
-
-    // f(i, j) for every window over (y, x), down and across.
-    template <class F> __device__ void each_window(int y, int x, F f) const {
-        int top, bottom, left, right;
-        over(y, w.kernel_height, w.down, top, bottom);
-        over(x, w.kernel_width, w.across, left, right);
-        for (int i = top; i <= bottom; i++) {
-            for (int j = left; j <= right; j++) f(i, j);
-        }
-    }
-};
+}
 
 extern "C" __global__ void col2im(Window w, Matrix cols, Matrix images) {
-    const Pixels pixels(w);
     const int positions = w.down * w.across;
     each(images, [=](i64 image, i64 at) {
         int c, y, x;
-        pixels.split(at, c, y, x);
+        split_pixel(w, at, c, y, x);
         real sum = 0;
-        pixels.each_window(y, x, [&](int i, int j) {
+        each_window(w, y, x, [&](int i, int j) {
             int u = y + w.padding - i * w.stride, v = x + w.padding - j * w.stride;
             i64 patch = (c * w.kernel_height + u) * w.kernel_width + v;
             sum += row(cols, patch)[image * positions + i * w.across + j];
@@ -75,45 +68,102 @@ extern "C" __global__ void col2im(Window w, Matrix cols, Matrix images) {
     });
 }
 
-// Where the first maximum under window (i, j) of plane c is, in the image.
-__device__ inline int maximum(const Window &w, const real *image, int c, int i, int j) {
-    int best = -1;
-    real highest = 0;
+// Where the first maximum under window (i, j) of plane c is, in the image. `SIZE` is that of the window, without padding;
+// 0 if it is rare.
+template <int SIZE> __device__ inline int maximum(const Window &w, const real *image, int c, int i, int j) {
     int top = i * w.stride - w.padding, left = j * w.stride - w.padding;
-    for (int y = max(top, 0); y < min(top + w.kernel_height, w.height); y++) {
-        for (int x = max(left, 0); x < min(left + w.kernel_width, w.width); x++) {
-            int at = (c * w.height + y) * w.width + x;
-            real value = image[at];
-            if (best < 0 || value > highest) {
-                best = at;
-                highest = value;
+    if constexpr (SIZE > 0) {
+        const int start = (c * w.height + top) * w.width + left;
+        real values[SIZE * SIZE];
+#pragma unroll
+        for (int n = 0; n < SIZE * SIZE; n++) values[n] = image[start + n / SIZE * w.width + n % SIZE];
+        int best = 0;
+        real highest = values[0];
+#pragma unroll
+        for (int n = 1; n < SIZE * SIZE; n++) {
+            if (values[n] > highest) {
+                best = n;
+                highest = values[n];
             }
         }
+        return start + best / SIZE * w.width + best % SIZE;
+    } else {
+        int best = -1;
+        real highest = 0;
+        for (int y = max(top, 0); y < min(top + w.kernel_height, w.height); y++) {
+            for (int x = max(left, 0); x < min(left + w.kernel_width, w.width); x++) {
+                int at = (c * w.height + y) * w.width + x;
+                real value = image[at];
+                if (best < 0 || value > highest) {
+                    best = at;
+                    highest = value;
+                }
+            }
+        }
+        return best;
     }
-    return best;
+}
+
+__device__ inline bool is_plain(const Window &w, int size) {
+    return w.kernel_height == size && w.kernel_width == size && w.padding == 0;
+}
+
+template <int SIZE> __device__ inline void gather_maxima(const Window &w, Matrix x, Matrix rx, Matrix out) {
+    each_direction(out, x.rows, [=](i64 example, i64 at) {
+        unsigned c, position, down, right;
+        w.by_positions.split((unsigned)at, c, position);
+        w.by_across.split(position, down, right);
+        int from = maximum<SIZE>(w, row(x, example), (int)c, (int)down, (int)right);
+        return [=](i64 i) { return row(rx, i)[from]; };
+    });
 }
 
 extern "C" __global__ void max_pool_gather(Window w, Matrix x, Matrix rx, Matrix out) {
-    const Divisor examples(x.rows), positions(w.down * w.across), across(w.across);
-    each(out, [=](i64 i, i64 at) {
-        i64 c, position, down, right;
-        positions.split(at, c, position);
-        across.split(position, down, right);
-        int from = maximum(w, row(x, examples.remainder(i)), (int)c, (int)down, (int)right);
-        return row(rx, i)[from];
+    if (is_plain(w, 2)) gather_maxima<2>(w, x, rx, out);
+    else gather_maxima<0>(w, x, rx, out);
+}
+
+// Windows that lie side by side write all pixels under them.
+template <int SIZE> __device__ inline void scatter_to_tiles(const Window &w, Matrix x, Matrix dy, Matrix out) {
+    each_example(dy.cols, x.rows, dy.rows / x.rows, [=](i64 example, i64 at, i64 first, int count) {
+        unsigned c, position, down, right;
+        w.by_positions.split((unsigned)at, c, position);
+        w.by_across.split(position, down, right);
+        const int highest = maximum<SIZE>(w, row(x, example), (int)c, (int)down, (int)right);
+        const int start = (int)((c * w.height + down * SIZE) * w.width + right * SIZE);
+        real gradient[TOGETHER];
+#pragma unroll
+        for (int d = 0; d < TOGETHER; d++) {
+            if (d < count) gradient[d] = row(dy, (first + d) * x.rows + example)[at];
+        }
+#pragma unroll
+        for (int d = 0; d < TOGETHER; d++) {
+            if (d >= count) break;
+            real *image = row(out, (first + d) * x.rows + example);
+#pragma unroll
+            for (int n = 0; n < SIZE * SIZE; n++) {
+                const int pixel = start + n / SIZE * w.width + n % SIZE;
+                image[pixel] = pixel == highest ? gradient[d] : (real)0;
+            }
+        }
     });
 }
 
 extern "C" __global__ void max_pool_scatter(Window w, Matrix x, Matrix dy, Matrix out) {
+    if (x.rows == 0) return;
+    if (is_plain(w, 2) && w.stride == 2 && w.height % 2 == 0 && w.width % 2 == 0) {
+        scatter_to_tiles<2>(w, x, dy, out);
+        return;
+    }
+    // A pixel asks the windows over it whether it is their maximum.
     const Divisor examples(x.rows);
-    const Pixels pixels(w);
     each(out, [=](i64 line, i64 at) {
         int c, y, left;
-        pixels.split(at, c, y, left);
+        split_pixel(w, at, c, y, left);
         const real *image = row(x, examples.remainder(line)), *gradient = row(dy, line);
         real sum = 0;
-        pixels.each_window(y, left, [&](int i, int j) {
-            if (maximum(w, image, c, i, j) == (int)at) sum += gradient[(c * w.down + i) * w.across + j];
+        each_window(w, y, left, [&](int i, int j) {
+            if (maximum<0>(w, image, c, i, j) == (int)at) sum += gradient[(c * w.down + i) * w.across + j];
         });
         return sum;
     });
@@ -139,14 +189,13 @@ extern "C" __global__ void avg_pool(Window w, Matrix x, Matrix out) {
 }
 
 extern "C" __global__ void avg_pool_transpose(Window w, Matrix dy, Matrix out) {
-    const Pixels pixels(w);
     const real share = (real)1 / (w.kernel_height * w.kernel_width);
     each(out, [=](i64 line, i64 at) {
         int c, y, x;
-        pixels.split(at, c, y, x);
+        split_pixel(w, at, c, y, x);
         const real *gradient = row(dy, line);
         real sum = 0;
-        pixels.each_window(y, x, [&](int i, int j) { sum += share * gradient[(c * w.down + i) * w.across + j]; });
+        each_window(w, y, x, [&](int i, int j) { sum += share * gradient[(c * w.down + i) * w.across + j]; });
         return sum;
     });
 }

@@ -160,11 +160,10 @@ impl<B: Backend> Layer<B> for Conv2d {
         if !backend.convolves(&self.window) {
             return self.example_gradients_by_patches(scratch, at, dy, out);
         }
-        for i in 0..dy.rows {
-            let mut gradient = out.row_as(i, self.outputs, self.cols());
-            backend.fill(0.0, gradient.reborrow());
-            backend.convolve_weights(&self.window, dy.row_range(i, 1), at.x.row_range(i, 1), gradient);
-        }
+        // As if every example were a direction.
+        backend.fill(0.0, out.reborrow());
+        let gradients = out.reshape(dy.rows * self.outputs, self.cols());
+        backend.convolve_weights(&self.window, dy, at.x, gradients);
     }
 
     fn gradient_terms(&self) -> Option<usize> {
@@ -203,15 +202,16 @@ impl<B: Backend> Layer<B> for Conv2d {
             return self.ghost_scores_by_patches(scratch, at, dy, v, out);
         }
         let (k, width) = (out.cols, self.outputs * self.window.positions());
-        let mut products = scratch.take(k * width);
-        for i in 0..dy.rows {
+        for (first, len) in self.groups::<B>(dy.rows, 2 * k * width) {
             // V_j P~ of all directions, then the dot with dY of each.
-            let target = ViewMut::new(&mut products, 0, k, width);
-            backend.convolve(&self.window, v, at.x.row_range(i, 1), 0.0, target);
-            let products = View::new(&products, 0, 1, k * width);
-            backend.row_dots(products, dy.row_range(i, 1), 1.0, out.part(i, 1, k));
+            let mut products = scratch.take(k * len * width);
+            let target = ViewMut::new(&mut products, 0, k * len, width);
+            backend.convolve(&self.window, v, at.x.row_range(first, len), 0.0, target);
+            let products = Self::by_example(scratch, products, [k, len, width]);
+            let source = View::new(&products, 0, len, k * width);
+            backend.row_dots(source, dy.row_range(first, len), 1.0, out.part(first, len, k));
+            scratch.give(products);
         }
-        scratch.give(products);
     }
 
     fn pairwise_scores(
@@ -230,7 +230,7 @@ impl<B: Backend> Layer<B> for Conv2d {
             let [lefts, rights] = [(v.left, planes.view()), (v.right, patches)].map(|(own, other)| {
                 let mut product = scratch.take(pairs * other.cols);
                 backend.gemm(1.0, own, other, 0.0, ViewMut::new(&mut product, 0, pairs, other.cols));
-                self.by_example(scratch, product, pairs, len)
+                Self::by_example(scratch, product, [pairs, len, positions])
             });
             let views = [&lefts, &rights].map(|all| View::new(all, 0, len, pairs * positions));
             backend.paired_dots(views[0], views[1], out.part(first, len, k));

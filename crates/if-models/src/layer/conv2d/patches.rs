@@ -94,22 +94,19 @@ impl Conv2d {
         }
     }
 
-    /// `rows x g L` as `g x rows L`, example by example.
+    /// `rows x g x inner` as `g x rows x inner`, example by example.
     pub(super) fn by_example<B: Backend>(
-        &self,
         scratch: &mut Scratch<B>,
         x: B::Buffer,
-        rows: usize,
-        len: usize,
+        [rows, len, inner]: [usize; 3],
     ) -> B::Buffer {
         if len == 1 {
             return x;
         }
-        let positions = self.window.positions();
-        let mut turned = scratch.take(rows * len * positions);
-        let source = View::new(&x, 0, rows, len * positions);
-        let target = ViewMut::new(&mut turned, 0, len, rows * positions);
-        scratch.backend().swap_axes([rows, len, positions], source, target);
+        let mut turned = scratch.take(rows * len * inner);
+        let source = View::new(&x, 0, rows, len * inner);
+        let target = ViewMut::new(&mut turned, 0, len, rows * inner);
+        scratch.backend().swap_axes([rows, len, inner], source, target);
         scratch.give(x);
         turned
     }
@@ -301,7 +298,7 @@ impl Conv2d {
             // V_j P~ of all directions, then the dot with dY of each.
             let mut products = scratch.take(v.rows * patches.cols);
             backend.gemm(1.0, v, patches, 0.0, ViewMut::new(&mut products, 0, v.rows, patches.cols));
-            let products = self.by_example(scratch, products, v.rows, len);
+            let products = Self::by_example(scratch, products, [v.rows, len, self.window.positions()]);
             let source = View::new(&products, 0, len, k * each);
             backend.row_dots(source, dy.row_range(first, len), 1.0, out.part(first, len, k));
             scratch.give(products);
