@@ -19,6 +19,7 @@ mod observer;
 mod operator;
 mod real;
 mod report;
+mod signs;
 mod solver;
 mod tanh;
 pub mod testing;
@@ -42,6 +43,7 @@ pub use operator::{
 };
 pub use real::Real;
 pub use report::{ColumnReport, Solution, SolveReport, Termination, number_or_nan};
+pub use signs::SignStream;
 pub use solver::{
     Approximate, Arnoldi, BlockCg, Cg, Cholesky, Complement, CurvatureRoot, Dual, Eigen, Kronecker,
     KroneckerFactors, LayerBlocks, Lissa, LowRankFactors, LowRankInverse, Nearby, NearbyCg, Neumann,

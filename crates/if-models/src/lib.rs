@@ -43,7 +43,7 @@ pub use network::Network;
 pub use newton::{Fit, FitReport, NewtonCg};
 pub use projection::{Projection, ProjectionKind};
 pub use risk::{EmpiricalRisk, Family, Removal, RiskSettings};
-pub use scoring::{LayerVectors, ScoringWay, Vectors};
+pub use scoring::{LayerVectors, ScoringWay, Signs, Vectors};
 pub use spec::{Approximation, LayerSpec, ModelSpec};
 pub use svm::HingeSvm;
 pub use tape::{Deltas, Directions, Point, Tape};

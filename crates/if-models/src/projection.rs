@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::Network;
-use crate::scoring::{Numbers, Vectors, VectorsPart};
+use crate::scoring::{Numbers, Signs, Vectors, VectorsPart};
 
 /// How the entries of a projection are drawn; all have variance `1 / dim`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ use crate::scoring::{Numbers, Vectors, VectorsPart};
 pub enum ProjectionKind {
     /// Normal.
     Gaussian,
-    /// `+-1 / sqrt(dim)`.
+    /// `+-1 / sqrt(dim)`, made anew wherever they are needed: the only one of the three that takes no memory.
     Rademacher,
     /// Layer by layer outer products `u w^T` of signs: `(delta . u)(a . w)` costs a sum where the others cost a product.
     /// The error falls with `dim` in the same way, with a larger constant. Layers without factors take signs.
@@ -61,8 +61,10 @@ impl<B: Backend> Network<B> {
                         left: draw(dim * rows, false, scale),
                         right: draw(dim * cols, false, 1.0),
                     }
+                } else if kind == ProjectionKind::Gaussian {
+                    Numbers::Whole(draw(dim * rows * cols, true, scale))
                 } else {
-                    Numbers::Whole(draw(dim * rows * cols, kind == ProjectionKind::Gaussian, scale))
+                    Numbers::Signs(Signs { key: rng.next_u64(), scale })
                 };
                 VectorsPart { rows, cols, numbers }
             });

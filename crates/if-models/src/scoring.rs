@@ -46,6 +46,18 @@ pub enum LayerVectors<'a, B: Backend> {
     Whole(View<'a, B>),
     /// Each a sum of outer products.
     Outer(Factors<'a, B>),
+    /// Random signs that are not kept.
+    Signs(Signs),
+}
+
+/// `k` vectors of random signs in the parameters of one layer, row by row and one after another parts of one
+/// [stream](if_linalg::SignStream): made when they are needed, some vectors at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Signs {
+    /// Of the stream.
+    pub key: u64,
+    /// Size of every entry.
+    pub scale: f64,
 }
 
 /// `k` vectors of parameters, layer by layer whole or as sums of outer products.
@@ -66,6 +78,7 @@ pub(crate) struct VectorsPart<B: Backend> {
 pub(crate) enum Numbers<B: Backend> {
     Whole(B::Buffer),
     Outer { terms: usize, left: B::Buffer, right: B::Buffer },
+    Signs(Signs),
 }
 
 impl<B: Backend> Vectors<B> {
@@ -89,12 +102,54 @@ impl<B: Backend> Vectors<B> {
                 left: View::new(left, 0, self.k * terms, *rows),
                 right: View::new(right, 0, self.k * terms, *cols),
             }),
+            Numbers::Signs(signs) => LayerVectors::Signs(*signs),
         }
     }
 }
 
 /// Numbers of the gradients that are formed together, where a cache counts. A constant, so that memory is bounded.
 const GRADIENTS: usize = 1 << 20;
+/// Random signs that are made together, where a cache counts: many against the gradients of a block of examples.
+const SIGNS: usize = 1 << 22;
+
+/// Adds `<g_i, v_j>` to `out` (`rows x k`) in the cheaper way without factors of the vectors.
+fn whole_scores<B: Backend>(
+    layer: &dyn Layer<B>,
+    scratch: &mut Scratch<B>,
+    at: Primal<B>,
+    dy: View<B>,
+    v: View<B>,
+    out: ViewMut<B>,
+) {
+    match ScoringWay::cheapest(layer, out.cols, None) {
+        ScoringWay::Ghost => layer.ghost_scores(scratch, at, dy, v, out),
+        _ => materialised_scores(layer, scratch, at, dy, v, out),
+    }
+}
+
+/// Adds `<g_i, v_j>` to `out` (`rows x k`) for vectors of signs.
+fn sign_scores<B: Backend>(
+    layer: &dyn Layer<B>,
+    scratch: &mut Scratch<B>,
+    at: Primal<B>,
+    dy: View<B>,
+    signs: Signs,
+    mut out: ViewMut<B>,
+) {
+    let [rows, cols] = layer.segment().map_or([0; 2], |segment| [segment.rows, segment.cols]);
+    let size = rows * cols;
+    let group = (B::IN_HAND.unwrap_or(SIGNS) / size.max(1)).clamp(1, out.cols);
+    let mut some = scratch.take(group * size);
+    for first in (0..out.cols).step_by(group) {
+        let count = group.min(out.cols - first);
+        let start = (first * size) as u64;
+        scratch.backend().signs(signs.key, start, signs.scale, ViewMut::new(&mut some, 0, 1, count * size));
+        let v = View::new(&some, 0, count * rows, cols);
+        let target = ViewMut { offset: out.offset + first, cols: count, ..out.reborrow() };
+        whole_scores(layer, scratch, at, dy, v, target);
+    }
+    scratch.give(some);
+}
 
 /// Adds `<g_i, v_j>` to `out` (`rows x k`) with the gradients formed.
 pub(crate) fn materialised_scores<B: Backend>(
@@ -247,10 +302,8 @@ impl<B: Backend> Network<B> {
             let out = ViewMut::new(&mut sums, 0, at.rows, k);
             match vectors(s) {
                 LayerVectors::Outer(factors) => layer.pairwise_scores(scratch, primal, dy, factors, out),
-                LayerVectors::Whole(v) if ScoringWay::cheapest(layer, k, None) == ScoringWay::Ghost => {
-                    layer.ghost_scores(scratch, primal, dy, v, out);
-                }
-                LayerVectors::Whole(v) => materialised_scores(layer, scratch, primal, dy, v, out),
+                LayerVectors::Whole(v) => whole_scores(layer, scratch, primal, dy, v, out),
+                LayerVectors::Signs(signs) => sign_scores(layer, scratch, primal, dy, signs, out),
             }
         });
         let mut by_vector = scratch.take(at.rows * k);

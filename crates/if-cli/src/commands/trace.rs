@@ -205,7 +205,8 @@ impl Job<'_> {
         let segments = checkpoints[0].network.layout().segments();
         let numbers = |segment: &Segment| match projection.kind {
             ProjectionKind::Factored => segment.rows + segment.cols,
-            ProjectionKind::Gaussian | ProjectionKind::Rademacher => segment.rows * segment.cols,
+            ProjectionKind::Gaussian => segment.rows * segment.cols,
+            ProjectionKind::Rademacher => 0,
         };
         let vectors: usize = segments.iter().map(numbers).sum();
         let examples = (self.train.set.len() + self.query.set.len()) * (checkpoints.len() + 1);
@@ -280,6 +281,8 @@ impl Job<'_> {
         key["list of checkpoints"] = json!(each.collect::<Vec<_>>());
         key["layer selection"] = json!(layers.collect::<Vec<_>>());
         key["projection"] = json!(projection);
+        // How signs are drawn, which was different once.
+        key["signs"] = json!("SplitMix64");
         key
     }
 

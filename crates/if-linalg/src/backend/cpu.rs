@@ -8,7 +8,7 @@ use super::cpu_convolution::{Convolve, Transpose, Weights};
 use super::gemm::{Operand, product};
 use super::{Adam, Backend, CgProducts, CgStep, View, ViewMut};
 use super::{cpu_activation, cpu_bag, cpu_convolution, cpu_loss, cpu_pool, cpu_window};
-use crate::{Activation, Loss, Real, Window};
+use crate::{Activation, Loss, Real, SignStream, Window};
 
 /// The processor, computing in `T` (`f32` or `f64`).
 #[derive(Clone, Copy, Debug, Default)]
@@ -296,6 +296,16 @@ impl<T: Real> Backend for Cpu<T> {
                     || pairs.for_each(|(slot, (x, y))| *slot += T::from_f64(dot(x, y))),
                 );
             }
+        }
+    }
+
+    fn signs(&self, key: u64, first: u64, scale: f64, mut out: ViewMut<Self>) {
+        let [plus, minus] = [scale, -scale].map(T::from_f64);
+        for i in 0..out.rows {
+            let first = first + (i * out.cols) as u64;
+            let row = out.row(i);
+            SignStream { key }
+                .each(first, row.len(), |j, is_minus| row[j] = if is_minus { minus } else { plus });
         }
     }
 

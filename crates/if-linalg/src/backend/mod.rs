@@ -97,6 +97,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn copy(&self, x: View<Self>, y: ViewMut<Self>);
     /// Every element of `y` becomes `value`.
     fn fill(&self, value: f64, y: ViewMut<Self>);
+    /// The numbers of `out`, row by row, become `scale` times the signs number `first`, `first + 1`, ... of the stream
+    /// `key`: the same on every device, whatever part of a stream is asked for (see [`SignStream`](crate::SignStream)).
+    fn signs(&self, key: u64, first: u64, scale: f64, out: ViewMut<Self>);
     /// Row `i` of `y` becomes row `indices[i]` of `x`.
     fn gather_rows(&self, x: View<Self>, indices: &[usize], y: ViewMut<Self>);
     /// `y[b][a][c] = x[a][b][c]`, with `a` and `b` the rows of `x` and `y`: between direction-major and

@@ -119,6 +119,8 @@ impl<'a, B: Backend> Results<'a, B> {
         self.keep("copy", &y, shape);
         self.backend.fill(0.25, into(&mut y, shape));
         self.keep("fill", &y, shape);
+        self.backend.signs(0x1234_5678_9abc_def0, 1 << 40 | 5, 0.5, into(&mut y, shape));
+        self.keep("signs", &y, shape);
         let indices: Vec<usize> = (0..37).map(|i| i * 17 % 37).collect();
         self.backend.gather_rows(view(&x, wide), &indices, into(&mut y, shape));
         self.keep("gather_rows", &y, shape);

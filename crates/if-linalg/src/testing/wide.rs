@@ -62,7 +62,7 @@ macro_rules! same {
     };
 }
 
-same!(f64, usize, [usize; 3], Activation, Loss, &Adam, &Window, &[f64], &mut [f64], &[usize]);
+same!(f64, u64, usize, [usize; 3], Activation, Loss, &Adam, &Window, &[f64], &mut [f64], &[usize]);
 
 /// Kernels that [`Cpu`] has.
 macro_rules! delegate {
@@ -130,6 +130,7 @@ impl<T: Real> Backend for Wide<T> {
     delegate! {
         copy(x: View<Self>, y: ViewMut<Self>);
         fill(value: f64, y: ViewMut<Self>);
+        signs(key: u64, first: u64, scale: f64, out: ViewMut<Self>);
         gather_rows(x: View<Self>, indices: &[usize], y: ViewMut<Self>);
         swap_axes(shape: [usize; 3], x: View<Self>, y: ViewMut<Self>);
         gemm(alpha: f64, a: View<Self>, b: View<Self>, beta: f64, c: ViewMut<Self>);

@@ -2,11 +2,11 @@
 
 use crate::common::{assert_close, cpu, dense_network, few_positions, pictures, random_data, random_theta};
 use if_linalg::testing::random;
-use if_linalg::{Backend, Block, LinearOperator, SymmetricMatrix};
+use if_linalg::{Backend, Block, LinearOperator, SignStream, SymmetricMatrix};
 use if_models::testing::check_network;
 use if_models::{
     Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LabelExpectation, LayerSpec, LayerVectors, Loss,
-    ModelError, ModelSpec, Network, RiskSettings, Rows, ScoringWay,
+    ModelError, ModelSpec, Network, Projection, ProjectionKind, RiskSettings, Rows, ScoringWay, Signs,
 };
 use ndarray::ArrayD;
 
@@ -14,7 +14,7 @@ test_on_devices!(
     f64: inner_products_of_gradients_are_those_of_explicit_gradients,
     moments_multiply_to_the_gauss_newton_block_of_one_example, moments_are_means_over_all_examples,
     selected_layers_have_their_part_of_everything, frozen_layers_leave_nothing_behind_them,
-    convolutions_with_few_positions_stay_in_factors,
+    convolutions_with_few_positions_stay_in_factors, signs_are_as_if_they_were_kept,
 );
 
 fn at(matrix: &SymmetricMatrix, i: usize, j: usize) -> f64 {
@@ -37,6 +37,30 @@ fn inner_products_of_gradients_are_those_of_explicit_gradients<B: Backend<Elem =
     let found = network.gradient_products(&inputs, &theta, (&inputs, Rows::Indices(&queries)));
     assert_close(&found, &expected, 1e-13);
     assert_close(&network.scores(&inputs, &theta, &chosen), &expected, 1e-13);
+}
+
+/// Vectors of signs against the same numbers kept, layer after layer, more than are made together.
+fn signs_are_as_if_they_were_kept<B: Backend<Elem = f64>>(backend: &B) {
+    let (network, theta, data) = pictures(backend, 9);
+    let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
+    let projection = Projection { kind: ProjectionKind::Rademacher, dim: 70, seed: 3 };
+    let vectors = network.projection(projection, 1);
+    let p = network.layout().dim();
+    let mut kept = vec![f64::NAN; 70 * p];
+    let mut offset = 0;
+    for (s, segment) in network.layout().segments().iter().enumerate() {
+        let LayerVectors::Signs(Signs { key, scale }) = vectors.layer(s) else {
+            panic!("signs are not kept")
+        };
+        let size = segment.rows * segment.cols;
+        for j in 0..70 * size {
+            let minus = SignStream { key }.word(j as u64 / 64) >> (j % 64) & 1 == 1;
+            kept[j / size * p + offset + j % size] = if minus { -scale } else { scale };
+        }
+        offset += size;
+    }
+    let all = network.example_gradients(&inputs, &theta, Rows::Range(0, 9)).to_f64();
+    assert_close(&network.scores_of(&inputs, &theta, &vectors), &dots(&kept, &all, p), 1e-13);
 }
 
 /// Dense layers keep the gradients of queries in factors, convolutions with many positions do not.

@@ -229,6 +229,11 @@ impl<T: CudaReal> Backend for Cuda<T> {
         launch!(self, "fill", self.each(y.len()), T::from_f64(value), y);
     }
 
+    fn signs(&self, key: u64, first: u64, scale: f64, out: ViewMut<Self>) {
+        let out = out.matrix();
+        launch!(self, "signs", self.each(out.len()), key, first, T::from_f64(scale), out);
+    }
+
     fn gather_rows(&self, x: View<Self>, indices: &[usize], y: ViewMut<Self>) {
         assert!(indices.iter().all(|i| *i < x.rows) && indices.len() == y.rows, "no such row");
         let indices = self.send(&indices.iter().map(|i| *i as i64).collect::<Vec<_>>());

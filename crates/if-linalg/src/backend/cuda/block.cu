@@ -8,6 +8,18 @@ extern "C" __global__ void fill(real value, Matrix y) {
     each(y, [=](i64, i64) { return value; });
 }
 
+// 64 signs are the bits of one mixed counter, as in signs.rs.
+extern "C" __global__ void signs(unsigned long long key, unsigned long long first, real scale, Matrix out) {
+    each(out, [=](i64 i, i64 j) {
+        unsigned long long number = first + i * out.cols + j;
+        unsigned long long z = key + (number / 64 + 1) * 0x9e3779b97f4a7c15ULL;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+        z ^= z >> 31;
+        return z >> (number % 64) & 1 ? -scale : scale;
+    });
+}
+
 extern "C" __global__ void gather_rows(Matrix x, const i64 *indices, Matrix y) {
     each(y, [=](i64 i, i64 j) { return row(x, indices[i])[j]; });
 }

@@ -5,9 +5,10 @@ use cudarc::driver::DeviceRepr;
 use crate::{Activation, Loss, Window};
 
 /// Names of all kernels.
-pub(super) const KERNELS: [&str; 37] = [
+pub(super) const KERNELS: [&str; 38] = [
     "copy_rows",
     "fill",
+    "signs",
     "gather_rows",
     "swap_axes",
     "axpby",
