@@ -11,7 +11,7 @@ struct Planes {
     int lines, bands; // lines of windows that a block has at once, and how often that is needed for all
     int images, chunk; // images and planes of each that a block has at once
     int plane, pitch; // numbers of a plane in shared memory and of its lines
-    Division by_plane, by_pitch, by_chunk, by_across;
+    Division by_pitch, by_across;
 };
 
 extern __shared__ __align__(16) unsigned char shared_memory[];
@@ -42,23 +42,34 @@ __device__ inline void wait_for_copies() {
     __syncthreads();
 }
 
-// Copies lines under the windows of a band, of planes from `first` on, of `count` images that lie `stride` apart:
+// Shares out planes of `size` numbers each among the threads of a block: f(number, first, step) for the planes number
+// `first`, `first + step`, ..., so that what belongs to the number is found once.
+template <class F> __device__ inline void each_number(int size, F f) {
+    const int together = max((int)blockDim.x / size, 1), first = together > 1 ? (int)threadIdx.x / size : 0;
+    if (first >= together) return;
+    for (int number = threadIdx.x - first * size; number < size; number += blockDim.x) f(number, first, together);
+}
+
+// Copies lines under the windows of a band, of planes from `first_plane` on, of `count` images that lie `stride` apart:
 // to[image][plane][line][column].
-__device__ inline void copy_planes(const Planes &p, const real *images, i64 stride, int count, int band, int first,
-                                   real *to) {
-    const int top = band * p.lines - p.above;
-    const unsigned total = count * p.chunk * p.plane;
-    for (unsigned at = threadIdx.x; at < total; at += blockDim.x) {
-        unsigned plane, rest, line, column, image, c;
-        p.by_plane.split(at, plane, rest);
-        p.by_pitch.split(rest, line, column);
-        p.by_chunk.split(plane, image, c);
-        c += first;
-        int y = top + (int)line, x = (int)column - p.left;
-        bool inside = y >= 0 && y < p.height && x >= 0 && x < p.width && c < p.planes;
-        i64 from = inside ? image * stride + ((i64)c * p.height + y) * p.width + x : 0;
-        start_copy<sizeof(real)>(to + at, images + from, inside);
-    }
+__device__ inline void copy_planes(const Planes &p, const real *images, i64 stride, int count, int band,
+                                   int first_plane, real *to) {
+    const int area = p.height * p.width;
+    each_number(p.plane, [&](int number, int first, int step) {
+        unsigned line, column;
+        p.by_pitch.split(number, line, column);
+        const int y = band * p.lines - p.above + (int)line, x = (int)column - p.left;
+        const bool inside = y >= 0 && y < p.height && x >= 0 && x < p.width;
+        const real *from = images + (inside ? y * p.width + x : 0);
+        for (int image = 0; image < count; image++) {
+            for (int c = first; c < p.chunk; c += step) {
+                const bool there = inside && first_plane + c < p.planes;
+                start_copy<sizeof(real)>(to + (image * p.chunk + c) * p.plane + number,
+                                         from + (there ? (i64)(first_plane + c) * area : 0), there);
+            }
+            from += stride;
+        }
+    });
 }
 
 #define OUTS 8
@@ -229,7 +240,7 @@ struct Tiles {
     int outputs, bias, groups, tiles; // groups of outputs in a block, and tiles of a group there
     int all_tiles, splits, line; // tiles of a group; threads of a tile; numbers of an output's windows in shared memory
     i64 directions, examples, of_a_part; // rows of each direction, and those that a block sums up
-    Division by_positions, by_outs, by_tiles, by_groups; // of a band; outputs and tiles of a block; groups
+    Division by_tiles, by_groups; // of a block
 };
 
 // Copies a band of the windows of `count` rows: to[image][out][window], zero beyond the last.
@@ -237,15 +248,18 @@ __device__ inline void copy_deltas(const Planes &p, const Tiles &t, const Matrix
                                    int count, int band, real *to) {
     const int positions = p.lines * p.across, outs = t.groups * OUTS, start = band * positions;
     const int all = p.down * p.across;
-    const unsigned total = count * outs * positions;
-    for (unsigned at = threadIdx.x; at < total; at += blockDim.x) {
-        unsigned plane, window, image, o;
-        t.by_positions.split(at, plane, window);
-        t.by_outs.split(plane, image, o);
-        bool inside = first_out + (int)o < t.outputs && start + (int)window < all;
-        const real *from = row(dy, first_row + image) + (inside ? (i64)(first_out + o) * all + start + window : 0);
-        start_copy<sizeof(real)>(to + plane * t.line + window, from, inside);
-    }
+    each_number(positions, [&](int window, int first, int step) {
+        const bool inside = start + window < all;
+        const real *from = row(dy, first_row) + (inside ? start + window : 0);
+        for (int image = 0; image < count; image++) {
+            for (int o = first; o < outs; o += step) {
+                const bool there = inside && first_out + o < t.outputs;
+                start_copy<sizeof(real)>(to + (image * outs + o) * t.line + window,
+                                         from + (there ? (i64)(first_out + o) * all : 0), there);
+            }
+            from += dy.stride;
+        }
+    });
 }
 
 // One block for some rows of a direction (blockIdx.x), some groups of outputs and some tiles (blockIdx.y).

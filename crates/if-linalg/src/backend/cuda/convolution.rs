@@ -33,7 +33,7 @@ const BLOCKS: usize = 1024;
 /// A multiply-add with its share of loads.
 const PRODUCT: f64 = 1.2;
 /// A number copied to shared memory.
-const COPY: f64 = 20.0;
+const COPY: f64 = 10.0;
 /// The start of a column of windows.
 const COLUMN: f64 = 60.0;
 /// All threads that wait for a copy.
@@ -238,10 +238,10 @@ fn odd(number: usize) -> usize {
 #[repr(C)]
 struct Planes {
     numbers: [i32; 15],
-    divisions: [Division; 4],
+    divisions: [Division; 2],
 }
 
-// SAFETY: it has the layout of `struct Planes` in convolution.cu: 15 integers and four `Division`, all of 32 bits.
+// SAFETY: it has the layout of `struct Planes` in convolution.cu: 15 integers and two `Division`, all of 32 bits.
 unsafe impl DeviceRepr for Planes {}
 
 impl Planes {
@@ -265,7 +265,7 @@ impl Planes {
             cut.plane,
             pitch,
         ];
-        let by = [cut.plane, pitch, cut.planes, across];
+        let by = [pitch, across];
         Self {
             numbers: all.map(|number| i32::try_from(number).expect("an image has fewer pixels")),
             divisions: by.map(Division::new),
@@ -305,7 +305,7 @@ struct Tiles {
     directions: i64,
     examples: i64,
     of_a_part: i64,
-    divisions: [Division; 4],
+    divisions: [Division; 2],
 }
 
 // SAFETY: it has the layout of `struct Tiles` in convolution.cu, member by member.
@@ -464,7 +464,7 @@ impl<T: CudaReal> Cuda<T> {
             directions: directions as i64,
             examples: examples as i64,
             of_a_part: of_a_part as i64,
-            divisions: [windows, outs, groups * tiles, groups].map(Division::new),
+            divisions: [groups * tiles, groups].map(Division::new),
         };
         let planes = Planes::new(&convolution, at_once);
         let shared = at_once.weights_numbers(&convolution, groups).max(OFFSETS * threads) * size_of::<T>();
