@@ -15,7 +15,8 @@ use super::error::expect;
 use super::kernels::KERNELS;
 use super::staging::{LARGE, Staging};
 
-/// In which arithmetic matrices of `f32` are multiplied. Sums are `f32` always, and all else is `f32` as well;
+/// In which arithmetic matrices of `f32` are multiplied. Sums are `f32` always, and all else,
+/// convolutions without patches among it, is `f32` as well;
 /// `f64` knows [`Full`](Self::Full) only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Products {
