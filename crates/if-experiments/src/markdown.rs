@@ -17,8 +17,8 @@ const HEAD: &str = "\
 
 Written by `cargo xtask reproduce --markdown` from the committed results (`crates/if-experiments/results`): do not edit.
 `cargo xtask reproduce --only ID` repeats a row, with its plots, all its numbers and the notes on what deviates from the
-paper. These are results of the default command; what only `--full` runs is not among them. Gates were set before the runs
-and are not moved. A row shows its first gate, or the first that is missed; all that
+paper. These are results of the command in the last table: where it does not say `--full`, what only that runs is not among
+them. Gates were set before the runs and are not moved. A row shows its first gate, or the first that is missed; all that
 are missed stand below, with what was tried. Times depend on what else the machine did: they tell minutes from hours.
 
 ";

@@ -4,7 +4,7 @@
 /// Flood 2014). No part of a stream depends on another, so that it need not be kept.
 #[derive(Clone, Copy, Debug)]
 pub struct SignStream {
-    /// Streams of different keys are independent.
+    /// Of its start: streams of random keys do not meet in practice.
     pub key: u64,
 }
 
@@ -43,6 +43,12 @@ mod tests {
         all
     }
 
+    /// What is kept was drawn so: the first number of SplitMix64 with seed 0.
+    #[test]
+    fn signs_stay_what_they_were() {
+        assert_eq!(SignStream { key: 0 }.word(0), 0xe220_a839_7b1d_cdaf);
+    }
+
     #[test]
     fn a_part_is_a_part_of_the_whole() {
         let all = signs(7, 0, 1000);
@@ -65,7 +71,7 @@ mod tests {
         for shift in [1, 2, 31, 63, 64, 65, 127, 784, 785, 4096, n] {
             assert!(sum(&all[..n], &all[shift..shift + n]).abs() < bound, "moved by {shift}");
         }
-        for key in [6, 8, 7 + (1 << 32), 0x9e37_79b9_7f4a_7c15 + 7] {
+        for key in [6, 8, 7 + (1 << 32)] {
             assert!(sum(&all[..n], &signs(key, 0, n)).abs() < bound, "key {key}");
         }
     }

@@ -23,7 +23,7 @@ use if_linalg::{
 
 use crate::layer::{Layer, Primal, Scratch, products};
 use crate::risk::EmpiricalRisk;
-use crate::scoring::{ScoringWay, each_gradients};
+use crate::scoring::{GRADIENTS, ScoringWay, each_gradients};
 use crate::tape::Point;
 
 /// The inverse above, for the examples of `risk` at `theta`. The shift `s` is the
@@ -143,7 +143,7 @@ impl<B: Backend> Share<'_, B> {
         let (backend, k) = (scratch.backend(), sum.rows);
         let v = View::new(v.buffer, v.offset, k, sum.cols);
         let mut coefficients = scratch.take(self.dy.rows * k);
-        each_gradients(self.layer, scratch, self.primal, self.dy, |_, first, gradients| {
+        each_gradients(self.layer, scratch, (self.primal, self.dy), GRADIENTS, |_, first, gradients| {
             let count = gradients.rows;
             backend.gemm(1.0, gradients, v.t(), 0.0, ViewMut::new(&mut coefficients, 0, count, k));
             let factors = self.factors.row_range(first, count);

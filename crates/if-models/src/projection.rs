@@ -14,7 +14,8 @@ use crate::scoring::{Numbers, Signs, Vectors, VectorsPart};
 pub enum ProjectionKind {
     /// Normal.
     Gaussian,
-    /// `+-1 / sqrt(dim)`, made anew wherever they are needed: the only one of the three that takes no memory.
+    /// `+-1 / sqrt(dim)`, made anew where they are needed, a few megabytes at a time (on a GPU 64): what the others keep
+    /// grows with `dim`.
     Rademacher,
     /// Layer by layer outer products `u w^T` of signs: `(delta . u)(a . w)` costs a sum where the others cost a product.
     /// The error falls with `dim` in the same way, with a larger constant. Layers without factors take signs.

@@ -108,8 +108,9 @@ impl<B: Backend> Vectors<B> {
 }
 
 /// Numbers of the gradients that are formed together, where a cache counts. A constant, so that memory is bounded.
-const GRADIENTS: usize = 1 << 20;
-/// Random signs that are made together, where a cache counts: many against the gradients of a block of examples.
+pub(crate) const GRADIENTS: usize = 1 << 20;
+/// Random signs that are made together, and numbers of the gradients that meet them, where a cache counts; elsewhere a
+/// part of what is in hand.
 const SIGNS: usize = 1 << 22;
 
 /// Adds `<g_i, v_j>` to `out` (`rows x k`) in the cheaper way without factors of the vectors.
@@ -127,7 +128,7 @@ fn whole_scores<B: Backend>(
     }
 }
 
-/// Adds `<g_i, v_j>` to `out` (`rows x k`) for vectors of signs.
+/// Adds `<g_i, v_j>` to `out` (`rows x k`) for vectors of signs, in the way that is cheapest for all of them.
 fn sign_scores<B: Backend>(
     layer: &dyn Layer<B>,
     scratch: &mut Scratch<B>,
@@ -137,18 +138,34 @@ fn sign_scores<B: Backend>(
     mut out: ViewMut<B>,
 ) {
     let [rows, cols] = layer.segment().map_or([0; 2], |segment| [segment.rows, segment.cols]);
-    let size = rows * cols;
-    let group = (B::IN_HAND.unwrap_or(SIGNS) / size.max(1)).clamp(1, out.cols);
-    let mut some = scratch.take(group * size);
-    for first in (0..out.cols).step_by(group) {
-        let count = group.min(out.cols - first);
-        let start = (first * size) as u64;
-        scratch.backend().signs(signs.key, start, signs.scale, ViewMut::new(&mut some, 0, 1, count * size));
-        let v = View::new(&some, 0, count * rows, cols);
-        let target = ViewMut { offset: out.offset + first, cols: count, ..out.reborrow() };
-        whole_scores(layer, scratch, at, dy, v, target);
+    let (size, k) = (rows * cols, out.cols);
+    let numbers = B::IN_HAND.map_or(SIGNS, |numbers| numbers / 16);
+    let each_group = |scratch: &mut Scratch<B>, f: &mut dyn FnMut(&mut Scratch<B>, usize, View<B>)| {
+        let group = (numbers / size.max(1)).clamp(1, k);
+        let mut some = scratch.take(group * size);
+        for first in (0..k).step_by(group) {
+            let count = group.min(k - first);
+            let target = ViewMut::new(&mut some, 0, 1, count * size);
+            scratch.backend().signs(signs.key, (first * size) as u64, signs.scale, target);
+            f(scratch, first, View::new(&some, 0, count * rows, cols));
+        }
+        scratch.give(some);
+    };
+    if ScoringWay::cheapest(layer, k, None) == ScoringWay::Ghost {
+        each_group(scratch, &mut |scratch, first, v| {
+            let target = ViewMut { offset: out.offset + first, cols: v.rows / rows, ..out.reborrow() };
+            layer.ghost_scores(scratch, at, dy, v, target);
+        });
+        return;
     }
-    scratch.give(some);
+    each_gradients(layer, scratch, (at, dy), numbers, |scratch, start, gradients| {
+        each_group(scratch, &mut |scratch, first, v| {
+            let v = v.reshape(v.rows / rows, size);
+            let mut some = out.part(start, gradients.rows, k);
+            let target = ViewMut { offset: some.offset + first, cols: v.rows, ..some.reborrow() };
+            scratch.backend().gemm(1.0, gradients, v.t(), 1.0, target);
+        });
+    });
 }
 
 /// Adds `<g_i, v_j>` to `out` (`rows x k`) with the gradients formed.
@@ -162,7 +179,7 @@ pub(crate) fn materialised_scores<B: Backend>(
 ) {
     let k = out.cols;
     let v = View::new(v.buffer, v.offset, k, v.rows / k * v.cols);
-    each_gradients(layer, scratch, at, dy, |scratch, first, gradients| {
+    each_gradients(layer, scratch, (at, dy), GRADIENTS, |scratch, first, gradients| {
         scratch.backend().gemm(1.0, gradients, v.t(), 1.0, out.part(first, gradients.rows, k));
     });
 }
@@ -175,21 +192,21 @@ pub(crate) fn materialised_norms<B: Backend, L: Layer<B> + ?Sized>(
     dy: View<B>,
     mut out: ViewMut<B>,
 ) {
-    each_gradients(layer, scratch, at, dy, |scratch, first, gradients| {
+    each_gradients(layer, scratch, (at, dy), GRADIENTS, |scratch, first, gradients| {
         scratch.backend().row_dots(gradients, gradients, 1.0, out.part(first, gradients.rows, 1));
     });
 }
 
-/// Calls `f` with the first of some examples and their gradients, one a row.
+/// Calls `f` with the first of some examples and their gradients, one a row: `numbers` together where a cache counts.
 pub(crate) fn each_gradients<B: Backend, L: Layer<B> + ?Sized>(
     layer: &L,
     scratch: &mut Scratch<B>,
-    at: Primal<B>,
-    dy: View<B>,
+    (at, dy): (Primal<B>, View<B>),
+    numbers: usize,
     mut f: impl FnMut(&mut Scratch<B>, usize, View<B>),
 ) {
     let size = layer.segment().map_or(0, |segment| segment.rows * segment.cols);
-    let group = (B::IN_HAND.unwrap_or(GRADIENTS) / size).clamp(1, dy.rows);
+    let group = (B::IN_HAND.unwrap_or(numbers) / size).clamp(1, dy.rows);
     let mut gradients = scratch.take(group * size);
     for first in (0..dy.rows).step_by(group) {
         let count = group.min(dy.rows - first);

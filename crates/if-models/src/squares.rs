@@ -12,7 +12,7 @@
 use if_linalg::{Backend, Segment, View, ViewMut};
 
 use crate::layer::{Basis, Layer, Primal, Scratch};
-use crate::scoring::each_gradients;
+use crate::scoring::{GRADIENTS, each_gradients};
 
 /// [`Layer::squared_gradients`] of any layer.
 pub(crate) fn of_gradients<B: Backend, L: Layer<B> + ?Sized>(
@@ -113,7 +113,7 @@ fn of_whole<B: Backend, L: Layer<B> + ?Sized>(
     mut out: ViewMut<B>,
 ) {
     let backend = scratch.backend();
-    each_gradients(layer, scratch, at, dy, |scratch, _, gradients| {
+    each_gradients(layer, scratch, (at, dy), GRADIENTS, |scratch, _, gradients| {
         let together = if B::IN_HAND.is_some() { gradients.rows } else { 1 };
         for first in (0..gradients.rows).step_by(together) {
             let group = gradients.row_range(first, together);

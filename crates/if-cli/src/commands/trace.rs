@@ -206,6 +206,7 @@ impl Job<'_> {
         let numbers = |segment: &Segment| match projection.kind {
             ProjectionKind::Factored => segment.rows + segment.cols,
             ProjectionKind::Gaussian => segment.rows * segment.cols,
+            // Made a few at a time.
             ProjectionKind::Rademacher => 0,
         };
         let vectors: usize = segments.iter().map(numbers).sum();
@@ -281,8 +282,10 @@ impl Job<'_> {
         key["list of checkpoints"] = json!(each.collect::<Vec<_>>());
         key["layer selection"] = json!(layers.collect::<Vec<_>>());
         key["projection"] = json!(projection);
-        // How signs are drawn, which was different once.
-        key["signs"] = json!("SplitMix64");
+        if projection.is_some_and(|projection| projection.kind != ProjectionKind::Gaussian) {
+            // How signs of whole layers are drawn, which was different once.
+            key["signs"] = json!("SplitMix64");
+        }
         key
     }
 

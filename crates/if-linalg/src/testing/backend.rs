@@ -58,9 +58,9 @@ const fn window(channels: usize, image: [usize; 2], kernel: [usize; 2], padding:
 }
 
 /// Windows with the planes that come out, and the examples: several images at once and bands of one, planes one after
-/// another, offsets and outputs that fill up tiles and that do not.
-const CONVOLUTIONS: [(Window, [usize; 2]); 8] = [
-    (window(1, [1, 1], [1, 1], 0), [1, 3]),
+/// another, offsets and outputs that fill up tiles and that do not, many examples in a sum.
+const CONVOLUTIONS: [(Window, [usize; 2]); 10] = [
+    (window(1, [1, 1], [1, 1], 0), [1, 20_000]),
     (window(3, [9, 10], [3, 2], 1), [5, 7]),
     (window(1, [28, 28], [3, 3], 1), [16, 9]),
     (window(16, [14, 14], [3, 3], 1), [32, 37]),
@@ -68,6 +68,8 @@ const CONVOLUTIONS: [(Window, [usize; 2]); 8] = [
     (window(3, [4, 9], [4, 4], 3), [33, 2]),
     (window(2, [70, 90], [3, 3], 0), [17, 2]),
     (window(70, [12, 12], [3, 3], 1), [70, 3]),
+    (window(3, [32, 32], [3, 3], 1), [16, 3]),
+    (window(40, [8, 9], [5, 4], 2), [24, 3]),
 ];
 
 impl<'a, B: Backend> Results<'a, B> {
@@ -360,6 +362,10 @@ impl<'a, B: Backend> Results<'a, B> {
             Window { channels: 1, image: [6, 5], kernel: [2, 2], stride: 2, padding: 0 },
             Window { channels: 2, image: [6, 4], kernel: [2, 2], stride: 2, padding: 0 },
             Window { channels: 2, image: [5, 5], kernel: [3, 3], stride: 1, padding: 0 },
+            // Small windows that overlap, that leave a line, and that reach beyond.
+            Window { channels: 2, image: [4, 4], kernel: [2, 2], stride: 1, padding: 0 },
+            Window { channels: 1, image: [5, 6], kernel: [2, 2], stride: 2, padding: 0 },
+            Window { channels: 1, image: [6, 6], kernel: [2, 2], stride: 2, padding: 1 },
         ];
         for w in windows {
             let (images, positions) = (4, w.positions());
@@ -405,7 +411,8 @@ impl<'a, B: Backend> Results<'a, B> {
     /// Along three directions: with a matrix for each or one for all, with images for each or the same for all.
     fn convolutions(&mut self, w: &Window, [outputs, n]: [usize; 2]) {
         let (k, patch, plane) = (3, w.patch(), outputs * w.positions());
-        for (matrices, images, bias, beta) in [(k, n, 1, 0.0), (k, k * n, 0, -0.5), (1, k * n, 1, 1.0)] {
+        let kinds = [(k, n, 1, 0.0), (k, k * n, 0, -0.5), (1, k * n, 1, 1.0), (1, n, 0, 1.0)];
+        for (matrices, images, bias, beta) in kinds {
             let name = format!("{w:?}, {matrices} matrices, {images} images");
             let filter = (matrices * outputs, patch + bias, patch + bias + 2);
             let (image, from) = ((images, w.inputs(), w.inputs() + 1), (images, plane, plane + 3));

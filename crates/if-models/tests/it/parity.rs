@@ -43,7 +43,7 @@ fn mlp() -> Problem {
     problem(&[20], None, vec![dense("0", 300), LayerSpec::Tanh, dense("2", 100), gelu, dense("4", 10)])
 }
 
-/// The patches of the first convolution are so large that a GPU takes a row block in several groups. The largest pixels
+/// One convolution without patches where a device has that, one with. The largest pixels
 /// are the same in every precision; relu and max pools behind a product would not be.
 fn cnn() -> Problem {
     let conv = |name: &str, out, kernel, stride, padding| LayerSpec::Conv2d {

@@ -43,17 +43,17 @@ fn inner_products_of_gradients_are_those_of_explicit_gradients<B: Backend<Elem =
 fn signs_are_as_if_they_were_kept<B: Backend<Elem = f64>>(backend: &B) {
     let (network, theta, data) = pictures(backend, 9);
     let inputs = Inputs::new(&network, &data, usize::MAX).expect("the data fit");
-    let projection = Projection { kind: ProjectionKind::Rademacher, dim: 70, seed: 3 };
+    let projection = Projection { kind: ProjectionKind::Rademacher, dim: 300, seed: 3 };
     let vectors = network.projection(projection, 1);
     let p = network.layout().dim();
-    let mut kept = vec![f64::NAN; 70 * p];
+    let mut kept = vec![f64::NAN; 300 * p];
     let mut offset = 0;
     for (s, segment) in network.layout().segments().iter().enumerate() {
         let LayerVectors::Signs(Signs { key, scale }) = vectors.layer(s) else {
             panic!("signs are not kept")
         };
         let size = segment.rows * segment.cols;
-        for j in 0..70 * size {
+        for j in 0..300 * size {
             let minus = SignStream { key }.word(j as u64 / 64) >> (j % 64) & 1 == 1;
             kept[j / size * p + offset + j % size] = if minus { -scale } else { scale };
         }

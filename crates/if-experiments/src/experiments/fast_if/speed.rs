@@ -8,7 +8,7 @@ use if_methods::{Extremes, Influence, MethodError, Ranked, Scores, nearest, reca
 use if_models::{Curvature, EmpiricalRisk, Inputs, Network, RiskSettings};
 use rayon::ThreadPool;
 
-use super::{DAMPING, L2, N, SHARES, TOP, Trial, candidates_in, mean};
+use super::{DAMPING, L2, SHARES, TOP, Trial, candidates_in, mean};
 use crate::Context;
 use crate::number::short;
 use crate::result::{Metric, Table};
@@ -85,7 +85,7 @@ impl Speed {
             way.add(part, seconds, exact, &scores);
         }
         for (s, share) in SHARES.into_iter().enumerate() {
-            let run = |single| bench.timed(single, || bench.funnel(query, candidates_in(share)));
+            let run = |single| bench.timed(single, || bench.funnel(query, candidates_in(share, exact.len())));
             let [(scores, slow), (same, fast)] = [run(true)?, run(false)?];
             ensure!(scores == same, "the number of threads changed a score");
             self.funnel[0][s].add(part, slow, exact, &scores);
@@ -137,7 +137,7 @@ impl Bench<'_> {
     }
 
     fn candidates(&self, query: &Inputs<F64>, candidates: Vec<usize>) -> anyhow::Result<Vec<f64>> {
-        let mut scores = vec![0.0; N];
+        let mut scores = vec![0.0; self.features.k()];
         let lists = [candidates];
         self.influences[1].attribute_candidates(query, &lists, self.context, |_, own| {
             lists[0].iter().zip(own).for_each(|(&i, score)| scores[i] = score);

@@ -175,7 +175,7 @@ mod tests {
     /// Where NVRTC is installed, with a GPU or without.
     #[test]
     fn kernels_compile_for_every_architecture_in_use() {
-        for capability in [80, 90, 100] {
+        for capability in [75, 80, 90, 100] {
             let compiler = match Compiler::new(capability) {
                 Ok(compiler) => compiler,
                 Err(error) => return skip(&error.to_string()),

@@ -1,7 +1,7 @@
 //! Convolutions without patches in memory: how their work is cut for the kernels of convolution.cu, which say what
 //! the words mean.
 //!
-//! Cuts follow from shapes alone, and so does the order of sums.
+//! Cuts follow from shapes and the type of numbers alone, and so does the order of sums.
 
 use cudarc::driver::DeviceRepr;
 
@@ -141,6 +141,7 @@ impl Convolution {
     /// The cheapest cut for `outputs` planes, where there is one.
     fn convolve_cut<T>(&self, outputs: usize) -> Option<ConvolveCut> {
         let (across, area) = (self.windows[1], self.area());
+        let few: Vec<usize> = shares(self.planes).filter(|planes| *planes <= FEW).collect();
         let mut best: Option<(f64, ConvolveCut)> = None;
         for (strip, groups) in
             STRIPS.into_iter().flat_map(|s| shares(outputs.div_ceil(OUTS)).map(move |g| (s, g)))
@@ -152,12 +153,10 @@ impl Convolution {
                 let at_once = |planes| Cut { images, lines, planes, plane };
                 let fits =
                     |planes: &usize| at_once(*planes).filter_numbers(self, outs) * size_of::<T>() <= SHARED;
-                let Some(planes) = shares(self.planes).filter(|planes| *planes <= FEW).find(fits) else {
-                    continue;
-                };
                 if threads > THREADS {
                     continue;
                 }
+                let Some(planes) = few.iter().copied().find(fits) else { continue };
                 let waits = self.planes.div_ceil(planes);
                 let products = (threads * OUTS * strip * area * self.planes) as f64;
                 let copies = (self.planes * (images * plane + area * outs)) as f64;
@@ -328,8 +327,9 @@ struct Matrices<'a, T: CudaReal> {
 pub(super) fn applies<T>(window: &Window) -> bool {
     window.stride == 1
         && window.kernel.iter().all(|size| window.padding < *size)
-        && Convolution::new(window).convolve_cut::<T>(1).is_some()
-        && Convolution::transposed(window, 1).convolve_cut::<T>(1).is_some()
+        && Convolution::new(&Window { channels: FEW + 1, ..*window }).convolve_cut::<T>(1).is_some()
+        // More planes than are at work at once have to fit twice.
+        && Convolution::transposed(window, FEW + 1).convolve_cut::<T>(1).is_some()
         && Convolution::new(window).weights_cut::<T>(1, true).is_some()
 }
 
@@ -514,13 +514,25 @@ mod tests {
                 let used = (at_once.images * down * across * outputs) as f64 / places as f64;
                 assert!(outputs < OUTS || used > 0.5, "{window:?}: only {used} of the threads work");
             }
-            let cut = Convolution::new(&window).weights_cut::<f32>(outputs, true).unwrap();
-            assert!(cut.threads <= THREADS && cut.splits * cut.tiles * cut.groups <= cut.threads);
+            weights_fit::<f32>(&window, outputs);
+            if applies::<f64>(&window) {
+                weights_fit::<f64>(&window, outputs);
+            }
         }
         assert!(applies::<f32>(&window(3, 224, 7)) && applies::<f64>(&window(64, 32, 3)));
         assert!(!applies::<f32>(&window(1, 1000, 3)));
+        // There is room for one plane that comes in transposed, not for two.
+        assert!(!applies::<f64>(&window(1, 116, 11)));
         assert!(!applies::<f32>(&Window { stride: 2, ..window(1, 8, 3) }));
         assert!(!applies::<f32>(&Window { padding: 3, ..window(1, 8, 3) }));
+    }
+
+    fn weights_fit<T>(window: &Window, outputs: usize) {
+        let convolution = Convolution::new(window);
+        let cut = convolution.weights_cut::<T>(outputs, true).unwrap();
+        assert!(cut.threads <= THREADS && cut.splits * cut.tiles * cut.groups <= cut.threads);
+        let numbers = cut.at_once.weights_numbers(&convolution, cut.groups).max(OFFSETS * cut.threads);
+        assert!(numbers * size_of::<T>() <= SHARED, "{window:?}: {numbers} numbers in shared memory");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-// Windows over images, and bags of tokens: twins in cpu_window.rs and cpu_bag.rs. What the CPU scatters is gathered
-// here, so that every number is summed by one thread in a fixed order.
+// Windows over images, and bags of tokens: twins in cpu_window.rs and cpu_bag.rs. Where the CPU adds up what it
+// scatters, every number is gathered by one thread here, in a fixed order.
 
 // By the host (kernels.rs).
 struct Window {
