@@ -7,9 +7,6 @@ use pulp::Simd;
 use super::planes::Planes;
 use crate::Real;
 
-/// Offsets in a tile of four planes, so many that all sums and what is multiplied are in 16 registers.
-const OFFSETS: usize = 3;
-
 /// `dw[o][offset] += <dy_o, x from that offset on>` over `len` numbers of each image. Those between and behind lines are
 /// among them: there `dy` is 0, so that an infinite or undefined number of an image may reach more of that image's
 /// products than it is under.
@@ -40,19 +37,34 @@ impl<T: Real> Dots<'_, T> {
         assert!(last_row + self.offsets.len() <= dw.len());
         for first in (0..self.len).step_by(AT_ONCE) {
             let len = AT_ONCE.min(self.len - first);
-            let (all, mut done) = (self.dy.count, 0);
+            let (all, part) = (0..self.dy.count, (first, len));
+            // Offsets in a tile of four planes: so many that all sums and what is multiplied are in registers.
             if S::REGISTER_COUNT >= 32 {
-                done = self.rows::<S, 8>(simd, (first, len), done..all, dw);
+                self.planes::<S, 5>(simd, part, all, dw);
+            } else {
+                self.planes::<S, 3>(simd, part, all, dw);
             }
-            done = self.rows::<S, 4>(simd, (first, len), done..all, dw);
-            done = self.rows::<S, 2>(simd, (first, len), done..all, dw);
-            self.rows::<S, 1>(simd, (first, len), done..all, dw);
         }
+    }
+
+    /// The `planes` with `N` offsets at a time.
+    #[inline(always)]
+    fn planes<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        part: (usize, usize),
+        planes: Range<usize>,
+        dw: &mut [T],
+    ) {
+        let end = planes.end;
+        let mut done = self.rows::<S, 4, N>(simd, part, planes, dw);
+        done = self.rows::<S, 2, N>(simd, part, done..end, dw);
+        self.rows::<S, 1, N>(simd, part, done..end, dw);
     }
 
     /// Planes `M` at a time, as long as there are as many; returns how many are done then.
     #[inline(always)]
-    fn rows<S: Simd, const M: usize>(
+    fn rows<S: Simd, const M: usize, const N: usize>(
         &self,
         simd: S,
         part: (usize, usize),
@@ -61,16 +73,19 @@ impl<T: Real> Dots<'_, T> {
     ) -> usize {
         let groups = planes.len() / M;
         for first in (0..groups).map(|group| planes.start + group * M) {
-            let mut offsets = self.offsets.chunks_exact(OFFSETS);
+            let mut offsets = self.offsets.chunks_exact(N);
             let mut column = 0;
             for some in &mut offsets {
-                self.tile::<S, M, OFFSETS>(simd, part, some, first, &mut dw[column..]);
-                column += OFFSETS;
+                self.tile::<S, M, N>(simd, part, some, first, &mut dw[column..]);
+                column += N;
             }
-            match offsets.remainder() {
-                [] => {}
-                [_] => self.tile::<S, M, 1>(simd, part, offsets.remainder(), first, &mut dw[column..]),
-                two => self.tile::<S, M, 2>(simd, part, two, first, &mut dw[column..]),
+            let (left, dw) = (offsets.remainder(), &mut dw[column..]);
+            match left.len() {
+                0 => {}
+                1 => self.tile::<S, M, 1>(simd, part, left, first, dw),
+                2 => self.tile::<S, M, 2>(simd, part, left, first, dw),
+                3 => self.tile::<S, M, 3>(simd, part, left, first, dw),
+                _ => self.tile::<S, M, 4>(simd, part, left, first, dw),
             }
         }
         planes.start + groups * M
