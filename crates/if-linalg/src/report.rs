@@ -64,14 +64,16 @@ impl Termination {
             Self::MaxIterations => "raise --max-iterations, --damping or --tolerance",
             Self::NegativeCurvature { curvature } => {
                 return Some(format!(
-                    "raise --damping by more than {:.1e} (influence damping shows by how much), or use --curvature gauss-newton",
+                    "raise --damping by more than {:.1e}, which this run saw and may not be enough (influence damping shows what is), or use --curvature gauss-newton",
                     curvature.abs()
                 ));
             }
             Self::Singular => "raise --l2 or --damping",
             Self::NonFinite => "look for NaN or overflow in the weights and the features",
             Self::Diverged => "raise --damping, or --scale where it was given",
-            Self::DepthReached => "raise --depth, --repeats, --batch, --damping or --tolerance",
+            Self::DepthReached => {
+                "raise --depth, --repeats, --batch, --damping or --tolerance, or lower --scale where it was given"
+            }
             Self::Stagnated => "raise --tolerance, or use --precision f64 where it is not",
             Self::Cancelled => "run again",
         };
