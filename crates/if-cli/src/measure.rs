@@ -54,15 +54,18 @@ impl MeasureName {
 
     /// How the numbers of a file become changes of what is explained.
     pub fn formula_text(self) -> String {
+        let score = "score = g_q^T (H + (l2 + damping) I)^-1 g_i, with H the curvature named here or what the solver takes for it";
         let measured = match self {
             Self::Loss => {
-                return "score = g_q^T (H + (l2 + damping) I)^-1 g_i, with H the curvature named here or what the solver takes for it; predicted change of the query's loss when the example is removed = factor * score".into();
+                return format!(
+                    "{score}; predicted change of the query's loss when the example is removed = factor * score"
+                );
             }
             Self::Margin => "margin, z_y - ln sum_(c != y) exp z_c (with one output y z)",
             Self::Logit => "logit, z_y (with one output y z)",
         };
         format!(
-            "score = g_q^T (H + (l2 + damping) I)^-1 g_i, with H the curvature named here or what the solver takes for it, and g_q the gradient of minus the query's {measured}; predicted change of the query's {} when the example is removed = -factor * score",
+            "{score}, and g_q the gradient of minus the query's {measured}; predicted change of the query's {} when the example is removed = -factor * score",
             self.name()
         )
     }

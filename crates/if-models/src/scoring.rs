@@ -153,8 +153,7 @@ fn sign_scores<B: Backend>(
     };
     if ScoringWay::cheapest(layer, k, None) == ScoringWay::Ghost {
         each_group(scratch, &mut |scratch, first, v| {
-            let target = ViewMut { offset: out.offset + first, cols: v.rows / rows, ..out.reborrow() };
-            layer.ghost_scores(scratch, at, dy, v, target);
+            layer.ghost_scores(scratch, at, dy, v, out.col_part(first, v.rows / rows));
         });
         return;
     }
@@ -162,8 +161,7 @@ fn sign_scores<B: Backend>(
         each_group(scratch, &mut |scratch, first, v| {
             let v = v.reshape(v.rows / rows, size);
             let mut some = out.part(start, gradients.rows, k);
-            let target = ViewMut { offset: some.offset + first, cols: v.rows, ..some.reborrow() };
-            scratch.backend().gemm(1.0, gradients, v.t(), 1.0, target);
+            scratch.backend().gemm(1.0, gradients, v.t(), 1.0, some.col_part(first, v.rows));
         });
     });
 }

@@ -115,6 +115,12 @@ impl<'a, B: Backend> ViewMut<'a, B> {
         ViewMut { buffer: &mut *self.buffer, offset, rows, cols, row_stride: self.row_stride }
     }
 
+    /// Columns `start..start + cols`.
+    pub fn col_part(&mut self, start: usize, cols: usize) -> ViewMut<'_, B> {
+        debug_assert!(start + cols <= self.cols);
+        ViewMut { offset: self.offset + start, cols, ..self.reborrow() }
+    }
+
     /// Row `i` alone, as a contiguous `rows x cols` matrix.
     pub fn row_as(&mut self, i: usize, rows: usize, cols: usize) -> ViewMut<'_, B> {
         debug_assert!(i < self.rows && rows * cols <= self.cols);

@@ -212,7 +212,7 @@ impl<B: Backend> Layer<B> for Dense {
             let count = group.min(out.cols - first);
             let some = v.row_range(first * self.outputs, count * self.outputs);
             let (products, width) = self.products(scratch, at.x, some);
-            let target = ViewMut { offset: out.offset + first, cols: count, ..out.reborrow() };
+            let target = out.col_part(first, count);
             scratch.backend().row_dots(View::new(&products, 0, dy.rows, width), dy, 1.0, target);
             scratch.give(products);
         }

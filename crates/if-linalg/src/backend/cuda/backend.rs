@@ -5,8 +5,9 @@ use std::ffi::c_void;
 use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::result;
 
+use super::convolution::{self, Filters};
 use super::kernels::{self, Matrix, Windows};
-use super::{Cuda, CudaBuffer, CudaReal, Products, THREADS, bytes, convolution, expect};
+use super::{Cuda, CudaBuffer, CudaReal, Products, THREADS, bytes, expect};
 use crate::{Activation, Adam, Backend, CgProducts, CgStep, Loss, Real, View, ViewMut, Window};
 
 /// Numbers of a row that one block of threads sums up. A constant: it fixes the order of summation.
@@ -448,7 +449,8 @@ impl<T: CudaReal> Backend for Cuda<T> {
     }
 
     fn convolve(&self, window: &Window, w: View<Self>, x: View<Self>, beta: f64, y: ViewMut<Self>) {
-        self.convolve_directly(window, w, x, beta, y);
+        let filters = Filters::new(window, w, y.cols / window.positions());
+        self.filter_images(&filters, x, beta, y);
     }
 
     fn convolve_transpose(
@@ -459,11 +461,12 @@ impl<T: CudaReal> Backend for Cuda<T> {
         beta: f64,
         dx: ViewMut<Self>,
     ) {
-        self.transpose_directly(window, w, dy, beta, dx);
+        let filters = Filters::transposed(window, w, dy.cols / window.positions());
+        self.filter_images(&filters, dy, beta, dx);
     }
 
     fn convolve_weights(&self, window: &Window, dy: View<Self>, x: View<Self>, dw: ViewMut<Self>) {
-        self.weights_directly(window, dy, x, dw);
+        self.sum_weights(window, dy, x, dw);
     }
 
     fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>) {

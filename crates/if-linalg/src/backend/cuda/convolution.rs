@@ -140,36 +140,41 @@ impl Convolution {
 
     /// The cheapest cut for `outputs` planes, where there is one.
     fn convolve_cut<T>(&self, outputs: usize) -> Option<ConvolveCut> {
-        let (across, area) = (self.windows[1], self.area());
-        let few: Vec<usize> = shares(self.planes).filter(|planes| *planes <= FEW).collect();
-        let mut best: Option<(f64, ConvolveCut)> = None;
-        for (strip, groups) in
-            STRIPS.into_iter().flat_map(|s| shares(outputs.div_ceil(OUTS)).map(move |g| (s, g)))
-        {
-            let outs = groups * OUTS;
-            for (images, lines) in self.portions(strip) {
-                let threads = (groups * images * (lines / strip) * across).next_multiple_of(WARP);
-                let plane = self.plane(lines);
-                let at_once = |planes| Cut { images, lines, planes, plane };
-                let fits =
-                    |planes: &usize| at_once(*planes).filter_numbers(self, outs) * size_of::<T>() <= SHARED;
-                if threads > THREADS {
-                    continue;
-                }
-                let Some(planes) = few.iter().copied().find(fits) else { continue };
-                let waits = self.planes.div_ceil(planes);
-                let products = (threads * OUTS * strip * area * self.planes) as f64;
-                let copies = (self.planes * (images * plane + area * outs)) as f64;
-                let blocks = (outputs.div_ceil(outs) * self.bands(lines)) as f64;
-                let cost =
-                    blocks * (PRODUCT * products + COPY * copies + WAIT * waits as f64) / images as f64;
-                if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-                    let at_once = at_once(planes);
-                    best = Some((cost, ConvolveCut { at_once, strip, groups, threads }));
-                }
-            }
+        cheapest(self.convolve_cuts::<T>(outputs))
+    }
+
+    /// All cuts that fit a block, with their costs.
+    fn convolve_cuts<T>(&self, outputs: usize) -> impl Iterator<Item = (f64, ConvolveCut)> {
+        let kinds = STRIPS
+            .into_iter()
+            .flat_map(move |strip| shares(outputs.div_ceil(OUTS)).map(move |groups| (strip, groups)));
+        kinds.flat_map(move |kind| {
+            let cuts = self.portions(kind.0);
+            cuts.filter_map(move |portion| self.convolve_cut_into::<T>(outputs, kind, portion))
+        })
+    }
+
+    fn convolve_cut_into<T>(
+        &self,
+        outputs: usize,
+        (strip, groups): (usize, usize),
+        (images, lines): (usize, usize),
+    ) -> Option<(f64, ConvolveCut)> {
+        let (outs, area, plane) = (groups * OUTS, self.area(), self.plane(lines));
+        let threads = (groups * images * (lines / strip) * self.windows[1]).next_multiple_of(WARP);
+        if threads > THREADS {
+            return None;
         }
-        best.map(|(_, cut)| cut)
+        let cuts = (1..=FEW.min(self.planes)).rev().map(|planes| Cut { images, lines, planes, plane });
+        let at_once = cuts
+            .filter(|cut| self.planes.div_ceil(self.planes.div_ceil(cut.planes)) == cut.planes)
+            .find(|cut| cut.filter_numbers(self, outs) * size_of::<T>() <= SHARED)?;
+        let products = (threads * OUTS * strip * area * self.planes) as f64;
+        let copies = (self.planes * (images * plane + area * outs)) as f64;
+        let waits = self.planes.div_ceil(at_once.planes) as f64;
+        let blocks = (outputs.div_ceil(outs) * self.bands(lines)) as f64;
+        let cost = blocks * (PRODUCT * products + COPY * copies + WAIT * waits) / images as f64;
+        Some((cost, ConvolveCut { at_once, strip, groups, threads }))
     }
 
     /// Tiles of offsets, one more for the bias.
@@ -179,36 +184,42 @@ impl Convolution {
 
     /// The cheapest cut for the sums of weights of `outputs` planes, where there is one.
     fn weights_cut<T>(&self, outputs: usize, bias: bool) -> Option<WeightsCut> {
-        let (across, all_tiles) = (self.windows[1], self.tiles(bias));
-        let mut best: Option<(f64, WeightsCut)> = None;
-        for tiles in shares(all_tiles) {
+        cheapest(self.weights_cuts::<T>(outputs, bias))
+    }
+
+    /// All cuts that fit a block, with their costs.
+    fn weights_cuts<T>(&self, outputs: usize, bias: bool) -> impl Iterator<Item = (f64, WeightsCut)> {
+        let sizes = (outputs, self.tiles(bias));
+        let kinds = shares(sizes.1).flat_map(move |tiles| {
             let planes = self.planes_under(tiles * OFFSETS);
-            for groups in shares(outputs.div_ceil(OUTS)) {
-                let splits = THREADS / (tiles * groups);
-                if splits == 0 {
-                    continue;
-                }
-                let threads = (splits * tiles * groups).next_multiple_of(WARP);
-                for (images, lines) in self.portions(1) {
-                    let plane = odd(self.plane(lines));
-                    let at_once = Cut { images, lines, planes, plane };
-                    let numbers = at_once.weights_numbers(self, groups);
-                    if numbers.max(OFFSETS * threads) * size_of::<T>() > SHARED {
-                        continue;
-                    }
-                    let columns = threads * (images * across).div_ceil(splits);
-                    let products = PRODUCT * (columns * lines * OUTS * OFFSETS) as f64;
-                    let blocks =
-                        all_tiles.div_ceil(tiles) * outputs.div_ceil(groups * OUTS) * self.bands(lines);
-                    let cost = products + COLUMN * columns as f64 + COPY * (numbers / 2) as f64 + WAIT;
-                    let cost = blocks as f64 * cost / images as f64;
-                    if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-                        best = Some((cost, WeightsCut { at_once, groups, tiles, splits, threads }));
-                    }
-                }
-            }
+            shares(outputs.div_ceil(OUTS)).map(move |groups| (tiles, planes, groups))
+        });
+        let room = kinds.filter(|(tiles, _, groups)| tiles * groups <= THREADS);
+        room.flat_map(move |kind| {
+            let cuts = self.portions(1);
+            cuts.filter_map(move |portion| self.weights_cut_into::<T>(sizes, kind, portion))
+        })
+    }
+
+    fn weights_cut_into<T>(
+        &self,
+        (outputs, all_tiles): (usize, usize),
+        (tiles, planes, groups): (usize, usize, usize),
+        (images, lines): (usize, usize),
+    ) -> Option<(f64, WeightsCut)> {
+        let splits = THREADS / (tiles * groups);
+        let threads = (splits * tiles * groups).next_multiple_of(WARP);
+        let at_once = Cut { images, lines, planes, plane: odd(self.plane(lines)) };
+        let numbers = at_once.weights_numbers(self, groups);
+        if numbers.max(OFFSETS * threads) * size_of::<T>() > SHARED {
+            return None;
         }
-        best.map(|(_, cut)| cut)
+        let columns = threads * (images * self.windows[1]).div_ceil(splits);
+        let products = PRODUCT * (columns * lines * OUTS * OFFSETS) as f64;
+        let blocks = all_tiles.div_ceil(tiles) * outputs.div_ceil(groups * OUTS) * self.bands(lines);
+        let cost = products + COLUMN * columns as f64 + COPY * (numbers / 2) as f64 + WAIT;
+        let cost = blocks as f64 * cost / images as f64;
+        Some((cost, WeightsCut { at_once, groups, tiles, splits, threads }))
     }
 
     /// The most planes that `offsets` rows of the patch matrix lie in, counted from a multiple of so many on.
@@ -219,6 +230,10 @@ impl Convolution {
         });
         spans.max().unwrap_or(0)
     }
+}
+
+fn cheapest<C>(cuts: impl Iterator<Item = (f64, C)>) -> Option<C> {
+    cuts.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, cut)| cut)
 }
 
 /// The least sizes of 1, 2, ... equal shares of `all`, the largest first.
@@ -310,8 +325,9 @@ struct Tiles {
 // SAFETY: it has the layout of `struct Tiles` in convolution.cu, member by member.
 unsafe impl DeviceRepr for Tiles {}
 
-/// Stacked matrices of weights, and how they lie.
-struct Matrices<'a, T: CudaReal> {
+/// A convolution by each of some stacked matrices of weights, and how they lie.
+pub(super) struct Filters<'a, T: CudaReal> {
+    convolution: Convolution,
     w: View<'a, Cuda<T>>,
     /// Rows of each.
     rows: usize,
@@ -323,73 +339,38 @@ struct Matrices<'a, T: CudaReal> {
     bias: bool,
 }
 
+impl<'a, T: CudaReal> Filters<'a, T> {
+    /// Of matrices of `rows` rows, one for each plane that comes out.
+    pub(super) fn new(window: &Window, w: View<'a, Cuda<T>>, rows: usize) -> Self {
+        let convolution = Convolution::new(window);
+        let (plane_step, bias) = (convolution.area(), w.cols > convolution.patch());
+        let out_step = w.row_stride;
+        Self { convolution, w, rows, outputs: rows, out_step, plane_step, mirrored: false, bias }
+    }
+
+    /// The transpose, without bias.
+    pub(super) fn transposed(window: &Window, w: View<'a, Cuda<T>>, rows: usize) -> Self {
+        let convolution = Convolution::transposed(window, rows);
+        let (outputs, out_step, plane_step) = (window.channels, convolution.area(), w.row_stride);
+        Self { convolution, w, rows, outputs, out_step, plane_step, mirrored: true, bias: false }
+    }
+}
+
 /// Whether all three products can be cut for `window`.
 pub(super) fn applies<T>(window: &Window) -> bool {
+    // More planes than are at work at once have to fit twice.
+    let many = Window { channels: FEW + 1, ..*window };
     window.stride == 1
         && window.kernel.iter().all(|size| window.padding < *size)
-        && Convolution::new(&Window { channels: FEW + 1, ..*window }).convolve_cut::<T>(1).is_some()
-        // More planes than are at work at once have to fit twice.
-        && Convolution::transposed(window, FEW + 1).convolve_cut::<T>(1).is_some()
-        && Convolution::new(window).weights_cut::<T>(1, true).is_some()
+        && Convolution::new(&many).convolve_cuts::<T>(1).next().is_some()
+        && Convolution::transposed(window, FEW + 1).convolve_cuts::<T>(1).next().is_some()
+        && Convolution::new(window).weights_cuts::<T>(1, true).next().is_some()
 }
 
 impl<T: CudaReal> Cuda<T> {
-    /// [`Backend::convolve`](crate::Backend::convolve).
-    pub(super) fn convolve_directly(
-        &self,
-        window: &Window,
-        w: View<Self>,
-        x: View<Self>,
-        beta: f64,
-        y: ViewMut<Self>,
-    ) {
-        let convolution = Convolution::new(window);
-        let outputs = y.cols / window.positions();
-        let matrices = Matrices {
-            w,
-            rows: outputs,
-            outputs,
-            out_step: w.row_stride,
-            plane_step: convolution.area(),
-            mirrored: false,
-            bias: w.cols > convolution.patch(),
-        };
-        self.filter_images(&convolution, &matrices, x, beta, y);
-    }
-
-    /// [`Backend::convolve_transpose`](crate::Backend::convolve_transpose).
-    pub(super) fn transpose_directly(
-        &self,
-        window: &Window,
-        w: View<Self>,
-        dy: View<Self>,
-        beta: f64,
-        dx: ViewMut<Self>,
-    ) {
-        let outputs = dy.cols / window.positions();
-        let convolution = Convolution::transposed(window, outputs);
-        let matrices = Matrices {
-            w,
-            rows: outputs,
-            outputs: window.channels,
-            out_step: convolution.area(),
-            plane_step: w.row_stride,
-            mirrored: true,
-            bias: false,
-        };
-        self.filter_images(&convolution, &matrices, dy, beta, dx);
-    }
-
     /// Every row of `y` becomes that of `x` convolved by its matrix.
-    fn filter_images(
-        &self,
-        convolution: &Convolution,
-        matrices: &Matrices<T>,
-        x: View<Self>,
-        beta: f64,
-        y: ViewMut<Self>,
-    ) {
-        let &Matrices { w, rows, outputs, out_step, plane_step, mirrored, bias } = matrices;
+    pub(super) fn filter_images(&self, filters: &Filters<T>, x: View<Self>, beta: f64, y: ViewMut<Self>) {
+        let &Filters { ref convolution, w, rows, outputs, out_step, plane_step, mirrored, bias } = filters;
         if w.rows == 0 || y.rows == 0 {
             return;
         }
@@ -437,7 +418,7 @@ impl<T: CudaReal> Cuda<T> {
     }
 
     /// [`Backend::convolve_weights`](crate::Backend::convolve_weights).
-    pub(super) fn weights_directly(&self, window: &Window, dy: View<Self>, x: View<Self>, dw: ViewMut<Self>) {
+    pub(super) fn sum_weights(&self, window: &Window, dy: View<Self>, x: View<Self>, dw: ViewMut<Self>) {
         let convolution = Convolution::new(window);
         let outputs = dy.cols / window.positions();
         let directions = dw.rows / outputs.max(1);

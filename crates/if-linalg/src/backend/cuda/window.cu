@@ -33,6 +33,16 @@ __device__ inline void split_pixel(const Window &w, i64 at, int &c, int &y, int 
     x = (int)column;
 }
 
+// Plane, line and column of the window `at`.
+__device__ inline void split_window(const Window &w, i64 at, int &c, int &down, int &right) {
+    unsigned plane, position, line, column;
+    w.by_positions.split((unsigned)at, plane, position);
+    w.by_across.split(position, line, column);
+    c = (int)plane;
+    down = (int)line;
+    right = (int)column;
+}
+
 // Windows first..last, of `count` in a direction, with a kernel of `size`, that hold position `at`.
 __device__ inline void windows_over(const Window &w, int at, int size, int count, int &first, int &last) {
     unsigned quotient, rest;
@@ -110,10 +120,9 @@ __device__ inline bool is_plain(const Window &w, int size) {
 
 template <int SIZE> __device__ inline void gather_maxima(const Window &w, Matrix x, Matrix rx, Matrix out) {
     each_direction(out, x.rows, [=](i64 example, i64 at) {
-        unsigned c, position, down, right;
-        w.by_positions.split((unsigned)at, c, position);
-        w.by_across.split(position, down, right);
-        int from = maximum<SIZE>(w, row(x, example), (int)c, (int)down, (int)right);
+        int c, down, right;
+        split_window(w, at, c, down, right);
+        int from = maximum<SIZE>(w, row(x, example), c, down, right);
         return [=](i64 i) { return row(rx, i)[from]; };
     });
 }
@@ -126,11 +135,10 @@ extern "C" __global__ void max_pool_gather(Window w, Matrix x, Matrix rx, Matrix
 // Windows that lie side by side write all pixels under them.
 template <int SIZE> __device__ inline void scatter_to_tiles(const Window &w, Matrix x, Matrix dy, Matrix out) {
     each_example(dy.cols, x.rows, dy.rows / x.rows, [=](i64 example, i64 at, i64 first, int count) {
-        unsigned c, position, down, right;
-        w.by_positions.split((unsigned)at, c, position);
-        w.by_across.split(position, down, right);
-        const int highest = maximum<SIZE>(w, row(x, example), (int)c, (int)down, (int)right);
-        const int start = (int)((c * w.height + down * SIZE) * w.width + right * SIZE);
+        int c, down, right;
+        split_window(w, at, c, down, right);
+        const int highest = maximum<SIZE>(w, row(x, example), c, down, right);
+        const int start = (c * w.height + down * SIZE) * w.width + right * SIZE;
         real gradient[TOGETHER];
 #pragma unroll
         for (int d = 0; d < TOGETHER; d++) {
@@ -170,13 +178,11 @@ extern "C" __global__ void max_pool_scatter(Window w, Matrix x, Matrix dy, Matri
 }
 
 extern "C" __global__ void avg_pool(Window w, Matrix x, Matrix out) {
-    const Divisor positions(w.down * w.across), across(w.across);
     const real share = (real)1 / (w.kernel_height * w.kernel_width);
     each(out, [=](i64 i, i64 at) {
-        i64 c, position, down, right;
-        positions.split(at, c, position);
-        across.split(position, down, right);
-        int top = (int)down * w.stride - w.padding, left = (int)right * w.stride - w.padding;
+        int c, down, right;
+        split_window(w, at, c, down, right);
+        int top = down * w.stride - w.padding, left = right * w.stride - w.padding;
         const real *plane = row(x, i) + c * w.height * w.width;
         real sum = 0;
         for (int y = max(top, 0); y < min(top + w.kernel_height, w.height); y++) {
