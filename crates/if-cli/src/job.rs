@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use if_data::Source;
-use if_linalg::{Backend, Block, Cpu, Observer, Solver};
+use if_linalg::{Backend, Block, Bytes, Cpu, Observer, Solver};
 use if_methods::QUERY_BLOCK;
 use if_models::{Curvature, EmpiricalRisk, Family, HostArray, Inputs, Network, Removal, RiskSettings};
 use serde::Serialize;
@@ -18,7 +18,7 @@ use crate::device::Device;
 use crate::error::Failure;
 use crate::fit::{Trained, Trainer, shortfall};
 use crate::model::{Kind, Model};
-use crate::parse::{Damping, show_bytes};
+use crate::parse::Damping;
 use crate::solver::{Limits, SolverSettings};
 use crate::source::Data;
 
@@ -69,9 +69,9 @@ pub struct Settings {
     pub tolerance: f64,
     /// Of conjugate gradients.
     pub max_iterations: usize,
-    /// Whether that was given, though the solver does not iterate.
+    /// What is given that this solver has no use for, and why.
     #[serde(skip)]
-    pub idle_max_iterations: bool,
+    pub idle: Vec<&'static str>,
     /// Where it is computed.
     pub device: String,
     /// Of the arithmetic.
@@ -104,7 +104,7 @@ impl Settings {
         let damping = solve.damping.unwrap_or(Damping::Number(solver.published_damping()));
         Ok(Self {
             risk: risk_settings(objective, solve.removal)?,
-            idle_max_iterations: solve.max_iterations.is_some() && !solver.iterates(),
+            idle: solver.idle(solve),
             solver,
             damping,
             curvature: solve.curvature.map_or(own_curvature, Curvature::from),
@@ -285,7 +285,8 @@ impl MemoryPlan {
         solver: &SolverSettings,
         budget: usize,
     ) -> Self {
-        let vectors = solver.vectors(queries.min(QUERY_BLOCK)).saturating_mul(network.layout().dim());
+        let dim = network.layout().dim();
+        let vectors = solver.vectors(queries.min(QUERY_BLOCK), dim).saturating_mul(dim);
         let minimum =
             minimum(network, train, queries).saturating_add(vectors.saturating_mul(size_of::<B::Elem>()));
         let resident = budget.saturating_sub(minimum);
@@ -299,8 +300,8 @@ impl MemoryPlan {
         (self.minimum > self.budget).then(|| {
             format!(
                 "about {} are needed at the least, more than --memory-budget {}; going on with the least",
-                show_bytes(self.minimum),
-                show_bytes(self.budget)
+                Bytes(self.minimum),
+                Bytes(self.budget)
             )
         })
     }

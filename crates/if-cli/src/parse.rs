@@ -145,18 +145,6 @@ pub fn bytes(text: &str) -> Result<usize, String> {
     Ok((value * unit) as usize)
 }
 
-/// Bytes in the largest unit that leaves a number of at least 1.
-pub fn show_bytes(bytes: usize) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return if unit == "B" { format!("{value} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1} TiB")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +156,6 @@ mod tests {
         for text in ["", "GiB", "-1GiB", "0", "2 XB", "nanMB"] {
             assert!(bytes(text).is_err(), "{text}");
         }
-        assert_eq!([17, 3 << 19, 2 << 30].map(show_bytes), ["17 B", "1.5 MiB", "2.0 GiB"]);
     }
 
     #[test]

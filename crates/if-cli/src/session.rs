@@ -195,7 +195,14 @@ impl<'a, B: Backend> Session<'a, B> {
         ) -> Result<R, Failure>,
     ) -> Result<(R, Optimality), Failure> {
         self.prepared(console, |risk, operator, prepared| {
+            let preparation = operator.products();
             let optimality = self.checked(risk, console)?;
+            if preparation > 0.0 {
+                console.note(&format!(
+                    "preparing the solver took {} products with the curvature, once for all queries",
+                    preparation.ceil()
+                ));
+            }
             if self.settings.damping == Damping::Auto && prepared.is_some() {
                 console.note(&format!(
                     "--damping auto: {:.3e}, a tenth of the mean eigenvalue{}",
@@ -273,8 +280,8 @@ impl<'a, B: Backend> Session<'a, B> {
         if let Some(text) = self.settings.solver.note(self.settings.damping) {
             console.note(&text);
         }
-        if self.settings.idle_max_iterations {
-            console.note("--max-iterations: this solver does not iterate");
+        for text in &self.settings.idle {
+            console.note(text);
         }
         if let Some(text) = self.not_at_optimum(optimality) {
             console.warn(&text);
@@ -362,10 +369,13 @@ pub fn share(flags: &[bool]) -> f64 {
     flags.iter().filter(|flag| **flag).count() as f64 / flags.len() as f64
 }
 
-/// Names queries that carry a flag on stderr; whether there are any. Approximations carry none, but are named as such.
+/// Names queries that carry a flag on stderr; whether there are any. Approximations carry none, but are named as such,
+/// with a warning where they solve nothing.
 pub fn report_flags<I: ToString>(report: &SolveReport, ids: &[I], what: &str, console: &Console) -> bool {
-    if report.none_failed() && !report.all_converged() {
-        console.note(&report.summary());
+    match report {
+        _ if report.all_converged() || !report.none_failed() => {}
+        _ if report.any_leaves_more() => console.warn(&report.summary()),
+        _ => console.note(&report.summary()),
     }
     let flagged: Vec<String> = report
         .columns

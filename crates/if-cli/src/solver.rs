@@ -180,9 +180,23 @@ impl SolverSettings {
         }
     }
 
-    /// Whether it goes on until an iteration limit.
-    pub fn iterates(&self) -> bool {
-        matches!(self.name, SolverName::Cg | SolverName::BlockCg | SolverName::Neumann)
+    /// What `solve` gives that the solver has no use for, and why. Nothing is refused, so that one list of settings can
+    /// go through all solvers.
+    pub fn idle(&self, solve: &SolveArgs) -> Vec<&'static str> {
+        use SolverName as S;
+        let nothing_solved = self.name == S::Identity;
+        let iterates = matches!(self.name, S::Cg | S::BlockCg | S::Neumann);
+        let solves = self.is_exact() || self.name == S::Lissa;
+        let idle = [
+            (solve.damping.is_some() && nothing_solved, "--damping: identity solves nothing"),
+            (solve.curvature.is_some() && nothing_solved, "--curvature: identity solves nothing"),
+            (solve.max_iterations.is_some() && !iterates, "--max-iterations: this solver does not iterate"),
+            (
+                solve.tolerance.is_some() && !solves,
+                "--tolerance: this solver leaves the residual that it leaves",
+            ),
+        ];
+        idle.into_iter().filter_map(|(given, text)| given.then_some(text)).collect()
     }
 
     /// Whether it solves to a tolerance, and does not only approximate.
@@ -203,12 +217,12 @@ impl SolverSettings {
         }
     }
 
-    /// Vectors of parameters that it holds beside those of conjugate gradients, for `queries` at once.
-    pub fn vectors(&self, queries: usize) -> usize {
+    /// Vectors of `dim` parameters that it holds beside those of conjugate gradients, for `queries` at once.
+    pub fn vectors(&self, queries: usize, dim: usize) -> usize {
         match self.name {
             // The tolerance has no vectors.
             SolverName::Lissa => LISSA_BLOCKS * self.lissa(0.0).repeats * queries,
-            _ if self.sketches() => SKETCH_BLOCKS * self.rank(),
+            _ if self.sketches() => SKETCH_BLOCKS * self.rank().min(dim),
             _ => 0,
         }
     }

@@ -2,12 +2,16 @@
 
 use thiserror::Error;
 
+use crate::Bytes;
+
 /// Why a solver could not be prepared.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum LinalgError {
     /// The explicit matrix does not fit the budget.
     #[error(
-        "the explicit {dim} x {dim} matrix needs {needed} bytes and the memory budget is {budget}: raise --memory-budget or use --solver cg"
+        "the explicit {dim} x {dim} matrix needs {} and the memory budget is {}: raise --memory-budget or use --solver cg",
+        Bytes(*needed),
+        Bytes(*budget)
     )]
     TooLarge {
         /// Order of the matrix.
@@ -19,7 +23,9 @@ pub enum LinalgError {
     },
     /// The explicit diagonal blocks do not fit the budget.
     #[error(
-        "the explicit blocks of the layers, the largest {largest} x {largest}, need {needed} bytes and the memory budget is {budget}: raise --memory-budget or use --solver cg"
+        "the explicit blocks of the layers, the largest {largest} x {largest}, need {} and the memory budget is {}: raise --memory-budget or use --solver cg",
+        Bytes(*needed),
+        Bytes(*budget)
     )]
     BlocksTooLarge {
         /// Order of the largest block.

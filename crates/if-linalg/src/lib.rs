@@ -3,6 +3,7 @@
 mod activation;
 mod backend;
 mod block;
+mod bytes;
 mod dense;
 mod error;
 #[cfg(not(feature = "lapack"))]
@@ -30,6 +31,7 @@ pub use activation::Activation;
 pub use backend::cuda::{Cuda, CudaBuffer, CudaError, CudaOptions, CudaReal, Products, cuda_devices};
 pub use backend::{Adam, Backend, CgProducts, CgStep, Cpu, View, ViewMut};
 pub use block::{Block, Layout, Segment};
+pub use bytes::Bytes;
 pub use dense::{CholeskyFactor, NotPositiveDefinite, SymmetricMatrix};
 pub use error::LinalgError;
 pub use host::HostArray;

@@ -116,6 +116,12 @@ pub struct ColumnReport {
     pub eigenvalues: Option<[f64; 2]>,
 }
 
+impl ColumnReport {
+    fn leaves_more(&self) -> bool {
+        self.residual > 1.0
+    }
+}
+
 /// For serde's `deserialize_with`: JSON knows no NaN, and has null in its place.
 ///
 /// # Errors
@@ -141,6 +147,11 @@ impl SolveReport {
     /// Whether every right-hand side converged.
     pub fn all_converged(&self) -> bool {
         self.columns.iter().all(|c| c.termination == Termination::Converged)
+    }
+
+    /// Whether an approximation is farther from solving its system than no answer at all.
+    pub fn any_leaves_more(&self) -> bool {
+        self.columns.iter().any(|c| c.termination == Termination::Approximate && c.leaves_more())
     }
 
     /// Whether the solver did for every right-hand side what it promises.
@@ -187,6 +198,12 @@ impl SolveReport {
         };
         if approximate > 0 && converged > 0 {
             line += &format!("; {converged} solved to {:.0e}", self.tolerance);
+        }
+        let far = of(Termination::Approximate).filter(|column| column.leaves_more()).count();
+        if far > 0 {
+            line += &format!(
+                "; {far} with a residual above 1, where no answer at all would leave 1: they may rank examples, their size means nothing; raise --damping or use --solver block-cg"
+            );
         }
         let mut rest: Vec<&ColumnReport> =
             self.columns.iter().filter(|c| c.termination.is_failure()).collect();

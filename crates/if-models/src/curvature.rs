@@ -1,6 +1,7 @@
 //! Products with the Hessian or the Gauss-Newton matrix of an empirical risk.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use if_linalg::{
     Backend, Block, Definiteness, FiniteSumOperator, Layout, LinearOperator, Real, SymmetricMatrix, View,
@@ -51,6 +52,8 @@ pub struct CurvatureOperator<'r, 'a, B: Backend> {
     damping: f64,
     /// The passes over all row blocks, where they fit.
     kept: Option<Vec<Passes<B>>>,
+    /// Examples times vectors that were multiplied so far.
+    multiplied: AtomicUsize,
 }
 
 /// What all directions share of a row block.
@@ -69,7 +72,8 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
         cache: usize,
     ) -> Self {
         let (network, inputs) = (risk.network(), risk.inputs());
-        let mut operator = Self { risk, theta, curvature, damping, kept: None };
+        let multiplied = AtomicUsize::new(0);
+        let mut operator = Self { risk, theta, curvature, damping, kept: None, multiplied };
         if inputs.len().saturating_mul(network.passes_bytes()) <= cache {
             operator.kept = Some(network.backend().map(inputs.blocks(), |b| {
                 let rows = inputs.block(b);
@@ -82,6 +86,12 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
     /// What is added to the diagonal beside l2, in units of the curvature; [`LinearOperator::damping`] has both.
     pub fn damping_beside_l2(&self) -> f64 {
         self.damping
+    }
+
+    /// Products with a vector so far, a batch of `m` of the `n` examples counted as `m / n`. The explicit matrix of a
+    /// linear model takes none.
+    pub fn products(&self) -> f64 {
+        self.multiplied.load(Ordering::Relaxed) as f64 / self.risk.n() as f64
     }
 
     /// Forward, and for the Hessian backward.
@@ -200,7 +210,8 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
         let risk = self.risk.reweighted(&weights);
         let mut y = Block::zeros(self.backend(), self.layout(), x.k());
         let Self { theta, curvature, damping, .. } = *self;
-        CurvatureOperator { risk: &risk, theta, curvature, damping, kept: None }.apply(x, &mut y);
+        let multiplied = AtomicUsize::new(0);
+        CurvatureOperator { risk: &risk, theta, curvature, damping, kept: None, multiplied }.apply(x, &mut y);
         let mut diagonal = Block::zeros(self.backend(), self.layout(), x.k());
         self.add_diagonal(x, &mut diagonal);
         y.axpby(-1.0, &diagonal, growth);
@@ -281,6 +292,7 @@ impl<B: Backend> LinearOperator<B> for CurvatureOperator<'_, '_, B> {
 
     fn apply(&self, x: &Block<B>, y: &mut Block<B>) {
         let inputs = self.risk.inputs();
+        self.multiplied.fetch_add(inputs.len() * x.k(), Ordering::Relaxed);
         y.clear();
         self.risk.network().sum_blocks(inputs.blocks(), y, |scratch, b, start, sum| {
             let kept = self.kept.as_ref().map(|kept| &kept[b]);
@@ -327,6 +339,7 @@ impl<B: Backend> FiniteSumOperator<B> for CurvatureOperator<'_, '_, B> {
 
     fn apply_batch(&self, indices: &[usize], x: &Block<B>, y: &mut Block<B>) {
         assert!(!indices.is_empty(), "a batch of no examples has no mean");
+        self.multiplied.fetch_add(indices.len() * x.k(), Ordering::Relaxed);
         y.clear();
         let blocks = indices.len().div_ceil(B::ROW_BLOCK);
         let scale = self.risk.n() as f64 / indices.len() as f64;

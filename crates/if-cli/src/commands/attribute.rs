@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use if_data::Element;
-use if_linalg::{Backend, SolveReport};
+use if_linalg::{Backend, Real, SolveReport, number_or_nan};
 use if_methods::{ScoreUnit, Truncation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -55,7 +55,9 @@ pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
 pub fn given(args: &AttributeArgs) -> Result<(&PathBuf, ObjectiveArgs), Failure> {
     match (&args.weights, args.l2) {
         (Some(weights), Some(l2)) => Ok((weights, ObjectiveArgs { l2, conventions: args.conventions })),
-        _ => Err(Failure::input("this method takes --weights and --l2")),
+        (None, Some(_)) => Err(Failure::input("this method takes --weights, too")),
+        (Some(_), None) => Err(Failure::input("this method takes --l2, too")),
+        (None, None) => Err(Failure::input("this method takes --weights and --l2")),
     }
 }
 
@@ -85,12 +87,14 @@ impl Job<'_> {
             }
             influence.attribute(&queries, console, |rows| {
                 let truncations = rows.truncations.unwrap_or_default().to_vec();
-                output.append(rows.scores, Certificate { report: rows.report.clone(), truncations })
+                let largest = rows.scores.iter().map(|score| score.to_f64().abs()).fold(0.0, f64::max);
+                output.append(rows.scores, Certificate { report: rows.report.clone(), truncations, largest })
             })?;
             Ok(influence.unit())
         });
         let (unit, optimality) = solved.map_err(|failure| output.stopped(failure))?;
         let (report, truncations) = together(output.blocks());
+        let largest = output.blocks().iter().map(|block| block.largest).fold(0.0, f64::max);
         let mut json = self.record::<B::Elem>(&report, unit, shape);
         for (entry, truncation) in json["queries"].as_array_mut().into_iter().flatten().zip(&truncations) {
             entry["truncation"] = json!(truncation);
@@ -102,7 +106,7 @@ impl Job<'_> {
         let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
         let elapsed = start.elapsed().as_secs_f64();
         json["seconds"] = json!(elapsed);
-        Ok(Report { text: self.text(&report, elapsed) + &bounds(&truncations), json, flagged })
+        Ok(Report { text: self.text(&report, elapsed) + &bounds(&truncations, largest), json, flagged })
     }
 
     /// All that the scores and their certificates depend on.
@@ -167,9 +171,11 @@ impl Job<'_> {
             report.summary(),
             match report.products() {
                 0 => String::new(),
-                products => {
+                // What is not solved stands in the summary with its residual.
+                products if report.all_converged() => {
                     format!("; largest true residual {:.1e}, {products} products", report.worst_residual())
                 }
+                products => format!("; {products} products"),
             },
             seconds(elapsed),
         )
@@ -182,6 +188,9 @@ struct Certificate {
     report: SolveReport,
     /// One for each query, where queries are truncated.
     truncations: Vec<Truncation>,
+    /// Largest absolute score.
+    #[serde(deserialize_with = "number_or_nan")]
+    largest: f64,
 }
 
 /// Certificates of all blocks as one.
@@ -195,14 +204,14 @@ fn together(blocks: &[Certificate]) -> (SolveReport, Vec<Truncation>) {
     (report.expect("a data set is never empty"), truncations.collect())
 }
 
-/// A line about truncated queries.
-fn bounds(truncations: &[Truncation]) -> String {
+/// A line about truncated queries, whose largest absolute score is `largest`.
+fn bounds(truncations: &[Truncation], largest: f64) -> String {
     let known = truncations.iter().map(|truncation| truncation.bound).filter(|bound| !bound.is_nan());
     let rank = truncations.iter().flat_map(|truncation| &truncation.ranks).max();
     match (rank, known.reduce(f64::max)) {
         (Some(rank), Some(worst)) => {
             format!(
-                "queries truncated to rank {rank} at most: this moves no score by more than {worst:.1e}\n"
+                "queries truncated to rank {rank} at most: this moves no score by more than {worst:.1e} (largest score {largest:.1e})\n"
             )
         }
         _ => String::new(),
@@ -233,7 +242,7 @@ mod tests {
         ];
         let report = SolveReport { solver: "cg".into(), tolerance: 1e-8, damping: 0.1, columns };
         let truncations = [0.1 + 0.2, f64::NAN].map(|bound| Truncation { ranks: vec![2, 7], bound });
-        let certificate = Certificate { report, truncations: truncations.to_vec() };
+        let certificate = Certificate { report, truncations: truncations.to_vec(), largest: 0.25 };
         let kept: Certificate = serde_json::from_str(&json!(certificate).to_string()).unwrap();
         assert_eq!(json!(kept), json!(certificate));
         assert_eq!(kept.report.columns[..2], certificate.report.columns[..2]);
@@ -261,6 +270,7 @@ mod tests {
                 ],
             },
             truncations: vec![Truncation { ranks: vec![k], bound: 1.0 }; k],
+            largest: 1.0,
         };
         let (report, truncations) = together(&[block("a", 2), block("b", 1), block("a", 3)]);
         assert_eq!(report.solver, "a; b");

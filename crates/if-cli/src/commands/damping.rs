@@ -63,7 +63,7 @@ fn settings(args: &DampingArgs, device: &Device) -> Result<Settings, Failure> {
         layers: args.layers.clone(),
         tolerance: args.tolerance,
         max_iterations: args.steps,
-        idle_max_iterations: false,
+        idle: Vec::new(),
         device: device.name.clone(),
         precision: device.precision,
         memory_budget: args.memory_budget,

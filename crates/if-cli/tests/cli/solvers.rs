@@ -296,8 +296,81 @@ fn truncated_queries_carry_their_bound() {
         assert!(worst <= bound && bound < 100.0 * worst, "{worst} {bound}");
     }
     assert!(text.contains("queries truncated to rank 1"), "{text}");
+    let largest = found.iter().map(|score| score.abs()).fold(0.0, f64::max);
+    assert!(text.contains(&format!("(largest score {largest:.1e})")), "{text}");
     let (found, _, _) = run("--query-rank 5");
     assert!(distance(&found, &exact) < 1e-12);
+}
+
+/// What a solver has no use for is said, and refused nowhere: one list of settings goes through all of them.
+#[test]
+fn settings_without_use_are_named() {
+    let folder = folder();
+    let all = "--damping 0.1 --curvature hessian --tolerance 1e-3 --max-iterations 50";
+    for (solver, idle, used) in [
+        (
+            "identity",
+            &["--damping", "--curvature", "--tolerance", "--max-iterations"][..],
+            &["--l2"][..],
+        ),
+        ("diagonal", &["--tolerance", "--max-iterations"], &["--damping: ", "--curvature: "]),
+        ("cholesky", &["--max-iterations"], &["--tolerance", "--damping: "]),
+        ("cg", &[], &["--tolerance", "--max-iterations"]),
+    ] {
+        let outcome = folder.attribute(&format!("--model softmax --solver {solver} {all}"));
+        assert_eq!(outcome.code, 0, "{solver}: {}", outcome.stderr);
+        for option in idle {
+            assert!(outcome.stderr.contains(&format!("note: {option}: ")), "{solver}: {}", outcome.stderr);
+        }
+        for option in used {
+            assert!(!outcome.stderr.contains(&format!("note: {option}")), "{solver}: {}", outcome.stderr);
+        }
+    }
+}
+
+/// An approximation that leaves more than no answer would is no quiet success; one that leaves less is.
+#[test]
+fn approximations_that_solve_nothing_are_warned_of() {
+    let folder = network();
+    let run = |damping: &str| {
+        let command = format!(
+            "attribute --model net.toml --weights N.safetensors --train T.npz --query Q.npz --l2 0 --curvature fisher --solver datainf --damping {damping} --precision f64 --scores OUT.npy"
+        );
+        let outcome = folder.run(&command);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        let residual = |query: &Value| query["residual"].as_f64().unwrap();
+        let residuals: Vec<f64> = report(&folder)["queries"].as_array().unwrap().iter().map(residual).collect();
+        (residuals, outcome.stderr)
+    };
+    let (residuals, text) = run("1e-4");
+    let far = residuals.iter().filter(|residual| **residual > 1.0).count();
+    assert!(far > 0, "{residuals:?}");
+    assert!(text.contains(&format!("; {far} with a residual above 1")), "{text}");
+    assert!(text.contains("warning: 5 of 5 right-hand sides approximated by datainf"), "{text}");
+    let (residuals, text) = run("10");
+    assert!(residuals.iter().all(|residual| *residual < 1.0), "{residuals:?}");
+    assert!(text.contains("note: 5 of 5") && !text.contains("above 1"), "{text}");
+}
+
+/// What is done once for all queries is in no query's count, and is said.
+#[test]
+fn products_of_a_preparation_are_named() {
+    let folder = network();
+    let run = |arguments: &str| {
+        let command = format!(
+            "attribute --model net.toml --weights N.safetensors --train T.npz --query Q.npz --l2 0.05 --curvature gauss-newton --precision f64 --scores OUT.npy {arguments}"
+        );
+        folder.run(&command).stderr
+    };
+    let said = "preparing the solver took 6 products with the curvature";
+    // The network has 43 parameters: a sketch holds no more vectors, whatever is asked for.
+    assert!(run("--solver cg --preconditioner nystroem --rank 6").contains(said));
+    assert!(run("--solver cg --preconditioner nystroem --rank 1000000000").contains("took 43 products"));
+    assert!(!run("--solver cg").contains("preparing the solver"));
+    // Kept from the first time on; the extreme eigenvalues that certificates name are found anew.
+    let kept = "--solver nystroem --rank 6 --run R";
+    assert!(run(kept).contains("took 30 products"));
+    assert!(run(kept).contains("took 24 products"));
 }
 
 #[test]
