@@ -302,9 +302,7 @@ fn print_table(mut rows: Vec<Row>) {
         println!("no row {REFERENCE} to compare with: run it, or all");
         return;
     };
-    rows.sort_by(|a, b| {
-        a.scores.is_empty().cmp(&b.scores.is_empty()).then(a.seconds.total_cmp(&b.seconds))
-    });
+    rows.sort_by(|a, b| a.scores.is_empty().cmp(&b.scores.is_empty()).then(a.seconds.total_cmp(&b.seconds)));
     println!(
         "\n| solver | seconds | products a query, shared ones included | peak GiB | Pearson, all scores | mean over queries | how it ended |"
     );

@@ -88,6 +88,7 @@ fn command_name(command: &Command) -> &'static str {
         Command::Audit(_) => "audit",
         Command::Verify(_) => "verify",
         Command::Lds(_) => "lds",
+        Command::Fragility(_) => "fragility",
         Command::Group(_) => "group",
         Command::WhatIf(_) => "what-if",
         Command::Select(_) => "select",

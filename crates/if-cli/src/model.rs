@@ -65,20 +65,24 @@ impl Kind {
     }
 }
 
-/// The network that `influence train` is to train: from a file, or by sizes for the examples `train`;
+/// A network to be trained: from a file, or by sizes for the examples `train`, with `activation` between the layers;
 /// `None` for a linear model.
-pub fn network_spec(args: &ModelArgs, train: &Data) -> Result<Option<ModelSpec>, Failure> {
+pub fn network_spec(
+    model: &ModelName,
+    train: &Data,
+    activation: &LayerSpec,
+) -> Result<Option<ModelSpec>, Failure> {
     let dense = |position: usize, out| LayerSpec::Dense { name: position.to_string(), out, bias: true };
     let shape = &train.set.features().shape()[1..];
     // Layers are numbered as torch's Sequential numbers them.
     let mut layers = Vec::new();
-    let input = match &args.model {
+    let input = match model {
         ModelName::File(path) => return read_spec(path).map(Some),
         ModelName::Mlp(widths) => {
             layers.push(LayerSpec::Flatten);
             for width in widths {
                 layers.push(dense(layers.len(), *width));
-                layers.push(LayerSpec::Relu);
+                layers.push(activation.clone());
             }
             shape.to_vec()
         }
@@ -92,7 +96,7 @@ pub fn network_spec(args: &ModelArgs, train: &Data) -> Result<Option<ModelSpec>,
                     padding: 1,
                     bias: true,
                 });
-                layers.push(LayerSpec::Relu);
+                layers.push(activation.clone());
                 layers.push(LayerSpec::MaxPool { size: 2, stride: None, padding: 0 });
             }
             layers.push(LayerSpec::Flatten);

@@ -83,6 +83,13 @@ pub fn fraction(text: &str) -> Result<f64, String> {
     })
 }
 
+/// A number from 0 to 1.
+pub fn share(text: &str) -> Result<f64, String> {
+    number(text).and_then(|v| {
+        if (0.0..=1.0).contains(&v) { Ok(v) } else { Err("expected a share from 0 to 1".to_owned()) }
+    })
+}
+
 /// A whole number above 0.
 pub fn count(text: &str) -> Result<usize, String> {
     match text.parse() {

@@ -8,6 +8,7 @@ mod error;
 mod evaluation;
 mod fast_if;
 mod fine_tuning;
+mod fragility;
 mod group;
 #[cfg(feature = "usearch")]
 mod hnsw;
@@ -31,6 +32,7 @@ pub use error::MethodError;
 pub use evaluation::{Agreement, DatamodelScore, pearson, slope_through_origin, spearman};
 pub use fast_if::{nearest, recall};
 pub use fine_tuning::FineTuning;
+pub use fragility::{Fragility, FragilityTrial};
 pub use group::{
     GroupDraw, GroupEffects, GroupInfluence, Order, ParameterChanges, Selected, Selection, Tail,
 };

@@ -4,6 +4,7 @@ mod attribute;
 mod change;
 mod correct;
 mod device;
+mod fragility;
 mod lds;
 mod remove;
 mod solve;
@@ -21,6 +22,7 @@ pub use attribute::{AttributeArgs, CheckpointArg, FastIfArgs, IndexName, MethodN
 pub use change::{AttackArgs, MultiStageArgs, PerturbArgs};
 pub use correct::{ClustersArgs, CorrectArgs};
 pub use device::{DeviceArgs, DeviceName, Precision};
+pub use fragility::FragilityArgs;
 pub use lds::LdsArgs;
 pub use remove::{DrawArgs, DrawName, GroupArgs, OrderName, SelectArgs, WhatIfArgs};
 pub use solve::{
@@ -86,6 +88,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Retrain on random subsets, and tell how good scores are: the linear datamodelling score
     Lds(LdsArgs),
+    /// Tell how far retraining bears influence out, over depth, width, weight decay and the size of the data
+    Fragility(FragilityArgs),
     /// Predict what happens to queries without groups of training examples
     Group(GroupArgs),
     /// What if one group were not there: every order side by side, and how far to trust them

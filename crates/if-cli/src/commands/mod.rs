@@ -11,6 +11,7 @@ mod damping_plot;
 mod data;
 mod explain;
 mod fast_if;
+mod fragility;
 mod group;
 mod lds;
 mod lds_judged;
@@ -47,6 +48,7 @@ pub fn run(command: &Command, console: &Console) -> Result<Report, Failure> {
         Command::Audit(args) => audit::run(args, console),
         Command::Verify(args) => verify::run(args, console),
         Command::Lds(args) => lds::run(args, console),
+        Command::Fragility(args) => fragility::run(args, console),
         Command::Group(args) => group::run(args, console),
         Command::WhatIf(args) => what_if::run(args, console),
         Command::Select(args) => select::run(args, console),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use if_data::{Array, Source};
 use if_linalg::{Backend, Block, Cpu};
-use if_models::{FitReport, Inputs, Network};
+use if_models::{FitReport, Inputs, LayerSpec, Network};
 use serde_json::json;
 
 use super::{model_name, train_network};
@@ -34,7 +34,7 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<Report, Failure> {
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     let test = args.test.as_ref().map(|source| Data::load_like(source, label, &train)).transpose()?;
-    if let Some(spec) = network_spec(&args.model, &train)? {
+    if let Some(spec) = network_spec(&args.model.model, &train, &LayerSpec::Relu)? {
         return train_network::run(args, &spec, settings, (&train, test.as_ref()), console);
     }
     if let Some(option) = args.network.given() {

@@ -9,6 +9,7 @@ mod correct;
 mod damping;
 mod dense;
 mod device;
+mod fragility;
 mod lds;
 mod pytorch;
 mod remove;

@@ -308,11 +308,7 @@ fn settings_without_use_are_named() {
     let folder = folder();
     let all = "--damping 0.1 --curvature hessian --tolerance 1e-3 --max-iterations 50";
     for (solver, idle, used) in [
-        (
-            "identity",
-            &["--damping", "--curvature", "--tolerance", "--max-iterations"][..],
-            &["--l2"][..],
-        ),
+        ("identity", &["--damping", "--curvature", "--tolerance", "--max-iterations"][..], &["--l2"][..]),
         ("diagonal", &["--tolerance", "--max-iterations"], &["--damping: ", "--curvature: "]),
         ("cholesky", &["--max-iterations"], &["--tolerance", "--damping: "]),
         ("cg", &[], &["--tolerance", "--max-iterations"]),
@@ -339,7 +335,8 @@ fn approximations_that_solve_nothing_are_warned_of() {
         let outcome = folder.run(&command);
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
         let residual = |query: &Value| query["residual"].as_f64().unwrap();
-        let residuals: Vec<f64> = report(&folder)["queries"].as_array().unwrap().iter().map(residual).collect();
+        let residuals: Vec<f64> =
+            report(&folder)["queries"].as_array().unwrap().iter().map(residual).collect();
         (residuals, outcome.stderr)
     };
     let (residuals, text) = run("1e-4");

@@ -3,6 +3,7 @@
 mod common;
 mod damping_path;
 mod fast_if;
+mod fragility;
 mod groups;
 #[cfg(feature = "usearch")]
 mod hnsw;

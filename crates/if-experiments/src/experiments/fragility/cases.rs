@@ -33,6 +33,7 @@ pub fn iris(context: &Context) -> anyhow::Result<Case> {
             ..Lbfgs::default()
         },
         cold: true,
+        lissa: true,
     })
 }
 
@@ -51,6 +52,7 @@ pub fn mnist(context: &Context) -> anyhow::Result<Case> {
         left_out: 20,
         lbfgs: Lbfgs { gradient_tolerance: 1e-8, max_iterations: 5000, ..Lbfgs::default() },
         cold: true,
+        lissa: context.full,
     })
 }
 
@@ -72,6 +74,7 @@ pub fn cifar(context: &Context) -> anyhow::Result<Case> {
         left_out: if context.full { 20 } else { 12 },
         lbfgs: Lbfgs { gradient_tolerance: 1e-5, max_iterations: 1000, ..Lbfgs::default() },
         cold: context.full,
+        lissa: context.full,
     })
 }
 

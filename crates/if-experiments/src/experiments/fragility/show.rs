@@ -1,9 +1,10 @@
 //! Tables and plots of a study.
 
+use if_methods::FragilityTrial as Trial;
 use if_plot::{LineChart, Series, stack};
 
-use super::Study;
-use super::trial::{POINTS, Setting, Trial};
+use super::trial::{POINTS, Setting};
+use super::{Study, lissa};
 use crate::number::short;
 use crate::result::Table;
 use crate::support::OverSeeds;
@@ -22,6 +23,7 @@ impl Study {
         let points = POINTS.map(|(point, _)| format!("Spearman, warm, {point}"));
         let others = [
             "Spearman, cold",
+            "Spearman of LiSSA, warm",
             "Pearson, warm",
             "slope, warm",
             "largest gradient norm",
@@ -31,7 +33,7 @@ impl Study {
         ];
         Table {
             title: format!(
-                "{}: predicted against retrained, {}; cold, Pearson and slope of the test point of highest loss",
+                "{}: predicted against retrained, {}; cold, LiSSA, Pearson and slope of the test point of highest loss",
                 self.case.name,
                 match self.cells[0].1.len() {
                     1 => "first seed".to_owned(),
@@ -103,8 +105,8 @@ impl Study {
             points
         };
         let mut drawn = vec![
-            ("Spearman, warm", of(&|trial| trial.warm[0].spearman)),
-            ("Pearson, warm", of(&|trial| trial.warm[0].pearson)),
+            ("Spearman, warm", of(&|trial| trial.warm(0).spearman)),
+            ("Pearson, warm", of(&|trial| trial.warm(0).pearson)),
         ];
         if self.case.cold {
             drawn.insert(1, ("Spearman, cold", of(&|trial| cold(trial))));
@@ -114,7 +116,7 @@ impl Study {
 }
 
 fn cold(trial: &Trial) -> f64 {
-    trial.cold.as_ref().map_or(f64::NAN, |cold| cold.spearman)
+    trial.cold(0).map_or(f64::NAN, |cold| cold.spearman)
 }
 
 fn row(setting: &Setting, trials: &[Trial]) -> Vec<String> {
@@ -134,13 +136,14 @@ fn row(setting: &Setting, trials: &[Trial]) -> Vec<String> {
         format!("{:.0e}", setting.decay),
         setting.examples.to_string(),
     ];
-    row.extend((0..POINTS.len()).map(|q| cell(&|trial: &Trial| trial.warm[q].spearman)));
+    row.extend((0..POINTS.len()).map(|q| cell(&|trial: &Trial| trial.warm(q).spearman)));
     row.extend([
         cell(&cold),
-        cell(&|trial| trial.warm[0].pearson),
-        cell(&|trial| trial.warm[0].slope),
-        short(OverSeeds::over(trials, |trial| trial.gradient).most),
-        short(OverSeeds::over(trials, |trial| trial.smallest).least),
+        cell(&lissa),
+        cell(&|trial| trial.warm(0).pearson),
+        cell(&|trial| trial.warm(0).slope),
+        short(OverSeeds::over(trials, |trial| trial.gradient_norm).most),
+        short(OverSeeds::over(trials, |trial| trial.smallest_eigenvalue).least),
         format!("{damped} of {}", trials.len()),
         stopped.to_string(),
     ]);

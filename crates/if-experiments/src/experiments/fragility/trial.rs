@@ -1,20 +1,17 @@
 //! One network: trained, asked, and trained again without single examples.
 
-use std::collections::BTreeMap;
-
-use anyhow::ensure;
-use if_linalg::{Block, Cholesky, LinearOperator, Solver};
-use if_methods::{Agreement, Influence, descending, leave_out, random_order};
-use if_models::{
-    Curvature, Dataset, EmpiricalRisk, Fit, LayerSpec, Lbfgs, Loss, ModelSpec, Network, RiskSettings,
-    Unfrozen,
-};
+use if_linalg::Lissa;
+use if_methods::{Fragility, FragilityTrial, random_order};
+use if_models::{Dataset, LayerSpec, Lbfgs, Loss, ModelSpec, Network, RiskSettings};
 
 use crate::Context;
 use crate::support::F64;
 
 /// Test points by the part of the test examples whose loss is higher.
 pub const POINTS: [(&str, f64); 3] = [("highest loss", 0.0), ("upper tenth", 0.1), ("median", 0.5)];
+
+/// With no setting chosen by hand.
+const LISSA: Lissa = Lissa { tolerance: 0.05, depth: None, repeats: 4, scale: None, batch: None, seed: 0 };
 
 /// Data, and how networks are trained on them.
 pub struct Case {
@@ -33,6 +30,8 @@ pub struct Case {
     pub lbfgs: Lbfgs,
     /// Whether networks are trained from the initial parameters too.
     pub cold: bool,
+    /// Whether LiSSA predicts too.
+    pub lissa: bool,
 }
 
 /// One kind of network, and how many examples it is trained on.
@@ -43,26 +42,6 @@ pub struct Setting {
     /// Weight decay as l2.
     pub decay: f64,
     pub examples: usize,
-}
-
-/// What one network gives.
-pub struct Trial {
-    /// Agreement with warm retraining, for each of [`POINTS`].
-    pub warm: [Agreement; POINTS.len()],
-    /// The same with cold retraining, of the first point.
-    pub cold: Option<Agreement>,
-    /// What cold retraining changed in the loss of every test example, by the example left out.
-    pub cold_changes: BTreeMap<usize, Vec<f64>>,
-    /// The first of [`POINTS`] among the test examples.
-    pub point: usize,
-    /// Norm of the gradient at the trained parameters.
-    pub gradient: f64,
-    /// Of the Hessian with its regulariser.
-    pub smallest: f64,
-    /// Added so that it is positive definite.
-    pub damping: f64,
-    /// Retrainings that did not come to the tolerance.
-    pub stopped: usize,
 }
 
 impl Case {
@@ -87,59 +66,19 @@ impl Case {
     }
 
     /// Trains the network of `setting` from the parameters of `seed`, and without each of the examples left out.
-    pub fn trial(&self, context: &Context, setting: &Setting, seed: u64) -> anyhow::Result<Trial> {
-        let whole = self.network(setting)?;
-        let initial = whole.initial(seed);
-        // Layers before the first with parameters, such as pooling, are passed once.
-        let data = Unfrozen::new(&whole, &initial, &self.drawn(setting, seed))?;
-        let tests = Unfrozen::new(&whole, &initial, &self.test)?;
-        let (network, train) = (data.network(), data.inputs());
-        let risk = EmpiricalRisk::new(network, train, RiskSettings::mean(setting.decay))?;
-        let fit = self.lbfgs.minimise(&risk, &initial, &());
-        let theta = fit.theta;
-        let by_loss = descending(&network.example_losses(tests.inputs(), &theta));
-        let chosen = POINTS.map(|(_, above)| by_loss[(above * by_loss.len() as f64) as usize]);
-        let points = Unfrozen::new(&whole, &initial, &self.test.select(&chosen))?;
-        let queries = points.inputs();
-        let mut left_out = descending(&network.example_losses(train, &theta));
-        left_out.truncate(self.left_out);
-
-        let smallest = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX).to_dense().eigen().0[0];
-        let damping = if smallest > 0.0 { 0.0 } else { 1e-4 - smallest };
-        let operator = risk.operator(&theta, Curvature::Hessian, damping, usize::MAX);
-        let solver = Cholesky { tolerance: 1e-6, memory_budget: 1 << 30 }.prepare(&operator)?;
-        let scores = Influence::new(&risk, &theta, &*solver).scores(queries, &())?;
-        ensure!(scores.report.all_converged(), "{setting:?}: {}", scores.report.summary());
-
-        let losses = |theta: &Block<F64>| network.example_losses(tests.inputs(), theta);
-        let before = losses(&theta);
-        let groups: Vec<Vec<usize>> = left_out.iter().map(|&i| vec![i]).collect();
-        let changes = |fit: &Fit<F64>| losses(&fit.theta).iter().zip(&before).map(|(a, b)| a - b).collect();
-        let measure = |fit: &Fit<F64>| (changes(fit), fit.report.converged());
-        let retrain = |start: &Block<F64>| {
-            let from = start.clone();
-            leave_out(&risk, &groups, move |risk| self.lbfgs.minimise(risk, &from, &()), measure, context)
+    pub fn trial(&self, context: &Context, setting: &Setting, seed: u64) -> anyhow::Result<FragilityTrial> {
+        let network = self.network(setting)?;
+        let fragility = Fragility {
+            lbfgs: self.lbfgs,
+            left_out: self.left_out,
+            points: POINTS.map(|(_, above)| above).to_vec(),
+            cold: self.cold,
+            lissa: self.lissa.then(|| LISSA),
+            memory_budget: 1 << 30,
         };
-        let warm = retrain(&theta)?;
-        let cold = self.cold.then(|| retrain(&initial)).transpose()?;
-        let agreement = |found: &[(Vec<f64>, bool)], q: usize| {
-            let predicted: Vec<f64> = left_out.iter().filter_map(|&i| scores.loss_change(q, i)).collect();
-            let actual: Vec<f64> = found.iter().map(|(changes, _)| changes[chosen[q]]).collect();
-            Agreement::new(&predicted, &actual)
-        };
-        Ok(Trial {
-            stopped: warm.iter().chain(cold.iter().flatten()).filter(|(_, converged)| !converged).count(),
-            warm: std::array::from_fn(|q| agreement(&warm, q)),
-            cold: cold.as_ref().map(|found| agreement(found, 0)),
-            cold_changes: left_out
-                .iter()
-                .zip(cold.into_iter().flatten())
-                .map(|(&example, (changes, _))| (example, changes))
-                .collect(),
-            point: chosen[0],
-            gradient: fit.report.optimality,
-            smallest,
-            damping,
-        })
+        let train = self.drawn(setting, seed);
+        let risk = RiskSettings::mean(setting.decay);
+        let start = network.initial(seed);
+        Ok(fragility.trial((&network, &start), risk, (&train, &self.test), context)?)
     }
 }
