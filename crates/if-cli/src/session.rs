@@ -199,7 +199,7 @@ impl<'a, B: Backend> Session<'a, B> {
             let optimality = self.checked(risk, console)?;
             if preparation > 0.0 {
                 console.note(&format!(
-                    "preparing the solver took {} products with the curvature, once for all queries",
+                    "products with the curvature before the first solve, for the solver and the eigenvalues in certificates: {}, once for all queries",
                     preparation.ceil()
                 ));
             }

@@ -150,20 +150,29 @@ impl SolverSettings {
             || self.preconditioner == Some(PreconditionerName::Nystroem)
     }
 
-    /// What is given must be used.
-    fn refuse_foreign(&self) -> Result<(), Failure> {
+    /// Whether it has statistics of the network's layers.
+    fn has_statistics(&self) -> bool {
         use PreconditionerName as P;
         use SolverName as S;
+        matches!(self.name, S::Kfac | S::Ekfac | S::Diagonal)
+            || matches!(self.preconditioner, Some(P::Diagonal | P::Kfac | P::Ekfac))
+    }
+
+    /// Whether it fits what a run directory keeps.
+    fn fits(&self) -> bool {
+        self.has_statistics() || self.sketches()
+    }
+
+    /// What is given must be used.
+    fn refuse_foreign(&self) -> Result<(), Failure> {
+        use SolverName as S;
         let solver = |names: &[SolverName]| names.contains(&self.name);
-        let preconditioner = |names: &[P]| self.preconditioner.is_some_and(|name| names.contains(&name));
         let lissa = solver(&[S::Lissa]);
-        let statistics =
-            solver(&[S::Kfac, S::Ekfac, S::Diagonal]) || preconditioner(&[P::Diagonal, P::Kfac, P::Ekfac]);
         let foreign = [
             (self.preconditioner.is_some() && !solver(&[S::Cg]), "--preconditioner", "--solver cg"),
             (self.per_layer && !solver(&[S::Cholesky]), "--per-layer", "--solver cholesky"),
             (self.rank.is_some() && !self.sketches(), "--rank", "nystroem and arnoldi"),
-            (self.labels.is_some() && !statistics, "--labels", "kfac, ekfac and diagonal"),
+            (self.labels.is_some() && !self.has_statistics(), "--labels", "kfac, ekfac and diagonal"),
             (self.depth.is_some() && !lissa, "--depth", "--solver lissa"),
             (self.repeats.is_some() && !lissa, "--repeats", "--solver lissa"),
             (self.batch.is_some() && !lissa, "--batch", "--solver lissa"),
@@ -187,13 +196,26 @@ impl SolverSettings {
         let nothing_solved = self.name == S::Identity;
         let iterates = matches!(self.name, S::Cg | S::BlockCg | S::Neumann);
         let solves = self.is_exact() || self.name == S::Lissa;
+        let may_sample = self.has_statistics() && self.labels != Some(LabelsName::Exact);
         let idle = [
+            (solve.run.is_some() && !self.fits(), "--run: this solver fits nothing that could be kept"),
+            (
+                solve.own.solver_seed.is_some() && !(self.sketches() || may_sample || self.name == S::Lissa),
+                "--solver-seed: this solver draws nothing",
+            ),
             (solve.damping.is_some() && nothing_solved, "--damping: identity solves nothing"),
             (solve.curvature.is_some() && nothing_solved, "--curvature: identity solves nothing"),
-            (solve.max_iterations.is_some() && !iterates, "--max-iterations: this solver does not iterate"),
+            (
+                solve.max_iterations.is_some() && self.name == S::Lissa,
+                "--max-iterations: lissa goes by --depth",
+            ),
+            (
+                solve.max_iterations.is_some() && !iterates && self.name != S::Lissa,
+                "--max-iterations: this solver does not iterate",
+            ),
             (
                 solve.tolerance.is_some() && !solves,
-                "--tolerance: this solver leaves the residual that it leaves",
+                "--tolerance: this solver approximates, and does not go on until a residual is reached",
             ),
         ];
         idle.into_iter().filter_map(|(given, text)| given.then_some(text)).collect()
@@ -249,6 +271,9 @@ impl SolverSettings {
         let given: Vec<&str> = overridden.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
         if !given.is_empty() {
             text += &format!("; {} as given instead", given.join(", "));
+            if damping == Damping::Number(effective) {
+                text += &format!(", with that damping of {effective}");
+            }
         }
         Some(text)
     }

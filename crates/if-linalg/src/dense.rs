@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use crate::backend::gemm::{Operand, product};
 
 #[cfg(not(feature = "lapack"))]
-use crate::factor_faer::{cholesky_block, eigen};
+use crate::factor_faer::{cholesky_block, eigen, eigenvalues};
 #[cfg(feature = "lapack")]
-use crate::factor_lapack::{cholesky_block, eigen};
+use crate::factor_lapack::{cholesky_block, eigen, eigenvalues};
 
 /// A symmetric matrix, stored in full, row by row.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,9 +64,20 @@ impl SymmetricMatrix {
     }
 
     /// Eigenvalues in rising order and the matrix whose row `i` is the `i`-th eigenvector.
+    ///
+    /// # Panics
+    /// Where a number is not finite.
     pub fn eigen(&self) -> (Vec<f64>, Vec<f64>) {
         // faer 0.24.4 counts one below the order.
         if self.n == 0 { (Vec::new(), Vec::new()) } else { eigen(&self.data, self.n) }
+    }
+
+    /// Eigenvalues in rising order: a small part of the work of [`eigen`](Self::eigen).
+    ///
+    /// # Panics
+    /// Where a number is not finite.
+    pub fn eigenvalues(&self) -> Vec<f64> {
+        if self.n == 0 { Vec::new() } else { eigenvalues(&self.data, self.n) }
     }
 
     /// `A = L L^T`, in place of the matrix.
@@ -240,6 +251,38 @@ mod tests {
 
     fn product(a: &SymmetricMatrix, x: &[f64]) -> Vec<f64> {
         a.as_slice().chunks(a.dim()).map(|row| row.iter().zip(x).map(|(a, x)| a * x).sum()).collect()
+    }
+
+    /// Rows that are all but zero stop faer's iteration; values alone are those with vectors.
+    #[test]
+    fn singular_matrices_have_eigenvalues() {
+        // The Hessian of a softmax whose features are all zero: only the 10 biases count, every 65th parameter.
+        let n = 650;
+        let p: Vec<f64> = random(10, 5).iter().map(|v| 0.1 + 0.05 * v).collect();
+        let total: f64 = p.iter().sum();
+        let mut a = vec![0.0; n * n];
+        for (c, pc) in p.iter().enumerate() {
+            for (d, pd) in p.iter().enumerate() {
+                let own = if c == d { pc / total } else { 0.0 };
+                a[(65 * c + 64) * n + 65 * d + 64] = own - pc * pd / (total * total);
+            }
+        }
+        let mut huge = spd(40);
+        huge.data.iter_mut().for_each(|value| *value *= 1e300);
+        let singular = SymmetricMatrix::from_rows(n, a);
+        for a in [singular, SymmetricMatrix::from_rows(n, vec![0.0; n * n]), huge, spd(40)] {
+            let n = a.dim();
+            let (values, vectors) = a.eigen();
+            let largest = values[n - 1].abs().max(f64::MIN_POSITIVE);
+            for (value, vector) in values.iter().zip(vectors.chunks(n)) {
+                let applied = product(&a, vector);
+                let off = applied.iter().zip(vector).map(|(x, v)| (x - value * v).abs()).fold(0.0, f64::max);
+                assert!(off <= 1e-12 * largest, "{off} {value}");
+            }
+            for (alone, value) in a.eigenvalues().iter().zip(&values) {
+                assert!((alone - value).abs() <= 1e-12 * largest, "{alone} {value}");
+            }
+        }
     }
 
     /// Sizes below, at and above the panel width, so that the trailing update runs more than once.

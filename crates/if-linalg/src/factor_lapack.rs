@@ -1,7 +1,7 @@
 //! Factorisations by LAPACK through ndarray-linalg; the binary chooses the provider.
 
 use ndarray::{Array2, ArrayView2};
-use ndarray_linalg::{Cholesky, Eigh, UPLO, error::LinalgError};
+use ndarray_linalg::{Cholesky, EigValsh, Eigh, UPLO, error::LinalgError};
 
 use crate::NotPositiveDefinite;
 
@@ -35,4 +35,10 @@ pub(crate) fn eigen(data: &[f64], n: usize) -> (Vec<f64>, Vec<f64>) {
     let (values, vectors) =
         matrix.eigh(UPLO::Lower).expect("the symmetric QR iteration converges on finite input");
     (values.to_vec(), vectors.t().iter().copied().collect())
+}
+
+/// The eigenvalues alone.
+pub(crate) fn eigenvalues(data: &[f64], n: usize) -> Vec<f64> {
+    let matrix = ArrayView2::from_shape((n, n), data).expect("n * n numbers");
+    matrix.eigvalsh(UPLO::Lower).expect("the symmetric QR iteration converges on finite input").to_vec()
 }

@@ -69,7 +69,7 @@ impl Termination {
                 ));
             }
             Self::Singular => "raise --l2 or --damping",
-            Self::NonFinite => "look for NaN or overflow in the weights and the features",
+            Self::NonFinite => "look for NaN or overflow in the weights, the features and --damping",
             Self::Diverged => "raise --damping, or --scale where it was given",
             Self::DepthReached => {
                 "raise --depth, --repeats, --batch, --damping or --tolerance, or lower --scale where it was given"
@@ -202,7 +202,7 @@ impl SolveReport {
         let far = of(Termination::Approximate).filter(|column| column.leaves_more()).count();
         if far > 0 {
             line += &format!(
-                "; {far} with a residual above 1, where no answer at all would leave 1: they may rank examples, their size means nothing; raise --damping or use --solver block-cg"
+                "; {far} with a residual above 1, where no answer at all would leave 1: ranks may hold, do not rely on sizes; raise --damping, or use --solver block-cg with the same --curvature"
             );
         }
         let mut rest: Vec<&ColumnReport> =
@@ -213,8 +213,9 @@ impl SolveReport {
                 rest.iter().partition(|c| std::mem::discriminant(&c.termination) == kind);
             let worst = worst(&same);
             line += &format!("; {} {}", same.len(), worst.termination);
-            if worst.residual.is_finite() {
-                line += &format!(" (residual {:.1e})", worst.residual);
+            let residuals = same.iter().map(|column| column.residual).filter(|residual| residual.is_finite());
+            if let Some(largest) = residuals.reduce(f64::max) {
+                line += &format!(" (residual {largest:.1e})");
             }
             if let Some(remedy) = worst.termination.remedy() {
                 line += &format!(": {remedy}");

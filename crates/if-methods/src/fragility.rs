@@ -7,18 +7,24 @@
 //!
 //! Deviations:
 //! 1. The Hessian of all parameters with its regulariser, where scripts of the paper take that of the last layer without;
-//!    exact, and where it is not positive definite damped until its smallest eigenvalue is 1e-4.
+//!    exact, and where it is not positive definite, or rounding might take it for indefinite, damped until its smallest
+//!    eigenvalue is 1e-4.
 //! 2. Training by L-BFGS to a small gradient, so that what is measured is not where an optimiser happened to stop.
 
-use if_linalg::{Backend, Block, Bytes, Cholesky, LinearOperator, Lissa, Observer, Real, Solver};
+use if_linalg::{
+    Backend, Block, Bytes, Cholesky, LinearOperator, Lissa, Observer, Real, SolveReport, Solver,
+};
 use if_models::{Curvature, Dataset, EmpiricalRisk, Lbfgs, Network, RiskSettings, Unfrozen};
-use serde::Serialize;
 
 use crate::error::observed;
-use crate::{Agreement, Influence, LossChanges, MethodError, Scores, descending, loss_changes};
+use crate::{Agreement, Influence, LossChanges, MethodError, Scores, descending, loss_changes, random_order};
 
 /// Smallest eigenvalue of a Hessian that had to be damped.
 const MARGIN: f64 = 1e-4;
+/// Smallest over largest eigenvalue down to which a Hessian is factored as it is: a residual of [`EXACT`] can be reached.
+const CONDITION: f64 = 1e-9;
+/// Matrices of the Hessian's size that are alive at once: itself twice, and what its eigenvalues take.
+const COPIES: usize = 3;
 
 /// How networks are studied.
 #[derive(Clone, Debug)]
@@ -38,7 +44,7 @@ pub struct Fragility {
 }
 
 /// What one network showed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct FragilityTrial {
     /// The training examples left out, from the highest loss on.
     pub left_out: Vec<usize>,
@@ -46,12 +52,12 @@ pub struct FragilityTrial {
     pub points: Vec<usize>,
     /// Predicted change of the loss of each point by each example left out, `points x left_out`.
     pub predicted: Vec<Vec<f64>>,
-    /// The same by LiSSA, as far as it came; NaN where it diverged.
-    pub by_lissa: Option<Vec<Vec<f64>>>,
+    /// The same by LiSSA.
+    pub by_lissa: Option<ByLissa>,
     /// What warm retraining changed in the loss of every test example, `left_out x tests`.
-    pub warm: Vec<Vec<f64>>,
+    pub warm_changes: Vec<Vec<f64>>,
     /// The same for cold retraining.
-    pub cold: Option<Vec<Vec<f64>>>,
+    pub cold_changes: Option<Vec<Vec<f64>>>,
     /// Norm of the gradient at the trained parameters.
     pub gradient_norm: f64,
     /// Smallest eigenvalue of the Hessian, its regulariser included.
@@ -62,20 +68,29 @@ pub struct FragilityTrial {
     pub stopped: usize,
 }
 
+/// What LiSSA predicted.
+#[derive(Clone, Debug)]
+pub struct ByLissa {
+    /// As far as it came, `points x left_out`; NaN where it diverged.
+    pub predicted: Vec<Vec<f64>>,
+    /// How each point's solve ended.
+    pub report: SolveReport,
+}
+
 impl FragilityTrial {
     /// Predicted with warm retraining, at `points[p]`.
     pub fn warm(&self, p: usize) -> Agreement {
-        self.agreement(&self.predicted, &self.warm, p)
+        self.agreement(&self.predicted, &self.warm_changes, p)
     }
 
     /// Predicted with cold retraining, where there was any.
     pub fn cold(&self, p: usize) -> Option<Agreement> {
-        self.cold.as_ref().map(|cold| self.agreement(&self.predicted, cold, p))
+        self.cold_changes.as_ref().map(|cold| self.agreement(&self.predicted, cold, p))
     }
 
     /// Predicted by LiSSA with warm retraining, where it was asked for.
     pub fn lissa(&self, p: usize) -> Option<Agreement> {
-        self.by_lissa.as_ref().map(|predicted| self.agreement(predicted, &self.warm, p))
+        self.by_lissa.as_ref().map(|lissa| self.agreement(&lissa.predicted, &self.warm_changes, p))
     }
 
     fn agreement(&self, predicted: &[Vec<f64>], changes: &[Vec<f64>], p: usize) -> Agreement {
@@ -85,6 +100,21 @@ impl FragilityTrial {
 }
 
 impl Fragility {
+    /// LiSSA with its scale, batch and depth from the spectrum.
+    pub const LISSA: Lissa =
+        Lissa { tolerance: 0.05, depth: None, repeats: 4, scale: None, batch: None, seed: 0 };
+
+    /// As many of the examples of `data`, drawn by `seed`; where all are asked for, these in their order.
+    ///
+    /// # Panics
+    /// Where there are not so many.
+    pub fn drawn(data: &Dataset, examples: usize, seed: u64) -> Dataset {
+        match examples == data.len() {
+            true => data.clone(),
+            false => data.select(&random_order(data.len(), seed)[..examples]),
+        }
+    }
+
     /// Trains `network` on `train` from `initial` under `settings`, and without each of the examples left out.
     ///
     /// # Errors
@@ -108,18 +138,22 @@ impl Fragility {
         let theta = &fit.theta;
         let before = network.example_losses(inputs, theta);
         let by_loss = descending(&before);
-        let last = by_loss.len() - 1;
-        let points: Vec<usize> = self
-            .points
-            .iter()
-            .map(|above| by_loss[((above * by_loss.len() as f64) as usize).min(last)])
-            .collect();
+        let point =
+            |above: &f64| by_loss[((above * by_loss.len() as f64).round() as usize).min(by_loss.len() - 1)];
+        let points: Vec<usize> = self.points.iter().map(point).collect();
         let mut left_out = descending(&network.example_losses(train.inputs(), theta));
         left_out.truncate(self.left_out);
 
         let undamped = risk.operator(theta, Curvature::Hessian, 0.0, usize::MAX);
-        let smallest = undamped.to_dense().eigen().0[0];
-        let damping = if smallest > 0.0 { 0.0 } else { MARGIN - smallest };
+        let hessian = undamped.to_dense();
+        if !hessian.is_finite() {
+            return Err(MethodError::NotFinite);
+        }
+        let eigenvalues = hessian.eigenvalues();
+        let [smallest, largest] = [eigenvalues[0], eigenvalues[eigenvalues.len() - 1]];
+        let damping = if smallest > CONDITION * largest { 0.0 } else { MARGIN - smallest };
+        drop(hessian);
+        observed(observer, "eigenvalues", 1, 1)?;
         let operator = risk.operator(theta, Curvature::Hessian, damping, usize::MAX);
         let queries = unfrozen(&tests.select(&points))?;
         let predict = |solver: &dyn Solver<B>| -> Result<_, MethodError> {
@@ -131,7 +165,8 @@ impl Fragility {
         if !report.none_failed() {
             return Err(MethodError::Unsolved(report.summary()));
         }
-        let by_lissa = self.lissa.as_ref().map(|lissa| predict(lissa)).transpose()?.map(|(found, _)| found);
+        let by_lissa = self.lissa.as_ref().map(|lissa| predict(lissa)).transpose()?;
+        let by_lissa = by_lissa.map(|(predicted, report)| ByLissa { predicted, report });
 
         let groups: Vec<Vec<usize>> = left_out.iter().map(|&i| vec![i]).collect();
         let retrained = |start: &Block<B>| {
@@ -147,8 +182,8 @@ impl Fragility {
             points,
             predicted,
             by_lissa,
-            warm: warm.changes,
-            cold: cold.map(|cold| cold.changes),
+            warm_changes: warm.changes,
+            cold_changes: cold.map(|cold| cold.changes),
             gradient_norm: fit.report.optimality,
             smallest_eigenvalue: smallest,
             damping,
@@ -157,15 +192,17 @@ impl Fragility {
 
     fn check(&self, examples: usize, dim: usize) -> Result<(), MethodError> {
         let wrong = |name, expected, found| Err(MethodError::Setting { name, expected, found });
+        if examples <= FEWEST {
+            return wrong("examples", format!("more than {FEWEST} to train on"), examples.to_string());
+        }
         if !(FEWEST..examples).contains(&self.left_out) {
-            let expected =
-                format!("{FEWEST} to {}, fewer than there are training examples", examples.saturating_sub(1));
+            let expected = format!("{FEWEST} to {} of {examples} training examples", examples - 1);
             return wrong("left-out", expected, self.left_out.to_string());
         }
         if let Some(share) = self.points.iter().find(|share| !(0.0..=1.0).contains(*share)) {
             return wrong("points", "shares from 0 to 1".into(), share.to_string());
         }
-        let needed = dim.saturating_mul(dim).saturating_mul(size_of::<f64>());
+        let needed = dim.saturating_mul(dim).saturating_mul(COPIES * size_of::<f64>());
         if needed > self.memory_budget {
             let expected = format!("{} for the Hessian of {dim} parameters", Bytes(needed));
             return wrong("memory-budget", expected, Bytes(self.memory_budget).to_string());

@@ -32,7 +32,7 @@ pub use error::MethodError;
 pub use evaluation::{Agreement, DatamodelScore, pearson, slope_through_origin, spearman};
 pub use fast_if::{nearest, recall};
 pub use fine_tuning::FineTuning;
-pub use fragility::{Fragility, FragilityTrial};
+pub use fragility::{ByLissa, Fragility, FragilityTrial};
 pub use group::{
     GroupDraw, GroupEffects, GroupInfluence, Order, ParameterChanges, Selected, Selection, Tail,
 };

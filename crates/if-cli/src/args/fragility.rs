@@ -45,7 +45,7 @@ pub struct FragilityArgs {
     /// Train again from the initial parameters too, not from the optimum alone
     #[arg(long)]
     pub cold: bool,
-    /// Predict by LiSSA too, its settings from the spectrum
+    /// Predict by LiSSA too, to a residual of .05, its scale, batch and depth from the spectrum
     #[arg(long)]
     pub lissa: bool,
     /// Networks of each kind, from different initial parameters
@@ -60,7 +60,7 @@ pub struct FragilityArgs {
     /// Steps of each training at most
     #[arg(long, value_name = "N", default_value = "5000", value_parser = count, allow_negative_numbers = true)]
     pub max_iterations: usize,
-    /// Memory for an explicit Hessian, such as 2GiB
+    /// Memory for the Hessian and its factors, such as 2GiB
     #[arg(long, value_name = "BYTES", default_value = "1536MiB", value_parser = bytes)]
     pub memory_budget: usize,
     /// The device.

@@ -144,10 +144,10 @@ impl FromStr for ModelName {
             _ => match text.split_once(':') {
                 Some(("mlp", widths)) => sizes(widths).map(Self::Mlp),
                 Some(("cnn", planes)) => sizes(planes).map(Self::Cnn),
-                _ => {
-                    Err("expected softmax, logistic, svm, FILE.toml, or to train mlp:256,128 or cnn:16,32"
-                        .into())
-                }
+                _ => Err(
+                    "expected softmax, logistic, svm or FILE.toml; to train also mlp:256,128 or cnn:16,32"
+                        .into(),
+                ),
             },
         }
     }

@@ -273,7 +273,8 @@ impl Job<'_> {
     }
 
     fn heading(&self, wrong: &[bool], found: &Found) -> String {
-        let CorrectArgs { rounds, steps, examples, anchors, learning_rate, .. } = self.args;
+        let CorrectArgs { rounds, steps, examples, learning_rate, .. } = self.args;
+        let anchors = self.args.anchors.min(self.query.set.len());
         let count = wrong.iter().filter(|wrong| **wrong).count();
         let rest = if self.args.all {
             "anchors are drawn from all".to_owned()

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use if_linalg::{Backend, Lissa, Observer};
-use if_methods::{Agreement, Fragility, FragilityTrial, random_order};
-use if_models::{Dataset, LayerSpec, Lbfgs, ModelSpec, RiskSettings};
+use if_linalg::{Backend, Cpu, Observer};
+use if_methods::{Agreement, Fragility, FragilityTrial};
+use if_models::{LayerSpec, Lbfgs, ModelSpec, RiskSettings};
 use serde_json::{Value, json};
 
 use super::model_name;
@@ -23,11 +23,15 @@ pub fn run(args: &FragilityArgs, console: &Console) -> Result<Report, Failure> {
     let test = Data::load_like(&args.test, args.label.as_deref(), &train)?;
     let kinds = kinds(args, &train)?;
     for kind in &kinds {
+        let network = kind.spec.build(&Cpu::<f64>::new())?;
         for data in [&train, &test] {
             check_shape(&kind.spec, data)?;
+            data.set
+                .targets(network.loss(), network.outputs())
+                .map_err(|error| Failure::input(format!("{}: {error}", data.source)))?;
         }
     }
-    let job = Job { args, train: &train, test: &test, kinds };
+    let job = Job { args, device: &device, train: &train, test: &test, kinds };
     in_double!(device, |backend| job.run(backend, console))
 }
 
@@ -59,14 +63,21 @@ fn kinds(args: &FragilityArgs, train: &Data) -> Result<Vec<Kind>, Failure> {
         Ok(Kind { model: model.clone(), spec, l2, examples })
     };
     let (model, l2, size) = (&args.model[0], args.l2[0], sizes[0]);
-    let models = args.model.iter().map(|model| of(model, l2, size));
-    let decays = args.l2[1..].iter().map(|l2| of(model, *l2, size));
-    let sizes = sizes[1..].iter().map(|size| of(model, l2, *size));
-    models.chain(decays).chain(sizes).collect()
+    let models = args.model.iter().map(|model| (model, l2, size));
+    let decays = args.l2.iter().map(|l2| (model, *l2, size));
+    let sizes = sizes.iter().map(|size| (model, l2, *size));
+    let mut walked = Vec::new();
+    for kind in models.chain(decays).chain(sizes) {
+        if !walked.contains(&kind) {
+            walked.push(kind);
+        }
+    }
+    walked.into_iter().map(|(model, l2, examples)| of(model, l2, examples)).collect()
 }
 
 struct Job<'a> {
     args: &'a FragilityArgs,
+    device: &'a Device,
     train: &'a Data,
     test: &'a Data,
     kinds: Vec<Kind>,
@@ -79,7 +90,7 @@ impl Job<'_> {
         let mut found = Vec::new();
         for kind in &self.kinds {
             let mut trials = Vec::new();
-            for seed in (self.args.seed..).take(self.args.seeds) {
+            for seed in self.seeds() {
                 console.progress("networks", found.len() * self.args.seeds + trials.len(), total);
                 trials.push(self.trial(backend, kind, seed, console)?);
             }
@@ -90,6 +101,14 @@ impl Job<'_> {
             console.warn(&format!(
                 "{stopped} trainings stopped above gradient norm {:.0e}, so that what they changed is not exact: raise --max-iterations, --gradient-norm or --l2",
                 self.args.gradient_norm
+            ));
+        }
+        let unsolved = found.iter().flatten().filter_map(|trial| trial.by_lissa.as_ref());
+        let unsolved = unsolved.filter(|lissa| !lissa.report.none_failed()).count();
+        if unsolved > 0 {
+            console.warn(&format!(
+                "LiSSA did not come to a residual of {} with {unsolved} of {total} networks: --json says how far it came",
+                Fragility::LISSA.tolerance
             ));
         }
         let text = format!(
@@ -103,19 +122,14 @@ impl Job<'_> {
             },
             seconds(start.elapsed().as_secs_f64()),
             self.table(&found),
-            "Spearman and Pearson are correlations over the examples left out; slope is that of predicted over actual,\n\
-             through the origin. What is damped had a Hessian that is not positive definite.\n",
+            LEGEND,
         );
-        Ok(Report { text, json: self.json(&found), flagged: stopped > 0 })
+        Ok(Report { text, json: self.json(&found), flagged: stopped + unsolved > 0 })
     }
 
-    /// The training examples: all of them, or as many drawn by `seed`.
-    fn drawn(&self, kind: &Kind, seed: u64) -> Dataset {
-        let set = &self.train.set;
-        match kind.examples == set.len() {
-            true => set.clone(),
-            false => set.select(&random_order(set.len(), seed)[..kind.examples]),
-        }
+    fn seeds(&self) -> impl Iterator<Item = u64> {
+        let first = self.args.seed;
+        (0..self.args.seeds as u64).map(move |next| first.wrapping_add(next))
     }
 
     fn trial<B: Backend>(
@@ -127,7 +141,7 @@ impl Job<'_> {
     ) -> Result<FragilityTrial, Failure> {
         let args = self.args;
         let network = kind.spec.build(backend)?;
-        let drawn = self.drawn(kind, seed);
+        let drawn = Fragility::drawn(&self.train.set, kind.examples, seed);
         let fragility = Fragility {
             lbfgs: Lbfgs {
                 gradient_tolerance: args.gradient_norm,
@@ -137,7 +151,7 @@ impl Job<'_> {
             left_out: args.left_out,
             points: args.points.clone(),
             cold: args.cold,
-            lissa: args.lissa.then_some(LISSA),
+            lissa: args.lissa.then_some(Fragility::LISSA),
             memory_budget: args.memory_budget,
         };
         let start = network.initial(seed);
@@ -186,15 +200,23 @@ impl Job<'_> {
         let args = self.args;
         let test = self.test.set.ids();
         let trial = |kind: &Kind, seed: u64, trial: &FragilityTrial| {
-            let drawn = self.drawn(kind, seed);
+            let drawn = Fragility::drawn(&self.train.set, kind.examples, seed);
             let points = 0..args.points.len();
+            // Points x examples left out, as predictions are.
+            let actual = |changes: &[Vec<f64>]| -> Vec<Vec<f64>> {
+                trial.points.iter().map(|&t| changes.iter().map(|change| change[t]).collect()).collect()
+            };
             json!({
                 "seed": seed,
                 "left_out": trial.left_out.iter().map(|&i| drawn.ids()[i]).collect::<Vec<_>>(),
                 "points": trial.points.iter().map(|&i| test[i]).collect::<Vec<_>>(),
+                "predicted": trial.predicted,
+                "actual_warm": actual(&trial.warm_changes),
+                "actual_cold": trial.cold_changes.as_ref().map(|changes| actual(changes)),
                 "warm": points.clone().map(|p| trial.warm(p)).collect::<Vec<_>>(),
                 "cold": points.clone().filter_map(|p| trial.cold(p)).collect::<Vec<_>>(),
                 "lissa": points.filter_map(|p| trial.lissa(p)).collect::<Vec<_>>(),
+                "lissa_solves": trial.by_lissa.as_ref().map(|lissa| &lissa.report.columns),
                 "gradient_norm": trial.gradient_norm,
                 "smallest_eigenvalue": trial.smallest_eigenvalue,
                 "damping": trial.damping,
@@ -202,7 +224,7 @@ impl Job<'_> {
             })
         };
         let networks = self.kinds.iter().zip(found).map(|(kind, trials)| {
-            let seeds = (args.seed..).zip(trials);
+            let seeds = self.seeds().zip(trials);
             json!({
                 "model": model_name(&kind.model),
                 "l2": kind.l2,
@@ -219,14 +241,23 @@ impl Job<'_> {
                 "gradient_norm": args.gradient_norm,
                 "max_iterations": args.max_iterations,
                 "curvature": "hessian",
+                "cold": args.cold,
+                "lissa_tolerance": args.lissa.then_some(Fragility::LISSA.tolerance),
+                "seeds": self.seeds().collect::<Vec<_>>(),
+                "device": self.device.name,
+                "precision": self.device.precision,
             },
             "networks": networks.collect::<Vec<_>>(),
         })
     }
 }
 
-/// Nothing is chosen by hand.
-const LISSA: Lissa = Lissa { tolerance: 0.05, depth: None, repeats: 4, scale: None, batch: None, seed: 0 };
+/// Below the table.
+const LEGEND: &str = "\
+Spearman and Pearson are correlations over the examples left out (–: not defined for some seed), slope is that of
+predicted over actual through the origin. Of the seeds: the largest gradient norm, the lowest eigenvalue of the
+Hessian, how many had to be damped to be definite, and how many trainings stopped early.
+";
 
 /// A test point by the share of losses above it.
 fn point_name(above: f64) -> String {

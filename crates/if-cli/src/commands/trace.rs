@@ -29,6 +29,9 @@ use crate::source::Data;
 /// Projections of TRAK by default.
 const TRAK_DIM: usize = 512;
 
+/// From this share of the outputs on, what their decomposition leaves is worth a warning.
+const REPRESENTER_GAP: f64 = 0.01;
+
 /// Runs the command.
 pub fn run(args: &AttributeArgs, certificates: &Path, console: &Console) -> Result<Report, Failure> {
     let of_all = matches!(args.method, MethodName::TracinIdeal | MethodName::Representer);
@@ -345,6 +348,12 @@ impl Job<'_> {
             }
             other => other.into(),
         })?;
+        if found.gap.is_nan() || found.gap > REPRESENTER_GAP {
+            console.warn(&format!(
+                "the sums of the scores are off the outputs by {:.1e} of them: the last layer is not at an optimum of this objective; check --l2, or train longer",
+                found.gap
+            ));
+        }
         output.append(&found.scores.iter().map(|score| B::Elem::from_f64(*score)).collect::<Vec<_>>(), ())?;
         let details = json!({ "weights": weights, "l2": objective.l2, "relative_gap_to_outputs": found.gap });
         Ok((output, details))

@@ -50,8 +50,40 @@ fn every_axis_is_walked_from_the_base() {
     // Rows of the source, not positions among the examples that were drawn.
     let fewer = networks[3]["trials"][0]["left_out"].as_array().unwrap();
     assert!(fewer.iter().any(|row| row.as_u64().unwrap() >= 30), "{fewer:?}");
-    // The same bits for one thread.
+    // Another seed is another network.
+    let trial = |seed: usize| &networks[0]["trials"][seed];
+    assert_ne!(trial(0)["warm"], trial(1)["warm"]);
+    let settings = &found["settings"];
+    assert_eq!((&settings["device"], &settings["precision"]), (&json("\"cpu\""), &json("\"f64\"")));
+    assert_eq!(settings["seeds"], json("[4, 5]"));
+    // What the table says is what the trials say.
+    let mean = |value: &dyn Fn(&Value) -> f64| (value(trial(0)) + value(trial(1))) / 2.0;
+    let number = |value: &Value| value.as_f64().unwrap();
+    let row: Vec<&str> = text.lines().nth(2).unwrap().split_whitespace().collect();
+    let shown = |at: usize| row[at].parse::<f64>().unwrap();
+    let close =
+        |at: usize, value: f64| assert!((shown(at) - value).abs() <= 1e-3 * value.abs(), "{at} {row:?}");
+    close(3, mean(&|trial| number(&trial["warm"][0]["spearman"])));
+    close(4, mean(&|trial| number(&trial["warm"][1]["spearman"])));
+    close(5, mean(&|trial| number(&trial["cold"][0]["spearman"])));
+    close(6, mean(&|trial| number(&trial["lissa"][0]["spearman"])));
+    close(7, mean(&|trial| number(&trial["warm"][0]["pearson"])));
+    close(8, mean(&|trial| number(&trial["warm"][0]["slope"])));
+    close(9, number(&trial(0)["gradient_norm"]).max(number(&trial(1)["gradient_norm"])));
+    close(10, number(&trial(0)["smallest_eigenvalue"]).min(number(&trial(1)["smallest_eigenvalue"])));
+    // And agreements are those of the numbers beside them.
+    let series = |value: &Value| value.as_array().unwrap().iter().map(number).collect::<Vec<f64>>();
+    let (predicted, actual) = (series(&trial(0)["predicted"][1]), series(&trial(0)["actual_warm"][1]));
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let slope = dot(&predicted, &actual) / dot(&actual, &actual);
+    assert!((slope - number(&trial(0)["warm"][1]["slope"])).abs() < 1e-9 * slope.abs());
+    // The same bits for one thread; an axis that says a thing twice says it once; seeds wrap around.
     assert_eq!(json(&folder.succeed(&format!("{axes} --json --threads 1")).stdout), found);
+    let twice =
+        format!("{STUDY} --model mlp:3 --model mlp:3 --l2 0.1,0.1 --seeds 2 --seed {} --json", u64::MAX);
+    let found = json(&folder.succeed(&twice).stdout);
+    assert_eq!(found["networks"].as_array().unwrap().len(), 1);
+    assert_eq!(found["settings"]["seeds"], json(&format!("[{}, 0]", u64::MAX)));
 }
 
 /// A network of somebody's own, and what did not arrive is flagged.
@@ -76,12 +108,12 @@ fn what_is_refused() {
         ("--model softmax --l2 0.1", "--model softmax: expected mlp:5,5, cnn:4 or FILE.toml"),
         ("--model mlp:3 --l2 0.1 --examples 56", "--examples: expected at most the 55 of T.npz, found 56"),
         ("--model mlp:3 --l2 0.1 --points 0,2", "--points: expected a share from 0 to 1, found \"2\""),
-        ("--model mlp:3 --l2 0.1 --left-out 55", "left-out: expected 3 to 54, fewer than there are"),
+        ("--model mlp:3 --l2 0.1 --left-out 55", "left-out: expected 3 to 54 of 55 training examples"),
         ("--model mlp:3 --l2 -1", "--l2"),
         ("--model cnn:3 --l2 0.1", "T.npz: cnn takes pictures, found examples of shape [4]"),
         (
             "--model mlp:300 --l2 0.1 --memory-budget 1MiB",
-            "memory-budget: expected 44.1 MiB for the Hessian of 2403 parameters, found 1.0 MiB",
+            "memory-budget: expected 132.2 MiB for the Hessian of 2403 parameters, found 1.0 MiB",
         ),
     ] {
         let arguments = if arguments.contains("left-out") {

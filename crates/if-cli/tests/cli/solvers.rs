@@ -306,12 +306,15 @@ fn truncated_queries_carry_their_bound() {
 #[test]
 fn settings_without_use_are_named() {
     let folder = folder();
-    let all = "--damping 0.1 --curvature hessian --tolerance 1e-3 --max-iterations 50";
+    let all =
+        "--damping 0.1 --curvature gauss-newton --tolerance 1e-1 --max-iterations 50 --run R --solver-seed 3";
     for (solver, idle, used) in [
         ("identity", &["--damping", "--curvature", "--tolerance", "--max-iterations"][..], &["--l2"][..]),
         ("diagonal", &["--tolerance", "--max-iterations"], &["--damping: ", "--curvature: "]),
         ("cholesky", &["--max-iterations"], &["--tolerance", "--damping: "]),
-        ("cg", &[], &["--tolerance", "--max-iterations"]),
+        ("cg", &["--run", "--solver-seed"], &["--tolerance", "--max-iterations"]),
+        ("kfac", &["--tolerance"], &["--run", "--solver-seed"]),
+        ("lissa", &["--run", "--max-iterations"], &["--tolerance", "--solver-seed"]),
     ] {
         let outcome = folder.attribute(&format!("--model softmax --solver {solver} {all}"));
         assert_eq!(outcome.code, 0, "{solver}: {}", outcome.stderr);
@@ -359,15 +362,16 @@ fn products_of_a_preparation_are_named() {
         );
         folder.run(&command).stderr
     };
-    let said = "preparing the solver took 6 products with the curvature";
+    let said =
+        |products: usize| format!("for the solver and the eigenvalues in certificates: {products}, once");
     // The network has 43 parameters: a sketch holds no more vectors, whatever is asked for.
-    assert!(run("--solver cg --preconditioner nystroem --rank 6").contains(said));
-    assert!(run("--solver cg --preconditioner nystroem --rank 1000000000").contains("took 43 products"));
-    assert!(!run("--solver cg").contains("preparing the solver"));
+    assert!(run("--solver cg --preconditioner nystroem --rank 6").contains(&said(6)));
+    assert!(run("--solver cg --preconditioner nystroem --rank 1000000000").contains(&said(43)));
+    assert!(!run("--solver cg").contains("before the first solve"));
     // Kept from the first time on; the extreme eigenvalues that certificates name are found anew.
     let kept = "--solver nystroem --rank 6 --run R";
-    assert!(run(kept).contains("took 30 products"));
-    assert!(run(kept).contains("took 24 products"));
+    assert!(run(kept).contains(&said(30)));
+    assert!(run(kept).contains(&said(24)));
 }
 
 #[test]

@@ -34,11 +34,22 @@ impl<B: Backend> Solver<B> for Approximate<'_, B> {
         let (inverse, eigenvalues) = match operator.definiteness() {
             Definiteness::Unknown => match definite_spectrum(operator, 0) {
                 Ok(extremes) => (inverse, Some(extremes)),
-                Err(termination) => (Err(inverse.err().unwrap_or(termination)), None),
+                Err(termination) => (Err(lower(inverse.err(), termination)), None),
             },
             Definiteness::Positive | Definiteness::Semidefinite => (inverse, spectrum(operator)),
         };
         Ok(Box::new(PreparedApproximate { name, operator, inverse, eigenvalues, tolerance }))
+    }
+}
+
+/// Why there is no positive inverse: of two negative curvatures the lower, else what the fit itself found.
+fn lower(fit: Option<Termination>, spectrum: Termination) -> Termination {
+    match (fit, spectrum) {
+        (
+            Some(Termination::NegativeCurvature { curvature: found }),
+            Termination::NegativeCurvature { curvature },
+        ) => Termination::NegativeCurvature { curvature: curvature.min(found) },
+        (fit, spectrum) => fit.unwrap_or(spectrum),
     }
 }
 

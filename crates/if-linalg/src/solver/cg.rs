@@ -320,12 +320,19 @@ impl Column {
     fn report(&self, termination: Termination, residual: f64) -> ColumnReport {
         let seen = !self.diagonal.is_empty() && !self.preconditioned;
         let quotients = self.quotients.extremes().filter(|_| self.preconditioned);
+        let mut eigenvalues = seen.then(|| tridiagonal_extremes(&self.diagonal, &self.off)).or(quotients);
+        // The last direction is in no tridiagonal; the smallest eigenvalue is at most its curvature.
+        if let (Some([low, _]), Termination::NegativeCurvature { curvature }) =
+            (&mut eigenvalues, termination)
+        {
+            *low = low.min(curvature);
+        }
         ColumnReport {
             termination,
             iterations: self.iterations,
             products: self.products,
             residual,
-            eigenvalues: seen.then(|| tridiagonal_extremes(&self.diagonal, &self.off)).or(quotients),
+            eigenvalues,
         }
     }
 }

@@ -264,7 +264,11 @@ impl<B: Backend> Prepared<B> for PreparedLissa<'_, B> {
         run.end(&plan, &nothing, vec![Some((Termination::Diverged, f64::NAN)); nothing.k()]);
         let Plan { batch, repeats, scale, .. } = plan;
         let batch = batch.map_or("all".into(), |batch| batch.to_string());
-        let name = format!("lissa, scale {scale:.3e}, batch {batch}, repeats {repeats}");
+        let backed_off = match self.plan {
+            Ok(first) if first.scale < scale => format!(" (backed off from {:.3e})", first.scale),
+            _ => String::new(),
+        };
+        let name = format!("lissa, scale {scale:.3e}{backed_off}, batch {batch}, repeats {repeats}");
         run.columns.finish(name, tolerance)
     }
 }

@@ -178,6 +178,8 @@ fn a_scale_too_small_is_backed_off_from_or_reported() {
         certified(&solution, &operator, &b);
         if scale > 1e-3 {
             assert!(solution.report.all_converged(), "{}", solution.report.summary());
+            let said = format!(" (backed off from {scale:.3e}), batch");
+            assert!(solution.report.solver.contains(&said), "{}", solution.report.solver);
         } else {
             let diverged = |c: &ColumnReport| c.termination == Termination::Diverged;
             assert!(solution.report.columns.iter().all(diverged), "{}", solution.report.summary());

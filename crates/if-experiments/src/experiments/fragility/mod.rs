@@ -205,7 +205,7 @@ fn lissa(trial: &Trial) -> f64 {
 
 /// What cold retraining changed in the loss of every test example, by the example left out.
 fn cold_changes(trial: &Trial) -> BTreeMap<usize, &Vec<f64>> {
-    trial.left_out.iter().copied().zip(trial.cold.iter().flatten()).collect()
+    trial.left_out.iter().copied().zip(trial.cold_changes.iter().flatten()).collect()
 }
 
 fn describe(outcome: &mut Outcome, full: bool) {

@@ -1,7 +1,6 @@
 //! One network: trained, asked, and trained again without single examples.
 
-use if_linalg::Lissa;
-use if_methods::{Fragility, FragilityTrial, random_order};
+use if_methods::{Fragility, FragilityTrial};
 use if_models::{Dataset, LayerSpec, Lbfgs, Loss, ModelSpec, Network, RiskSettings};
 
 use crate::Context;
@@ -9,9 +8,6 @@ use crate::support::F64;
 
 /// Test points by the part of the test examples whose loss is higher.
 pub const POINTS: [(&str, f64); 3] = [("highest loss", 0.0), ("upper tenth", 0.1), ("median", 0.5)];
-
-/// With no setting chosen by hand.
-const LISSA: Lissa = Lissa { tolerance: 0.05, depth: None, repeats: 4, scale: None, batch: None, seed: 0 };
 
 /// Data, and how networks are trained on them.
 pub struct Case {
@@ -56,15 +52,6 @@ impl Case {
         Ok(spec.build(&F64::new())?)
     }
 
-    /// The training examples: all of them, or as many drawn by `seed`.
-    fn drawn(&self, setting: &Setting, seed: u64) -> Dataset {
-        let n = self.train.len();
-        if setting.examples == n {
-            return self.train.clone();
-        }
-        self.train.select(&random_order(n, seed)[..setting.examples])
-    }
-
     /// Trains the network of `setting` from the parameters of `seed`, and without each of the examples left out.
     pub fn trial(&self, context: &Context, setting: &Setting, seed: u64) -> anyhow::Result<FragilityTrial> {
         let network = self.network(setting)?;
@@ -73,10 +60,10 @@ impl Case {
             left_out: self.left_out,
             points: POINTS.map(|(_, above)| above).to_vec(),
             cold: self.cold,
-            lissa: self.lissa.then(|| LISSA),
+            lissa: self.lissa.then(|| Fragility::LISSA),
             memory_budget: 1 << 30,
         };
-        let train = self.drawn(setting, seed);
+        let train = Fragility::drawn(&self.train, setting.examples, seed);
         let risk = RiskSettings::mean(setting.decay);
         let start = network.initial(seed);
         Ok(fragility.trial((&network, &start), risk, (&train, &self.test), context)?)
