@@ -36,7 +36,6 @@ pub fn run(args: &FragilityArgs, console: &Console) -> Result<Report, Failure> {
 }
 
 /// One kind of network, and how it is trained.
-#[derive(Clone)]
 struct Kind {
     model: ModelName,
     spec: ModelSpec,
