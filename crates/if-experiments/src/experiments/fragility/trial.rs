@@ -60,7 +60,7 @@ impl Case {
             left_out: self.left_out,
             points: POINTS.map(|(_, above)| above).to_vec(),
             cold: self.cold,
-            lissa: self.lissa.then(|| Fragility::LISSA),
+            lissa: self.lissa.then_some(Fragility::LISSA),
             memory_budget: 1 << 30,
         };
         let train = Fragility::drawn(&self.train, setting.examples, seed);
