@@ -197,12 +197,6 @@ impl<'a, B: Backend> Session<'a, B> {
         self.prepared(console, |risk, operator, prepared| {
             let preparation = operator.products();
             let optimality = self.checked(risk, console)?;
-            if preparation > 0.0 {
-                console.note(&format!(
-                    "products with the curvature before the first solve, for the solver and the eigenvalues in certificates: {}, once for all queries",
-                    preparation.ceil()
-                ));
-            }
             if self.settings.damping == Damping::Auto && prepared.is_some() {
                 console.note(&format!(
                     "--damping auto: {:.3e}, a tenth of the mean eigenvalue{}",
@@ -214,7 +208,15 @@ impl<'a, B: Backend> Session<'a, B> {
                     }
                 ));
             }
-            Ok((body(risk, operator, prepared)?, optimality))
+            let found = body(risk, operator, prepared)?;
+            // Not earlier: input that is refused gets one line and no more.
+            if preparation > 0.0 {
+                console.note(&format!(
+                    "products with the curvature before the first solve, for the solver and the eigenvalues in certificates: {}, once for all queries",
+                    preparation.ceil()
+                ));
+            }
+            Ok((found, optimality))
         })
     }
 
