@@ -226,7 +226,7 @@ impl Bench {
                 products: 0.0,
                 peak_gib,
                 scores: Vec::new(),
-                ended: line.trim().to_owned(),
+                ended: line.lines().next().unwrap_or_default().to_owned(),
                 flagged: true,
             });
         }
