@@ -60,7 +60,7 @@ struct Row {
     /// Products with the curvature for each query.
     products: f64,
     peak_gib: f64,
-    /// None where the solver refused the job.
+    /// Empty where the solver refused the job.
     scores: Vec<f64>,
     ended: String,
     flagged: bool,

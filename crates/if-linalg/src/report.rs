@@ -117,8 +117,9 @@ pub struct ColumnReport {
 }
 
 impl ColumnReport {
+    /// Whether it is an approximation that is farther from solving its system than no answer at all.
     fn leaves_more(&self) -> bool {
-        self.residual > 1.0
+        self.termination == Termination::Approximate && self.residual > 1.0
     }
 }
 
@@ -151,7 +152,7 @@ impl SolveReport {
 
     /// Whether an approximation is farther from solving its system than no answer at all.
     pub fn any_leaves_more(&self) -> bool {
-        self.columns.iter().any(|c| c.termination == Termination::Approximate && c.leaves_more())
+        self.columns.iter().any(ColumnReport::leaves_more)
     }
 
     /// Whether the solver did for every right-hand side what it promises.
@@ -199,7 +200,7 @@ impl SolveReport {
         if approximate > 0 && converged > 0 {
             line += &format!("; {converged} solved to {:.0e}", self.tolerance);
         }
-        let far = of(Termination::Approximate).filter(|column| column.leaves_more()).count();
+        let far = self.columns.iter().filter(|column| column.leaves_more()).count();
         if far > 0 {
             line += &format!(
                 "; {far} with a residual above 1, where no answer at all would leave 1: ranks may hold, do not rely on sizes; raise --damping, or use --solver block-cg with the same --curvature"

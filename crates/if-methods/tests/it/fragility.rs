@@ -69,7 +69,7 @@ fn what_is_predicted_and_measured() {
     let inputs = Inputs::new(&network, &train, usize::MAX).unwrap();
     let risk = EmpiricalRisk::new(&network, &inputs, RiskSettings::mean(L2)).unwrap();
     let hessian = risk.operator(&theta, Curvature::Hessian, 0.0, usize::MAX).to_dense();
-    let smallest = hessian.clone().eigen().0[0];
+    let smallest = hessian.eigen().0[0];
     assert!((found.smallest_eigenvalue - smallest).abs() < 1e-9, "{} {smallest}", found.smallest_eigenvalue);
     assert_eq!((found.damping, found.stopped), (0.0, 0));
     assert!(found.gradient_norm <= 1e-11);
@@ -163,7 +163,7 @@ fn lissa_stands_beside_the_exact_predictions() {
     assert!((found.lissa(0).unwrap().pearson - found.warm(0).pearson).abs() < 1e-3);
 }
 
-/// Two columns of features that say the same: singular but for l2, which is too small to be told from rounding.
+/// A softmax does not see what is added to all outputs: its Hessian is singular but for l2, which may be as small as rounding.
 #[test]
 fn a_hessian_that_rounding_may_spoil_is_damped_too() {
     let network = Network::linear(&Cpu::<f64>::new(), WIDTH, 3, true, Loss::CrossEntropy);
@@ -174,7 +174,6 @@ fn a_hessian_that_rounding_may_spoil_is_damped_too() {
         let start = network.initial(3);
         fragility.trial((&network, &start), RiskSettings::mean(l2), (&train, &tests), &()).unwrap()
     };
-    // Softmax does not see what is added to all outputs: only l2 does.
     let found = study(1e-11);
     assert!((found.damping + found.smallest_eigenvalue - 1e-4).abs() < 1e-15, "{}", found.damping);
     let found = study(1e-6);

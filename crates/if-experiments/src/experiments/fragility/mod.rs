@@ -104,7 +104,6 @@ impl Study {
     /// The gates of the table of targets, and the trend over depth.
     fn judge(&self) -> anyhow::Result<Vec<Metric>> {
         let base = self.case.base;
-        let cold = |trial: &Trial| trial.cold(0).map_or(f64::NAN, |cold| cold.spearman);
         let shallow = self.mean(base, |trial| trial.warm(0).spearman)?;
         let little = self.mean(Setting { decay: 1e-4, ..base }, |trial| trial.warm(0).spearman)?;
         let all = |value: &dyn Fn(&Trial) -> f64| {
@@ -198,7 +197,12 @@ impl Study {
     }
 }
 
-/// Of LiSSA's predictions, where there are any.
+/// Spearman of exact predictions with cold retraining, where there was any.
+fn cold(trial: &Trial) -> f64 {
+    trial.cold(0).map_or(f64::NAN, |cold| cold.spearman)
+}
+
+/// Spearman of LiSSA's predictions with warm retraining, where there are any.
 fn lissa(trial: &Trial) -> f64 {
     trial.lissa(0).map_or(f64::NAN, |lissa| lissa.spearman)
 }

@@ -4,7 +4,7 @@ use if_methods::FragilityTrial as Trial;
 use if_plot::{LineChart, Series, stack};
 
 use super::trial::{POINTS, Setting};
-use super::{Study, lissa};
+use super::{Study, cold, lissa};
 use crate::number::short;
 use crate::result::Table;
 use crate::support::OverSeeds;
@@ -113,10 +113,6 @@ impl Study {
         }
         drawn
     }
-}
-
-fn cold(trial: &Trial) -> f64 {
-    trial.cold(0).map_or(f64::NAN, |cold| cold.spearman)
 }
 
 fn row(setting: &Setting, trials: &[Trial]) -> Vec<String> {
