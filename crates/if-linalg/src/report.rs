@@ -72,7 +72,7 @@ impl Termination {
             Self::NonFinite => "look for NaN or overflow in the weights, the features and --damping",
             Self::Diverged => "raise --damping, or --scale where it was given",
             Self::DepthReached => {
-                "raise --depth, --repeats, --batch, --damping or --tolerance, or lower --scale where it was given"
+                "raise --depth (or --repeats and --batch, unless each step takes all examples), --damping or --tolerance, or lower --scale where it was given"
             }
             Self::Stagnated => "raise --tolerance, or use --precision f64 where it is not",
             Self::Cancelled => "run again",

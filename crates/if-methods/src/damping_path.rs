@@ -58,6 +58,8 @@ pub struct Spectrum {
     pub highest: f64,
     /// Estimate of the mean eigenvalue, `trace / p`: the mean of `v^T A v` over the starts.
     pub mean: f64,
+    /// Its standard error, from how far the few starts are apart.
+    pub mean_error: f64,
 }
 
 impl Spectrum {
@@ -285,7 +287,7 @@ impl<B: Backend> DampingPath<'_, B> {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn spectrum(&self, observer: &dyn Observer) -> Result<Spectrum, MethodError> {
-        let (mut values, mut mean) = (Vec::new(), 0.0);
+        let (mut values, mut means) = (Vec::new(), Vec::new());
         for probe in 0..PROBES {
             let signs: Vec<f64> = random(self.operator.dim(), probe)
                 .iter()
@@ -294,7 +296,7 @@ impl<B: Backend> DampingPath<'_, B> {
             let start = Block::from_f64(self.operator.backend(), self.operator.layout(), &signs);
             let found = self.lanczos(&start, observer)?;
             // v^T A v is what the first step computes.
-            mean += found.diagonal.first().ok_or(MethodError::NotFinite)? / PROBES as f64;
+            means.push(*found.diagonal.first().ok_or(MethodError::NotFinite)?);
             values.extend(found.ritz().0);
             observer.progress("spectrum", probe as usize + 1, PROBES as usize);
         }
@@ -302,7 +304,11 @@ impl<B: Backend> DampingPath<'_, B> {
         values.iter_mut().for_each(|ritz| ritz.weight /= PROBES as f64);
         let (lowest, lowest_error) = self.settled(&values[0]);
         let highest = values[values.len() - 1].value;
-        Ok(Spectrum { lowest, lowest_error, highest, mean, values })
+        let starts = PROBES as f64;
+        let mean = means.iter().sum::<f64>() / starts;
+        let squares: f64 = means.iter().map(|own| (own - mean).powi(2)).sum();
+        let mean_error = (squares / (starts - 1.0) / starts).sqrt();
+        Ok(Spectrum { lowest, lowest_error, highest, mean, mean_error, values })
     }
 
     fn lanczos(&self, start: &Block<B>, observer: &dyn Observer) -> Result<Lanczos<B>, MethodError> {
@@ -424,8 +430,14 @@ mod tests {
     fn report(mut points: Vec<PathPoint>, asked: Option<f64>) -> DampingReport {
         let rows: Vec<&[f64]> = vec![&[1.0, 2.0]; points.len()];
         link(&mut points, &rows);
-        let spectrum =
-            Spectrum { values: Vec::new(), lowest: 0.0, lowest_error: 0.0, highest: 1.0, mean: 0.1 };
+        let spectrum = Spectrum {
+            values: Vec::new(),
+            lowest: 0.0,
+            lowest_error: 0.0,
+            highest: 1.0,
+            mean: 0.1,
+            mean_error: 0.0,
+        };
         let dampings = (0..points.len()).map(|i| i as f64).collect();
         let queries = vec![QueryPath { gradient_norm: 1.0, points }];
         let mut report = DampingReport { spectrum, dampings, reference: None, recommended: None, queries };
@@ -459,7 +471,8 @@ mod tests {
     #[test]
     fn dampings_are_round_and_span_the_spectrum() {
         let spectrum = |lowest, highest, mean| {
-            Spectrum { values: Vec::new(), lowest, lowest_error: 0.0, highest, mean }.dampings()
+            Spectrum { values: Vec::new(), lowest, lowest_error: 0.0, highest, mean, mean_error: 0.0 }
+                .dampings()
         };
         assert_eq!(spectrum(0.0, 0.5, 0.2), [0.0, 3e-3, 1e-2, 3e-2, 0.1, 0.3]);
         // Not further down than a millionth.

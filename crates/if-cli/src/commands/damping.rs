@@ -42,7 +42,7 @@ pub fn run(args: &DampingArgs, console: &Console) -> Result<Report, Failure> {
     let sources = [&args.model.train, &args.query];
     keep_inputs(&outputs, &sources, args.weights.weights.as_deref().as_slice())?;
     let kind = Kind::new(&args.model)?;
-    let device = Device::open(args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let device = Device::open(&args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
     let settings = settings(args, &device)?;
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
@@ -121,11 +121,12 @@ impl Job<'_> {
     fn text(&self, found: &DampingReport, parameters: usize) -> String {
         let spectrum = &found.spectrum;
         format!(
-            "{}: estimated eigenvalues of the curvature with l2, without damping ({parameters} parameters)\n{}\n  lowest {}, mean {}, highest {}\n\n{}\n\ntop {TOP} proponents of {} along the damping; means over {}\n{}\n{}\n",
+            "{}: estimated eigenvalues of the curvature with l2, without damping ({parameters} parameters)\n{}\n  lowest {}, mean {} (standard error {}), highest {}\n\n{}\n\ntop {TOP} proponents of {} along the damping; means over {}\n{}\n{}\n",
             self.problem.train.source,
             histogram(spectrum, parameters),
             short(spectrum.lowest),
             short(spectrum.mean),
+            short(spectrum.mean_error),
             short(spectrum.highest),
             definite_text(spectrum),
             self.query.source,
@@ -191,6 +192,7 @@ fn spectrum_json(spectrum: &Spectrum) -> Value {
         "lowest_error": spectrum.lowest_error,
         "highest": spectrum.highest,
         "mean": spectrum.mean,
+        "mean_error": spectrum.mean_error,
         "smallest_definite_damping": spectrum.smallest_definite_damping(),
         "values": spectrum.values.iter().map(value).collect::<Vec<_>>(),
     })

@@ -191,7 +191,8 @@ fn the_spectrum_is_that_of_the_matrix() {
     let settings = RiskSettings::mean(L2);
     let matrix = problem.matrix(settings);
     let p = matrix.dim();
-    let Spectrum { values, mean, lowest, highest, .. } = &problem.run(settings, 100, None).spectrum;
+    let Spectrum { values, mean, mean_error, lowest, highest, .. } =
+        &problem.run(settings, 100, None).spectrum;
     // Three starts of signs, each of which sees every eigenvalue once, whatever its multiplicity.
     let mut distinct = matrix.eigen().0;
     distinct.dedup_by(|a, b| (*a - *b).abs() < 1e-9);
@@ -199,16 +200,21 @@ fn the_spectrum_is_that_of_the_matrix() {
     let total: f64 = values.iter().map(|r| r.weight).sum();
     let first: f64 = values.iter().map(|r| r.weight * r.value).sum();
     assert!((total - 1.0).abs() < 1e-12 && (first - mean).abs() < 1e-12);
-    let quadratic: f64 = (0..3)
+    let quadratic: Vec<f64> = (0..3)
         .map(|seed| {
             let v: Vec<f64> = random(p, seed).iter().map(|v| v.signum()).collect();
             let rows = matrix.as_slice().chunks(p);
             rows.zip(&v)
                 .map(|(row, v_i)| v_i * row.iter().zip(&v).map(|(a, v)| a * v).sum::<f64>())
                 .sum::<f64>()
+                / p as f64
         })
-        .sum();
-    assert!((quadratic / (3 * p) as f64 - mean).abs() < 1e-12);
+        .collect();
+    assert!((quadratic.iter().sum::<f64>() / 3.0 - mean).abs() < 1e-12);
+    // The deviation of three numbers, over the root of three.
+    let [a, b, c] = quadratic[..] else { panic!("three starts") };
+    let deviation = (((a - b).powi(2) + (b - c).powi(2) + (c - a).powi(2)) / 6.0).sqrt();
+    assert!((deviation / 3f64.sqrt() - mean_error).abs() < 1e-12 && deviation > 0.0);
 
     let spectrum = problem.run(settings, 100, None).spectrum;
     assert_eq!((spectrum.lowest, spectrum.highest), (*lowest, *highest));
