@@ -2,7 +2,7 @@
 
 use if_linalg::Cpu;
 #[cfg(feature = "cuda")]
-use if_linalg::{Backend, Cuda, CudaError, CudaOptions, Products};
+use if_linalg::{Backend, Cuda, CudaError, CudaOptions, CudaReal, Products};
 
 use crate::args::{DeviceArgs, DeviceName, Precision};
 use crate::console::Console;
@@ -71,12 +71,16 @@ impl Device {
     ///
     /// # Errors
     /// No such device, or a precision that it does not have.
-    pub fn open(args: DeviceArgs, precision: Precision, console: &Console) -> Result<Self, Failure> {
-        match args.device {
+    pub fn open(args: &DeviceArgs, precision: Precision, console: &Console) -> Result<Self, Failure> {
+        let named = |numbers: &[usize]| {
+            Self::cuda(numbers, precision)
+                .map_err(|reason| Failure::input(format!("--device {}: {reason}", args.device)))
+        };
+        match &args.device {
             DeviceName::Cpu => Self::cpu(precision),
-            DeviceName::Cuda(ordinal) => Self::cuda(ordinal, precision)
-                .map_err(|reason| Failure::input(format!("--device {}: {reason}", args.device))),
-            DeviceName::Auto => match Self::cuda(0, precision) {
+            DeviceName::Cuda(numbers) => named(numbers),
+            DeviceName::AllCuda => named(&all_gpus()),
+            DeviceName::Auto => match Self::cuda(&[0], precision) {
                 Ok(device) => {
                     console.note(&format!("--device auto: {}", device.name));
                     Ok(device)
@@ -104,29 +108,52 @@ impl Device {
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda(ordinal: usize, precision: Precision) -> Result<Self, CudaError> {
+    fn cuda(numbers: &[usize], precision: Precision) -> Result<Self, CudaError> {
         let products = match precision {
             Precision::F32 | Precision::F64 => Products::Full,
             Precision::Tf32 => Products::Tf32,
             Precision::Bf16 => Products::Bf16,
         };
-        let cache = crate::source::cache_dir().map(|folder| folder.join("kernels"));
-        let options = CudaOptions { ordinal, cache, products };
         let (name, backend) = match precision {
             Precision::F64 => {
-                let cuda = Cuda::new(&options)?;
-                (cuda.describe(), AnyBackend::CudaF64(cuda))
+                let (name, cuda) = opened(numbers, products)?;
+                (name, AnyBackend::CudaF64(cuda))
             }
             _ => {
-                let cuda = Cuda::new(&options)?;
-                (cuda.describe(), AnyBackend::CudaF32(cuda))
+                let (name, cuda) = opened(numbers, products)?;
+                (name, AnyBackend::CudaF32(cuda))
             }
         };
         Ok(Self { name, precision, backend })
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn cuda(_ordinal: usize, _precision: Precision) -> Result<Self, &'static str> {
+    fn cuda(_numbers: &[usize], _precision: Precision) -> Result<Self, &'static str> {
         Err("this program is built without CUDA: rebuild it with --features cuda")
     }
+}
+
+/// Numbers of all GPUs, the first where none is known: opening it says what is missing.
+#[cfg(feature = "cuda")]
+fn all_gpus() -> Vec<usize> {
+    let count = if_linalg::cuda_devices().map_or(0, |devices| devices.len());
+    (0..count.max(1)).collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn all_gpus() -> Vec<usize> {
+    vec![0]
+}
+
+/// The first of some GPUs with the others beside it, and what it is called.
+#[cfg(feature = "cuda")]
+fn opened<T: CudaReal>(numbers: &[usize], products: Products) -> Result<(String, Cuda<T>), CudaError> {
+    let open = |ordinal: &usize| {
+        let cache = crate::source::cache_dir().map(|folder| folder.join("kernels"));
+        Cuda::new(&CudaOptions { ordinal: *ordinal, cache, products })
+    };
+    let mut all = numbers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let names: Vec<String> = all.iter().map(Backend::describe).collect();
+    let first = all.remove(0);
+    Ok((names.join(" + "), first.with_peers(all)))
 }

@@ -2,7 +2,7 @@
 
 use if_linalg::{Backend, Block, LinearOperator, Observer, Prepared, SolveReport};
 use if_methods::{GroupInfluence, Influence};
-use if_models::{Curvature, CurvatureOperator, EmpiricalRisk, Inputs, Loss, Network, NewtonCg};
+use if_models::{Curvature, CurvatureOperator, EmpiricalRisk, Inputs, Loss, Network, NewtonCg, Replica};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -29,6 +29,8 @@ pub struct Session<'a, B: Backend> {
     pub train: Inputs<B>,
     /// How much of the network counts.
     pub coverage: Coverage,
+    /// The same on the other devices of the backend.
+    replicas: Vec<Replica<B>>,
     memory: MemoryPlan,
     settings: Settings,
 }
@@ -127,7 +129,14 @@ impl<'a, B: Backend> Session<'a, B> {
         let features = problem.train.set.features();
         let memory = MemoryPlan::new(&network, features, queries, &settings.solver, settings.memory_budget);
         let train = inputs(&problem.model.kind, &network, &problem.train, memory.resident)?;
-        Ok(Self { problem, network, theta, train, coverage, memory, settings: settings.clone() })
+        let replica = |peer: &B| -> Result<Replica<B>, Failure> {
+            let (whole, theta) = problem.model.build(peer)?;
+            let (network, theta) = select(&whole, theta, &settings.layers)?;
+            let inputs = inputs(&problem.model.kind, &network, &problem.train, memory.resident)?;
+            Ok(Replica { network, theta, inputs })
+        };
+        let replicas = backend.peers().iter().map(replica).collect::<Result<_, _>>()?;
+        Ok(Self { problem, network, theta, train, coverage, replicas, memory, settings: settings.clone() })
     }
 
     /// Other examples for the same network.
@@ -164,10 +173,11 @@ impl<'a, B: Backend> Session<'a, B> {
         risk: &'r EmpiricalRisk<'r, B>,
         prepared: Option<&'r dyn Prepared<B>>,
     ) -> Influence<'r, B> {
-        match prepared {
+        let method = match prepared {
             Some(prepared) => Influence::new(risk, &self.theta, prepared),
             None => Influence::of_identity(risk, &self.theta),
-        }
+        };
+        method.with_replicas(&self.replicas)
     }
 
     /// The same for methods that remove groups.
@@ -230,10 +240,16 @@ impl<'a, B: Backend> Session<'a, B> {
             Option<&dyn Prepared<B>>,
         ) -> Result<R, Failure>,
     ) -> Result<R, Failure> {
-        let Settings { risk, curvature, .. } = self.settings.clone();
-        let risk = EmpiricalRisk::new(&self.network, &self.train, risk)?;
+        let Settings { risk: settings, curvature, .. } = self.settings.clone();
+        let risk = EmpiricalRisk::new(&self.network, &self.train, settings)?;
         let damping = self.settings.damping_of(&risk, &self.theta, console);
-        let operator = risk.operator(&self.theta, curvature, damping, self.memory.cache);
+        let others = self.replicas.iter().map(|own| EmpiricalRisk::new(&own.network, &own.inputs, settings));
+        let others = others.collect::<Result<Vec<_>, _>>()?;
+        let replicas: Vec<_> = (others.iter().zip(&self.replicas))
+            .map(|(risk, own)| risk.operator(&own.theta, curvature, damping, self.memory.cache))
+            .collect();
+        let operator =
+            risk.operator(&self.theta, curvature, damping, self.memory.cache).with_replicas(&replicas);
         // A factorisation can take minutes.
         console.progress("preparing the solver", 0, 1);
         let store = self.store();

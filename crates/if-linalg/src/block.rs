@@ -124,6 +124,13 @@ impl<B: Backend> Block<B> {
         self.to_rows().into_iter().map(Real::to_f64).collect()
     }
 
+    /// A copy on another device, through the host.
+    pub fn to(&self, backend: &B) -> Self {
+        let numbers = self.backend.download(View::new(&self.buffer, 0, 1, B::len(&self.buffer)));
+        let buffer = backend.upload(&numbers);
+        Self { backend: backend.clone(), layout: self.layout.clone(), k: self.k, buffer }
+    }
+
     /// Number of vectors.
     pub fn k(&self) -> usize {
         self.k

@@ -29,7 +29,7 @@ mod window;
 pub use activation::Activation;
 #[cfg(feature = "cuda")]
 pub use backend::cuda::{Cuda, CudaBuffer, CudaError, CudaOptions, CudaReal, Products, cuda_devices};
-pub use backend::{Adam, Backend, CgProducts, CgStep, Cpu, View, ViewMut};
+pub use backend::{Adam, Backend, CgProducts, CgStep, Cpu, View, ViewMut, side_by_side};
 pub use block::{Block, Layout, Segment};
 pub use bytes::Bytes;
 pub use dense::{CholeskyFactor, NotPositiveDefinite, SymmetricMatrix};

@@ -79,6 +79,11 @@ pub trait FiniteSumOperator<B: Backend>: LinearOperator<B> {
     /// Like [`LinearOperator::apply`], with the average over all examples replaced by the average
     /// over `indices`. What is not a sum (l2, damping) stays whole.
     fn apply_batch(&self, indices: &[usize], x: &Block<B>, y: &mut Block<B>);
+
+    /// The same operator on further devices, for work that is independent.
+    fn replicas(&self) -> Vec<&dyn LinearOperator<B>> {
+        Vec::new()
+    }
 }
 
 /// An explicit symmetric matrix on the device.

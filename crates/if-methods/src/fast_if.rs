@@ -12,11 +12,13 @@
 //!    ([`PublishedLissa`](if_linalg::PublishedLissa)), whose damping is `scale * damping`.
 //! 3. The query's gradient has no weight decay, as everywhere here.
 
-use if_linalg::{Backend, Block, Observer, Real, SolveReport};
+use if_linalg::{Backend, Block, Observer, Real, SolveReport, View, ViewMut};
 use if_models::{Inputs, Rows};
 
-use crate::influence::QUERY_BLOCK;
 use crate::{Influence, MethodError, Ranked};
+
+/// Queries whose distances are in memory at once, on each processor.
+const SEARCHED: usize = 32;
 
 /// The `count` rows of `train` that lie nearest to each row of `queries`, nearest first, by Euclidean distance; ties by
 /// position. Both are features such as [`Network::layer_inputs`](if_models::Network::layer_inputs).
@@ -29,27 +31,24 @@ pub fn nearest<B: Backend>(
     count: usize,
 ) -> Result<Vec<Vec<usize>>, MethodError> {
     check_neighbours(train, queries, count)?;
-    let n = train.k();
-    let squares = train.dots(train);
-    let nearest_to = |row: &[f64]| {
-        // The query's own square is the same for all.
-        let distance = |i: usize| squares[i] - 2.0 * row[i];
-        let by_distance = |a: &usize, b: &usize| distance(*a).total_cmp(&distance(*b)).then(a.cmp(b));
-        let mut order: Vec<usize> = (0..n).collect();
-        if count < n {
-            order.select_nth_unstable_by(count - 1, by_distance);
-            order.truncate(count);
+    let (backend, n) = (train.backend(), train.k());
+    // The nearer, the larger q.x - |x|^2 / 2: the query's own square is the same for all.
+    let halves: Vec<B::Elem> =
+        train.dots(train).iter().map(|square| B::Elem::from_f64(-0.5 * square)).collect();
+    let halves = backend.upload(&halves);
+    let parts = backend.map(queries.k().div_ceil(SEARCHED), |part| {
+        let first = part * SEARCHED;
+        let rows = SEARCHED.min(queries.k() - first);
+        let mut nearness = backend.zeros(rows * n);
+        let mut target = ViewMut::new(&mut nearness, 0, rows, n);
+        backend.gather_rows(View::new(&halves, 0, 1, n), &vec![0; rows], target.reborrow());
+        for s in 0..train.layout().segments().len() {
+            let some = queries.segment(s).row_range(first, rows);
+            backend.gemm(1.0, some, train.segment(s).t(), 1.0, target.reborrow());
         }
-        order.sort_unstable_by(by_distance);
-        order
-    };
-    let mut all = Vec::with_capacity(queries.k());
-    for first in (0..queries.k()).step_by(QUERY_BLOCK) {
-        let block: Vec<usize> = (first..queries.k().min(first + QUERY_BLOCK)).collect();
-        let products = queries.select(&block).gram(train);
-        all.extend(train.backend().map(block.len(), |q| nearest_to(&products[q * n..(q + 1) * n])));
-    }
-    Ok(all)
+        backend.top_k(count, View::new(&nearness, 0, rows, n))
+    });
+    Ok(parts.concat())
 }
 
 /// What any search for neighbours expects.

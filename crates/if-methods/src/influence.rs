@@ -20,7 +20,9 @@
 //! 4. Solved queries may be truncated ([`Influence::with_query_rank`]); every query then has a bound on the error.
 
 use if_linalg::{Backend, Block, ColumnReport, Observer, Prepared, Real, Solution, SolveReport, Termination};
-use if_models::{EmpiricalRisk, Inputs, Loss, ModelError, Network, QueryRank, Removal, Rows, Truncated};
+use if_models::{
+    EmpiricalRisk, Inputs, Loss, ModelError, Network, QueryRank, Removal, Replica, Rows, Truncated,
+};
 
 use crate::{MethodError, ScoreRows, ScoreUnit, Scores, Truncation};
 
@@ -65,18 +67,27 @@ pub struct Influence<'a, B: Backend> {
     pub(crate) measure: Loss,
     /// How far solved queries are truncated before they are scored.
     query_rank: Option<QueryRank>,
+    /// Further devices that score.
+    replicas: &'a [Replica<B>],
 }
 
 impl<'a, B: Backend> Influence<'a, B> {
     /// `solver` solves with the curvature of `risk` at `theta`, damping included.
     pub fn new(risk: &'a EmpiricalRisk<'a, B>, theta: &'a Block<B>, solver: &'a dyn Prepared<B>) -> Self {
-        Self { risk, theta, solver: Some(solver), measure: risk.network().loss(), query_rank: None }
+        let measure = risk.network().loss();
+        Self { risk, theta, solver: Some(solver), measure, query_rank: None, replicas: &[] }
     }
 
     /// Inner products of gradients, `g_q^T g_i`: the identity in place of the curvature. Layers whose gradients have
     /// few terms are scored pairwise, without forming a gradient. `g_i` is `grad l_i` whatever removal means.
     pub fn of_identity(risk: &'a EmpiricalRisk<'a, B>, theta: &'a Block<B>) -> Self {
-        Self { risk, theta, solver: None, measure: risk.network().loss(), query_rank: None }
+        let measure = risk.network().loss();
+        Self { risk, theta, solver: None, measure, query_rank: None, replicas: &[] }
+    }
+
+    /// The same with scores of solved queries that are not truncated shared by further devices.
+    pub fn with_replicas(self, replicas: &'a [Replica<B>]) -> Self {
+        Self { replicas, ..self }
     }
 
     /// The same with `g_q` the gradient of `loss`, such as [`Loss::Margin`], for queries. Training
@@ -134,7 +145,11 @@ impl<'a, B: Backend> Influence<'a, B> {
             let (x, report) = (&solution.x, &solution.report);
             let train = self.risk.network();
             let (scores, truncations) = match &truncate {
-                None => (against_train(self.risk, self.theta, x), None),
+                None => {
+                    let mut scores = train.scores_with(self.replicas, self.risk.inputs(), self.theta, x);
+                    add_penalty_share(self.risk, self.theta, x, &mut scores);
+                    (scores, None)
+                }
                 Some((rank, squares)) => {
                     let truncated = train.truncate(x, *rank);
                     let mut scores = train.scores_of(self.risk.inputs(), self.theta, &truncated.vectors);

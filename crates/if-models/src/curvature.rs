@@ -54,6 +54,8 @@ pub struct CurvatureOperator<'r, 'a, B: Backend> {
     kept: Option<Vec<Passes<B>>>,
     /// Examples times vectors that were multiplied so far.
     multiplied: AtomicUsize,
+    /// The same on further devices.
+    replicas: &'r [CurvatureOperator<'r, 'a, B>],
 }
 
 /// What all directions share of a row block.
@@ -73,7 +75,7 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
     ) -> Self {
         let (network, inputs) = (risk.network(), risk.inputs());
         let multiplied = AtomicUsize::new(0);
-        let mut operator = Self { risk, theta, curvature, damping, kept: None, multiplied };
+        let mut operator = Self { risk, theta, curvature, damping, kept: None, multiplied, replicas: &[] };
         if inputs.len().saturating_mul(network.passes_bytes()) <= cache {
             operator.kept = Some(network.backend().map(inputs.blocks(), |b| {
                 let rows = inputs.block(b);
@@ -81,6 +83,11 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
             }));
         }
         operator
+    }
+
+    /// The same operator with `replicas` of it on further devices, which take a share of work that is independent.
+    pub fn with_replicas(self, replicas: &'r [Self]) -> Self {
+        Self { replicas, ..self }
     }
 
     /// What is added to the diagonal beside l2, in units of the curvature; [`LinearOperator::damping`] has both.
@@ -211,7 +218,8 @@ impl<'r, 'a, B: Backend> CurvatureOperator<'r, 'a, B> {
         let mut y = Block::zeros(self.backend(), self.layout(), x.k());
         let Self { theta, curvature, damping, .. } = *self;
         let multiplied = AtomicUsize::new(0);
-        CurvatureOperator { risk: &risk, theta, curvature, damping, kept: None, multiplied }.apply(x, &mut y);
+        CurvatureOperator { risk: &risk, theta, curvature, damping, kept: None, multiplied, replicas: &[] }
+            .apply(x, &mut y);
         let mut diagonal = Block::zeros(self.backend(), self.layout(), x.k());
         self.add_diagonal(x, &mut diagonal);
         y.axpby(-1.0, &diagonal, growth);
@@ -350,6 +358,10 @@ impl<B: Backend> FiniteSumOperator<B> for CurvatureOperator<'_, '_, B> {
         });
         y.axpby(0.0, x, scale);
         self.add_diagonal(x, y);
+    }
+
+    fn replicas(&self) -> Vec<&dyn LinearOperator<B>> {
+        self.replicas.iter().map(|replica| replica as &dyn LinearOperator<B>).collect()
     }
 }
 

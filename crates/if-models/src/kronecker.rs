@@ -181,14 +181,12 @@ impl<B: Backend> Network<B> {
                 continue;
             }
             let [(left, q_left), (right, q_right)] =
-                [&layer.outputs, &layer.inputs].map(SymmetricMatrix::eigen);
-            let upload = |numbers: Vec<f64>| {
-                self.backend().upload(&numbers.into_iter().map(B::Elem::from_f64).collect::<Vec<_>>())
-            };
-            bases[layer.segment] = Some([q_left, q_right].map(upload));
+                [&layer.outputs, &layer.inputs].map(|matrix| self.backend().eigen(matrix));
+            bases[layer.segment] = Some([q_left, q_right]);
             let terms = layer.terms as f64;
             let products = left.iter().flat_map(|g| right.iter().map(move |a| (g * a / terms).max(0.0)));
-            let products = upload(products.collect());
+            let products: Vec<B::Elem> = products.map(B::Elem::from_f64).collect();
+            let products = self.backend().upload(&products);
             let target = values.segment_mut(layer.segment);
             self.backend().copy(View::new(&products, 0, 1, left.len() * right.len()), target);
         }

@@ -167,7 +167,7 @@ impl<B: Backend> Network<B> {
         })
     }
 
-    /// Calls `f(scratch, segment, layer, primal, dy)` for every layer with parameters, `dy` the gradient of
+    /// Calls `f(scratch, segment, layer, primal, dy)` for every layer with parameters, in any order, `dy` the gradient of
     /// the loss with respect to its output.
     pub(crate) fn each_layer(
         &self,
@@ -175,6 +175,15 @@ impl<B: Backend> Network<B> {
         at: Point<B>,
         mut f: impl FnMut(&mut Scratch<B>, usize, &dyn Layer<B>, Primal<B>, View<B>),
     ) {
+        if B::IN_HAND.is_some() {
+            // All examples go back together: there is nothing to keep.
+            self.backward(scratch, at, self.delta(at.tape), false, |scratch, l, primal, dy| {
+                if let Some(s) = self.with_parameters().position(|own| own == l) {
+                    f(scratch, s, &*self.layers()[l], primal, dy);
+                }
+            });
+            return;
+        }
         let deltas = self.deltas(scratch, at, self.delta(at.tape), false);
         for (s, l) in self.with_parameters().enumerate() {
             f(scratch, s, &*self.layers()[l], self.primal(l, at), self.delta_of(&deltas, l, at));

@@ -264,10 +264,11 @@ impl<B: Backend> Network<B> {
                         Numbers::Whole(whole)
                     }
                 };
-                parts.push(VectorsPart { rows, cols, numbers });
+                parts.push((s, VectorsPart { rows, cols, numbers }));
             });
         });
-        Vectors::new(k, parts)
+        parts.sort_by_key(|(s, _)| *s);
+        Vectors::new(k, parts.into_iter().map(|(_, part)| part).collect())
     }
 
     /// [`scores`](Self::scores) of the examples `rows` alone, `k x rows.len()`.

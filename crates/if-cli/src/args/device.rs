@@ -7,20 +7,23 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 /// `--device`.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct DeviceArgs {
-    /// Where to compute: cpu, cuda or cuda:1 (an NVIDIA GPU), or auto: a GPU where there is one
+    /// Where to compute: cpu; cuda, cuda:1, or cuda:0,1 and cuda:all (NVIDIA GPUs, of which several share the repeats of
+    /// LiSSA and the scoring of examples); or auto: the first GPU where there is one
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceName,
 }
 
 /// A device by name.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum DeviceName {
     /// The processor.
     Cpu,
-    /// The GPU of this number.
-    Cuda(usize),
+    /// The GPUs of these numbers, at least one.
+    Cuda(Vec<usize>),
+    /// All GPUs.
+    AllCuda,
     /// The first GPU, or the processor.
     Auto,
 }
@@ -29,12 +32,17 @@ impl FromStr for DeviceName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let numbered = || text.strip_prefix("cuda:")?.parse().ok().map(Self::Cuda);
+        let numbered = || -> Option<Vec<usize>> {
+            text.strip_prefix("cuda:")?.split(',').map(|number| number.parse().ok()).collect()
+        };
         match text {
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::Cuda(vec![0])),
+            "cuda:all" => Ok(Self::AllCuda),
             "auto" => Ok(Self::Auto),
-            _ => numbered().ok_or("expected cpu, cuda, cuda:1 or auto".into()),
+            _ => numbered()
+                .map(Self::Cuda)
+                .ok_or("expected cpu, cuda, cuda:1, cuda:0,1, cuda:all or auto".into()),
         }
     }
 }
@@ -43,7 +51,11 @@ impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Cuda(numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
+                write!(f, "cuda:{}", numbers.join(","))
+            }
+            Self::AllCuda => f.write_str("cuda:all"),
             Self::Auto => f.write_str("auto"),
         }
     }

@@ -346,7 +346,7 @@ impl NetworkArgs {
             (self.max_iterations.is_some(), "--max-iterations"),
             (self.seed.is_some(), "--seed"),
             (self.precision.is_some(), "--precision"),
-            (matches!(self.device.device, DeviceName::Cuda(_)), "--device cuda"),
+            (matches!(self.device.device, DeviceName::Cuda(_) | DeviceName::AllCuda), "--device cuda"),
         ];
         self.given_for_minibatches().or_else(|| first(&common))
     }

@@ -29,7 +29,7 @@ pub fn run(args: &AttackArgs, console: &Console) -> Result<Report, Failure> {
     let sources = [&args.model.train, &args.target];
     keep_inputs(&outputs, &sources, args.weights.weights.as_deref().as_slice())?;
     let kind = Kind::new(&args.model)?;
-    let device = Device::open(args.device, Precision::F64, console)?;
+    let device = Device::open(&args.device, Precision::F64, console)?;
     if matches!(kind, Kind::Svm { .. }) {
         return Err(Failure::input(
             "attack retrains a model with probabilities: expected softmax, logistic or a network, found svm",

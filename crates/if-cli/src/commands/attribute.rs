@@ -42,7 +42,7 @@ pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
     }
     let (weights, objective) = given(args)?;
     let kind = Kind::new(&args.model)?;
-    let device = Device::open(args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let device = Device::open(&args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
     let settings = Settings::new(&objective, &args.solve, &device, SolverName::Cg)?;
     let weights = WeightsArgs { weights: Some(weights.clone()), no_bias: false };
     let problem = Problem::new(&args.model, &weights, settings.risk, console)?;

@@ -27,7 +27,7 @@ pub fn run(args: &AuditArgs, console: &Console) -> Result<Report, Failure> {
     let outputs: Vec<&Path> = args.output.as_deref().into_iter().collect();
     keep_inputs(&outputs, &[&args.model.train], args.weights.weights.as_deref().as_slice())?;
     let kind = Kind::new(&args.model)?;
-    let device = Device::open(args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let device = Device::open(&args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
     let mut train = Data::load(&args.model.train, args.model.label.as_deref())?;
     let flipped = args.flip.map(|fraction| flip(&mut train, fraction, args.seed)).transpose()?;
     let output = args.output.as_deref().map(AtomicFile::create).transpose()?;

@@ -39,7 +39,7 @@ pub fn run(args: &CorrectArgs, console: &Console) -> Result<Report, Failure> {
         ));
     }
     let kind = Kind::new(&base.model)?;
-    let device = Device::open(base.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let device = Device::open(&base.device, args.precision.unwrap_or(kind.default_precision()), console)?;
     let settings = Settings::new(&base.objective, &base.solve, &device, SolverName::BlockCg)?;
     let (train, query) = load(base, None)?;
     let n = train.set.len();

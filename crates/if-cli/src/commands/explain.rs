@@ -22,7 +22,8 @@ use crate::source::{Data, load};
 /// Runs the command.
 pub fn run(args: &ExplainArgs, console: &Console) -> Result<Report, Failure> {
     let kind = Kind::new(&args.base.model)?;
-    let device = Device::open(args.base.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let device =
+        Device::open(&args.base.device, args.precision.unwrap_or(kind.default_precision()), console)?;
     let settings = Settings::new(&args.base.objective, &args.base.solve, &device, SolverName::Cg)?;
     settings.need_changes()?;
     let (train, query) = load(&args.base, None)?;

@@ -30,7 +30,7 @@ pub fn run(args: &FastIfArgs, console: &Console) -> Result<Report, Failure> {
     certificates_beside(&args.scores, "--scores", "json")?;
     keep_inputs(&[&args.scores], &[&args.model.train, &args.query], &[&args.weights])?;
     let kind = Kind::new(&args.model)?;
-    let device = Device::open(args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let device = Device::open(&args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
     let settings = Settings::new(&args.objective, &args.solve, &device, SolverName::BlockCg)?;
     let weights = WeightsArgs { weights: Some(args.weights.clone()), no_bias: false };
     let problem = Problem::new(&args.model, &weights, settings.risk, console)?;

@@ -18,7 +18,7 @@ use crate::source::Data;
 
 /// Runs the command.
 pub fn run(args: &FragilityArgs, console: &Console) -> Result<Report, Failure> {
-    let device = Device::open(args.device, Precision::F64, console)?;
+    let device = Device::open(&args.device, Precision::F64, console)?;
     let train = Data::load(&args.train, args.label.as_deref())?;
     let test = Data::load_like(&args.test, args.label.as_deref(), &train)?;
     let kinds = kinds(args, &train)?;

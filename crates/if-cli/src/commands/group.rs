@@ -44,7 +44,7 @@ pub fn run(args: &GroupArgs, console: &Console) -> Result<Report, Failure> {
         None if args.retrain || args.proximal => Precision::F64,
         None => kind.default_precision(),
     };
-    let device = Device::open(args.base.device, precision, console)?;
+    let device = Device::open(&args.base.device, precision, console)?;
     let (train, query) = load(&args.base, args.source.group_by.as_deref())?;
     let groups = match (&args.source.groups, &args.source.group_by) {
         (Some(path), _) => Some(Groups::read(path, &train)?),

@@ -38,7 +38,7 @@ pub fn run(args: &MultiStageArgs, console: &Console) -> Result<Report, Failure> 
     }
     let conventions = ConventionArgs { family: FamilyName::Mean, no_regularise_bias: false };
     let objective = ObjectiveArgs { l2: args.l2, conventions };
-    let device = Device::open(args.device, args.precision, console)?;
+    let device = Device::open(&args.device, args.precision, console)?;
     let settings = Settings::new(&objective, &args.solve, &device, SolverName::BlockCg)?;
     settings.need_changes()?;
     need_exact(&settings, "multistage")?;

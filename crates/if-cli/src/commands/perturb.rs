@@ -29,7 +29,7 @@ pub fn run(args: &PerturbArgs, console: &Console) -> Result<Report, Failure> {
     let sources = [&args.base.model.train, &args.base.query];
     keep_inputs(&outputs, &sources, args.base.weights.weights.as_deref().as_slice())?;
     let kind = Kind::new(&args.base.model)?;
-    let device = Device::open(args.base.device, Precision::F64, console)?;
+    let device = Device::open(&args.base.device, Precision::F64, console)?;
     let settings = Settings::new(&args.base.objective, &args.base.solve, &device, SolverName::Cg)?;
     settings.need_changes()?;
     need_no_removal(&settings, "perturb")?;

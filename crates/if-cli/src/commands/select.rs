@@ -30,7 +30,7 @@ pub fn run(args: &SelectArgs, console: &Console) -> Result<Report, Failure> {
     let sources = [&args.base.model.train, &args.base.query];
     keep_inputs(&outputs, &sources, args.base.weights.weights.as_deref().as_slice())?;
     let kind = Kind::new(&args.base.model)?;
-    let device = Device::open(args.base.device, Precision::F64, console)?;
+    let device = Device::open(&args.base.device, Precision::F64, console)?;
     let (train, query) = load(&args.base, None)?;
     let n = train.set.len();
     if args.size >= n {

@@ -41,7 +41,7 @@ pub fn run(args: &AttributeArgs, certificates: &Path, console: &Console) -> Resu
         ));
     }
     let kind = Kind::new(&args.model)?;
-    let device = Device::open(args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let device = Device::open(&args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     let query = Data::load_like(&args.query, label, &train)?;

@@ -32,7 +32,7 @@ pub fn run(
     console: &Console,
 ) -> Result<Report, Failure> {
     let (plan, precision) = Plan::new(args)?;
-    let device = Device::open(args.network.device, precision, console)?;
+    let device = Device::open(&args.network.device, precision, console)?;
     for data in std::iter::once(train).chain(test) {
         check_shape(spec, data)?;
     }

@@ -25,7 +25,7 @@ const SHOWN: usize = 40;
 /// Runs the command.
 pub fn run(args: &VerifyArgs, console: &Console) -> Result<Report, Failure> {
     let kind = Kind::new(&args.base.model)?;
-    let device = Device::open(args.base.device, Precision::F64, console)?;
+    let device = Device::open(&args.base.device, Precision::F64, console)?;
     let settings = Settings::new(&args.base.objective, &args.base.solve, &device, SolverName::Cg)?;
     settings.need_changes()?;
     let (train, query) = load(&args.base, None)?;

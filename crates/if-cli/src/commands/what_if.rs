@@ -27,7 +27,7 @@ const MODERATE: f64 = 0.25;
 /// Runs the command.
 pub fn run(args: &WhatIfArgs, console: &Console) -> Result<Report, Failure> {
     let kind = Kind::new(&args.base.model)?;
-    let device = Device::open(args.base.device, Precision::F64, console)?;
+    let device = Device::open(&args.base.device, Precision::F64, console)?;
     let (train, query) = load(&args.base, None)?;
     let groups = Groups::read(&args.group, &train)?;
     let risk = risk_settings(&args.base.objective, args.base.solve.removal)?;

@@ -46,11 +46,11 @@ fn commands() -> Vec<String> {
 #[test]
 fn devices_have_names() {
     let folder = folder();
-    for name in ["tpu", "cuda:x", "cuda:-1", "cuda:", "CPU", "cpu:0", "2"] {
+    for name in ["tpu", "cuda:x", "cuda:-1", "cuda:", "cuda:0,", "cuda:all,1", "CPU", "cpu:0", "2"] {
         for command in commands() {
             folder.refuse(
                 &format!("{command} --device {name}"),
-                &["--device: expected cpu, cuda, cuda:1 or auto, found ", name],
+                &["--device: expected cpu, cuda, cuda:1, cuda:0,1, cuda:all or auto, found ", name],
             );
         }
     }
@@ -210,6 +210,7 @@ fn a_gpu_computes_the_same() {
         (format!("{net} cg --preconditioner nystroem --rank 5 --precision f64"), "OUT.npy", 1e-6),
         (format!("{net} ekfac --precision f64"), "OUT.npy", 1e-7),
         (format!("{net} identity --precision f64"), "OUT.npy", 1e-9),
+        (format!("{net} lissa --repeats 3 --batch 20 --tolerance 0.2 --precision f64"), "OUT.npy", 1e-9),
         (format!("{net} cholesky --precision f32"), "OUT.npy", 1e-4),
         (format!("{net} cholesky --precision tf32"), "OUT.npy", 2e-2),
         (format!("{net} cholesky --precision bf16"), "OUT.npy", 2e-1),
@@ -246,6 +247,9 @@ fn a_gpu_computes_the_same() {
         let expected = folder.scores(output).to_f64();
         folder.succeed(&format!("{command} --device cuda"));
         let found = folder.scores(output).to_f64();
+        // One GPU as two: what is shared gives the same bits.
+        folder.succeed(&format!("{command} --device cuda:0,0"));
+        assert!(folder.scores(output).to_f64() == found, "{command}: other bits of two devices");
         let norm = |a: &ndarray::ArrayD<f64>| a.iter().map(|v| v * v).sum::<f64>().sqrt();
         let error = norm(&(&found - &expected)) / norm(&expected);
         assert!(error < bound, "{command}: {error:e}");

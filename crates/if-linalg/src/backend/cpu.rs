@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::cpu_convolution::{Convolve, Transpose, Weights};
 use super::gemm::{Operand, product};
-use super::{Adam, Backend, CgProducts, CgStep, View, ViewMut};
+use super::{Adam, Backend, CgProducts, CgStep, View, ViewMut, rank};
 use super::{cpu_activation, cpu_bag, cpu_convolution, cpu_loss, cpu_pool, cpu_window};
 use crate::{Activation, Loss, Real, SignStream, Window};
 
@@ -117,6 +117,20 @@ impl<T: Real> Backend for Cpu<T> {
         for (i, &source) in indices.iter().enumerate() {
             y.row(i).copy_from_slice(x.row(source));
         }
+    }
+
+    fn top_k(&self, k: usize, x: View<Self>) -> Vec<Vec<usize>> {
+        self.map(x.rows, |i| {
+            let row = x.row(i);
+            let mut order: Vec<usize> = (0..row.len()).collect();
+            let falling = |a: &usize, b: &usize| rank(row[*b]).total_cmp(&rank(row[*a])).then(a.cmp(b));
+            if (1..order.len()).contains(&k) {
+                order.select_nth_unstable_by(k - 1, falling);
+            }
+            order.truncate(k);
+            order.sort_unstable_by(falling);
+            order
+        })
     }
 
     fn swap_axes(&self, [a, b, c]: [usize; 3], x: View<Self>, mut y: ViewMut<Self>) {

@@ -16,7 +16,9 @@ pub use cpu::Cpu;
 pub(crate) use cpu_convolution::Convolution;
 pub use view::{View, ViewMut};
 
-use crate::{Activation, Loss, Real, Window};
+use std::panic::resume_unwind;
+
+use crate::{Activation, Loss, Real, SymmetricMatrix, Window};
 
 /// Coefficients of one step of Adam, corrections for the first steps already in `rate` and `epsilon`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,18 +51,44 @@ pub struct CgProducts {
     pub rr: Vec<f64>,
 }
 
+/// What [`Backend::top_k`] orders by: NaN is below everything, zeros of both signs are equal.
+pub(crate) fn rank<T: Real>(value: T) -> f64 {
+    let value = value.to_f64();
+    // The least in the total order of floating-point numbers.
+    if value.is_nan() { -f64::NAN } else { value + 0.0 }
+}
+
+/// `task(0)`, ..., `task(tasks - 1)` at the same time, the first on this thread: one for each of some devices. Results in
+/// task order; a task that unwinds takes all with it.
+pub fn side_by_side<R: Send>(tasks: usize, task: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    let task = &task;
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..tasks).map(|i| scope.spawn(move || task(i))).collect();
+        let mut results: Vec<R> = (0..tasks.min(1)).map(task).collect();
+        results.extend(others.into_iter().map(|other| other.join().unwrap_or_else(|why| resume_unwind(why))));
+        results
+    })
+}
+
+/// [`Backend::eigen`] where the device has nothing better.
+pub(crate) fn eigen_on_host<B: Backend>(backend: &B, a: &SymmetricMatrix) -> (Vec<f64>, B::Buffer) {
+    let (values, vectors) = a.eigen();
+    let vectors: Vec<B::Elem> = vectors.into_iter().map(B::Elem::from_f64).collect();
+    (values, backend.upload(&vectors))
+}
+
 /// A device and its arithmetic: memory, some thirty kernels, and how independent tasks are run.
 ///
 /// A layer, solver or method is written once against this trait and runs wherever it is
 /// implemented. Kernels run on the caller's thread (or the caller's stream); parallelism comes from
 /// [`map`](Self::map), whose tasks are cut by the caller into a number that does not depend on the
-/// machine. The kernels on whole blocks of vectors ([`row_axpby`](Self::row_axpby),
-/// [`dots`](Self::dots), [`gram`](Self::gram), [`combine`](Self::combine), [`cg_step`](Self::cg_step)) may use the
-/// whole device themselves, in chunks of constant size. So results have the same bits for any number of threads.
+/// machine. The kernels on whole blocks of vectors ([`top_k`](Self::top_k),
+/// [`row_axpby`](Self::row_axpby), [`dots`](Self::dots), [`gram`](Self::gram), [`combine`](Self::combine),
+/// [`cg_step`](Self::cg_step)) may use the whole device themselves, in chunks of constant size. So results have the same bits for any number of threads.
 ///
 /// Coefficients are `f64` on the host for every element type. Only what returns numbers to the host
-/// ([`download`](Self::download), [`dots`](Self::dots), [`gram`](Self::gram), [`cg_step`](Self::cg_step)) waits
-/// for the device.
+/// ([`download`](Self::download), [`top_k`](Self::top_k), [`dots`](Self::dots), [`gram`](Self::gram),
+/// [`cg_step`](Self::cg_step)) waits for the device.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// Type of the numbers in memory.
     type Elem: Real;
@@ -93,6 +121,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// is started at once.
     fn concurrency(&self) -> usize;
 
+    /// Further devices that take a share of work that is independent, see [`side_by_side`](crate::side_by_side).
+    fn peers(&self) -> &[Self] {
+        &[]
+    }
+
     /// `y = x`.
     fn copy(&self, x: View<Self>, y: ViewMut<Self>);
     /// Every element of `y` becomes `value`.
@@ -102,6 +135,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn signs(&self, key: u64, first: u64, scale: f64, out: ViewMut<Self>);
     /// Row `i` of `y` becomes row `indices[i]` of `x`.
     fn gather_rows(&self, x: View<Self>, indices: &[usize], y: ViewMut<Self>);
+    /// Of every row of `x` the columns of the `k` largest numbers (all columns where there are fewer), largest first, equal
+    /// ones by column; NaN is below everything.
+    fn top_k(&self, k: usize, x: View<Self>) -> Vec<Vec<usize>>;
     /// `y[b][a][c] = x[a][b][c]`, with `a` and `b` the rows of `x` and `y`: between direction-major and
     /// example-major order.
     fn swap_axes(&self, shape: [usize; 3], x: View<Self>, y: ViewMut<Self>);
@@ -127,6 +163,14 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn dots(&self, pairs: &[[View<Self>; 2]], out: &mut [f64]);
     /// `out[i][j] += <x_i, y_j>` over all pairs of rows, row-major, summed in a fixed order.
     fn gram(&self, x: View<Self>, y: View<Self>, out: &mut [f64]);
+    /// Eigenvalues of a finite matrix in rising order and, on the device, the matrix whose row `i` is the `i`-th
+    /// eigenvector: found in `f64`, vectors rounded then.
+    ///
+    /// # Panics
+    /// Where a number is not finite.
+    fn eigen(&self, a: &SymmetricMatrix) -> (Vec<f64>, Self::Buffer) {
+        eigen_on_host(self, a)
+    }
     /// `y_i = beta y_i + sum_j m[i][j] x_j` over rows, with `m` row-major; `beta = 0` never reads `y`.
     fn combine(&self, m: &[f64], x: View<Self>, beta: f64, y: ViewMut<Self>);
     /// One step of conjugate gradients on directions `p`, their products `q = A p`, solutions `x` and residuals

@@ -37,13 +37,14 @@ use super::columns::Columns;
 use super::{Prepared, Solver, definite_spectrum, failed};
 use crate::{
     Backend, Block, ColumnReport, FiniteSumOperator, Layout, LinalgError, LinearOperator, Observer, Solution,
-    Termination, lanczos_extremes,
+    Termination, lanczos_extremes, side_by_side,
 };
 
 /// The stochastic Neumann series. An operator that is no [`FiniteSumOperator`] is taken whole at every step.
 ///
 /// Repeats are independent tasks: `repeats` of them keep as many processors busy, for a single right-hand side too
-/// (FastIF's parallel variant, Guo et al. 2021). Memory: three blocks of `repeats` times the right-hand sides.
+/// (FastIF's parallel variant, Guo et al. 2021), and on as many devices as the operator has
+/// [replicas](FiniteSumOperator::replicas). Memory: three blocks of `repeats` times the right-hand sides.
 ///
 /// The report names the scale, batch and repeats that were used in the end. Its columns count products in units of the
 /// full operator, rounded up: a batch of `m` of `n` examples counts `m / n`, for every repeat, attempts at smaller
@@ -359,12 +360,18 @@ enum Stop {
 
 /// The recursions of one attempt, one for each repeat, on the active columns.
 struct Walks<'a, B: Backend> {
-    operator: &'a dyn LinearOperator<B>,
     plan: &'a Plan,
-    b: Block<B>,
+    /// Repeat `g` runs on device `g` modulo their number.
+    places: Vec<Place<'a, B>>,
     b_norms: Vec<f64>,
     /// Each is locked by the one task that runs it.
     each: Vec<Mutex<Walk<B>>>,
+}
+
+/// The system on one device.
+struct Place<'a, B: Backend> {
+    operator: &'a dyn LinearOperator<B>,
+    b: Block<B>,
 }
 
 /// The recursion of one repeat.
@@ -381,17 +388,27 @@ struct Walk<B: Backend> {
 impl<'a, B: Backend> Walks<'a, B> {
     /// At `x_0 = b / s`.
     fn new(operator: &'a dyn LinearOperator<B>, plan: &'a Plan, columns: &Columns<B>, seed: u64) -> Self {
-        let b = columns.b();
-        let n = operator.as_finite_sum().map_or(0, |sum| sum.examples());
+        let (b, sum) = (columns.b(), operator.as_finite_sum());
+        let (b_norms, n) = (b.norms(), sum.map_or(0, |sum| sum.examples()));
+        let replicas = sum.map_or(Vec::new(), |sum| sum.replicas());
+        let others: Vec<_> =
+            replicas.into_iter().map(|operator| Place { operator, b: b.to(operator.backend()) }).collect();
+        let places: Vec<_> = [Place { operator, b }].into_iter().chain(others).collect();
         let walk = |g: usize| {
+            let b = &places[g % places.len()].b;
             let zeros = Block::zeros(b.backend(), b.layout(), b.k());
             let mut x = zeros.clone();
-            x.axpby(1.0 / plan.scale, &b, 0.0);
+            x.axpby(1.0 / plan.scale, b, 0.0);
             let sampler = Sampler::new(seed, g as u64, n);
             Mutex::new(Walk { sampler, x, product: zeros.clone(), sum: zeros, steps: 0 })
         };
         let each = (0..plan.repeats).map(walk).collect();
-        Self { operator, plan, b_norms: b.norms(), b, each }
+        Self { plan, places, b_norms, each }
+    }
+
+    /// Where repeat `g` runs.
+    fn place(&self, g: usize) -> &Place<'a, B> {
+        &self.places[g % self.places.len()]
     }
 
     /// Steps until `depth` of them are taken, the iterates of the last half added up.
@@ -405,15 +422,19 @@ impl<'a, B: Backend> Walks<'a, B> {
             let to = depth.min(round + ROUND);
             // All repeats are about as far: one is enough to tell of.
             let run = |g: usize| {
-                self.run(&mut lock(&self.each[g]), to, depth, |steps| {
+                self.run(self.place(g), &mut lock(&self.each[g]), to, depth, |steps| {
                     if g == 0 {
                         observer.progress("LiSSA", steps, depth)
                     }
                     observer.cancelled()
                 })
             };
-            let stops = self.b.backend().map(self.each.len(), run);
-            if let Some(stop) = stops.into_iter().flatten().max() {
+            let devices = self.places.len().min(self.each.len());
+            let stops = side_by_side(devices, |p| {
+                let own = (self.each.len() - p).div_ceil(devices);
+                self.places[p].b.backend().map(own, |i| run(p + i * devices))
+            });
+            if let Some(stop) = stops.into_iter().flatten().flatten().max() {
                 return Some(stop);
             }
         }
@@ -423,6 +444,7 @@ impl<'a, B: Backend> Walks<'a, B> {
     /// One repeat's steps until `to` of `depth` are taken, or until `cancelled`, which is told how many were.
     fn run(
         &self,
+        place: &Place<B>,
         walk: &mut Walk<B>,
         to: usize,
         depth: usize,
@@ -432,7 +454,7 @@ impl<'a, B: Backend> Walks<'a, B> {
             if cancelled(walk.steps) {
                 return Some(Stop::Cancelled);
             }
-            self.step(walk);
+            self.step(place, walk);
             if self.grown(walk) {
                 return Some(Stop::Grown);
             }
@@ -443,15 +465,15 @@ impl<'a, B: Backend> Walks<'a, B> {
         None
     }
 
-    fn step(&self, walk: &mut Walk<B>) {
-        match (self.plan.batch, self.operator.as_finite_sum()) {
+    fn step(&self, place: &Place<B>, walk: &mut Walk<B>) {
+        match (self.plan.batch, place.operator.as_finite_sum()) {
             (Some(batch), Some(sum)) => {
                 sum.apply_batch(&walk.sampler.draw(batch), &walk.x, &mut walk.product);
             }
-            _ => self.operator.apply(&walk.x, &mut walk.product),
+            _ => place.operator.apply(&walk.x, &mut walk.product),
         }
         walk.x.axpby(-1.0 / self.plan.scale, &walk.product, 1.0);
-        walk.x.axpby(1.0 / self.plan.scale, &self.b, 1.0);
+        walk.x.axpby(1.0 / self.plan.scale, &place.b, 1.0);
         walk.steps += 1;
     }
 
@@ -468,24 +490,31 @@ impl<'a, B: Backend> Walks<'a, B> {
 
     /// The mean over the repeats, in their order, of what each has of `count` iterates.
     fn mean(&self, of: impl Fn(&Walk<B>) -> &Block<B>, count: usize) -> Block<B> {
-        let mut mean = Block::zeros(self.b.backend(), self.b.layout(), self.b.k());
-        for walk in &self.each {
-            mean.axpby(1.0 / (self.each.len() * count) as f64, of(&lock(walk)), 1.0);
+        let b = &self.places[0].b;
+        let (mut mean, part) =
+            (Block::zeros(b.backend(), b.layout(), b.k()), 1.0 / (self.each.len() * count) as f64);
+        for (g, walk) in self.each.iter().enumerate() {
+            let walk = lock(walk);
+            if g % self.places.len() == 0 {
+                mean.axpby(part, of(&walk), 1.0);
+            } else {
+                mean.axpby(part, &of(&walk).to(b.backend()), 1.0);
+            }
         }
         mean
     }
 
     /// Goes on with the columns at `stay` only.
     fn keep(&mut self, stay: &[usize]) {
-        if stay.len() == self.b.k() {
+        if stay.len() == self.b_norms.len() {
             return;
         }
         for walk in &mut self.each {
             let Walk { x, product, sum, .. } = own(walk);
             [x, product, sum].into_iter().for_each(|block| *block = block.select(stay));
         }
-        self.b = self.b.select(stay);
-        self.b_norms = self.b.norms();
+        self.places.iter_mut().for_each(|place| place.b = place.b.select(stay));
+        self.b_norms = self.places[0].b.norms();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Every kernel of a backend against the reference: the CPU in `f64`.
 
 use super::{ACTIVATIONS, random};
-use crate::{Adam, Backend, CgStep, Cpu, Loss, Real, View, ViewMut, Window};
+use crate::{Adam, Backend, CgStep, Cpu, Loss, Real, SymmetricMatrix, View, ViewMut, Window};
 
 /// Runs every kernel of `backend` on random numbers, and again, and compares with the CPU in `f64`: norm-wise relative
 /// differences are at most `tolerance`, products of matrices at most `products` (which may be computed in a narrower
@@ -28,7 +28,7 @@ pub fn check_backend<B: Backend>(backend: &B, tolerance: f64, products: f64) {
         let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
         let error = norm(&mut expected.values.iter().zip(&found.values).map(|(a, b)| a - b));
         let size = norm(&mut expected.values.iter().copied());
-        let allowed = if expected.product { products } else { tolerance };
+        let allowed = expected.rounding * if expected.product { products } else { tolerance };
         assert!(error <= allowed * size, "{}: {name} is off by {:e}", backend.describe(), error / size);
     }
 }
@@ -45,6 +45,8 @@ struct Result {
     values: Vec<f64>,
     /// Whether it is a product of matrices in the backend's own arithmetic.
     product: bool,
+    /// How many times the tolerance it may be off: rounding that adds up.
+    rounding: f64,
 }
 
 /// Rows, columns, and numbers from row to row.
@@ -110,7 +112,7 @@ impl<'a, B: Backend> Results<'a, B> {
     }
 
     fn keep_values(&mut self, name: impl Into<String>, values: Vec<f64>) {
-        self.all.push(Result { name: name.into(), values, product: false });
+        self.all.push(Result { name: name.into(), values, product: false, rounding: 1.0 });
     }
 
     fn moves(&mut self) {
@@ -132,6 +134,7 @@ impl<'a, B: Backend> Results<'a, B> {
             self.backend.swap_axes([a, b, c], view(&x, from), into(&mut y, to));
             self.keep(format!("swap_axes {a} {b} {c}"), &y, to);
         }
+        self.largest();
         // Larger than a device copies in one go, twice, so that the second meets the first.
         let large = (5, 2_000_003, 2_000_003);
         let numbers: Vec<B::Elem> =
@@ -147,6 +150,52 @@ impl<'a, B: Backend> Results<'a, B> {
         let mut y = self.given(shape);
         self.backend.write(&mut y, 11, &[B::Elem::ONE; 5]);
         self.keep("write", &y, shape);
+    }
+
+    /// Numbers of both signs and of all sizes, many of them equal, some no numbers.
+    fn largest(&mut self) {
+        for (rows, cols, k) in
+            [(1, 1, 1), (3, 700, 700), (3, 700, 41), (40, 257, 0), (2, 70_001, 1000), (5, 9, 12)]
+        {
+            let shape = (rows, cols, cols + 1);
+            let numbers = random(OFFSET + rows * (cols + 1), 31);
+            let spread = |(i, v): (usize, &f64)| match i % 7 {
+                0 => f64::NAN,
+                1 => 0.0,
+                2 => -0.0,
+                3 => (v * 4.0).round(),
+                4 => v * 1e30,
+                _ => *v,
+            };
+            let x = self.exactly(&numbers.iter().enumerate().map(spread).collect::<Vec<_>>());
+            let found = self.backend.top_k(k, view(&x, shape));
+            self.keep_values(
+                format!("top_k {k} of {cols}"),
+                found.concat().iter().map(|j| *j as f64).collect(),
+            );
+        }
+    }
+
+    /// Symmetric matrices, definite and not, from their eigenvectors again: those are unique up to their signs only.
+    fn eigenproblems(&mut self) {
+        for n in [1, 5, 63, 64, 150] {
+            let numbers = random(n * n, n as u64);
+            let halves = |at: usize| 0.5 * (numbers[at] + numbers[at % n * n + at / n]);
+            let (values, vectors) =
+                self.backend.eigen(&SymmetricMatrix::from_rows(n, (0..n * n).map(halves).collect()));
+            assert!(values.is_sorted(), "eigenvalues rise");
+            let rows = self.backend.download(View::new(&vectors, 0, n, n));
+            let rows: Vec<f64> = rows.into_iter().map(Real::to_f64).collect();
+            let again = |at: usize| -> f64 {
+                let (i, j) = (at / n, at % n);
+                values.iter().zip(rows.chunks_exact(n)).map(|(value, v)| value * v[i] * v[j]).sum()
+            };
+            for (what, numbers) in [("vectors", (0..n * n).map(again).collect()), ("values", values.clone())]
+            {
+                self.keep_values(format!("eigen{what} of order {n}"), numbers);
+                self.all.last_mut().expect("just kept").rounding = 10.0;
+            }
+        }
     }
 
     fn matrix_products(&mut self) {
@@ -209,6 +258,7 @@ impl<'a, B: Backend> Results<'a, B> {
             self.keep(format!("combine to nothing {k}"), &fresh, shape);
         }
         self.conjugate_gradients();
+        self.eigenproblems();
         let shape = (1, 5000, 5000);
         let (g, mut m, mut theta) = (self.given(shape), self.given(shape), self.given(shape));
         let squares: Vec<f64> = random(OFFSET + 5000, 99).iter().map(|v| v * v).collect();

@@ -112,6 +112,10 @@ impl<T: Real> Backend for Wide<T> {
         self.0.concurrency()
     }
 
+    fn top_k(&self, k: usize, x: View<Self>) -> Vec<Vec<usize>> {
+        self.0.top_k(k, x.for_cpu())
+    }
+
     fn dots(&self, pairs: &[[View<Self>; 2]], out: &mut [f64]) {
         let pairs: Vec<_> = pairs.iter().map(|pair| pair.for_cpu()).collect();
         self.0.dots(&pairs, out);

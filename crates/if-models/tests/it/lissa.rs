@@ -84,3 +84,32 @@ fn bits_do_not_depend_on_threads() {
     let [one, two] = [1, 2].map(|threads| ends(&network, Curvature::GaussNewton, threads).1);
     assert_eq!(one, two);
 }
+
+/// Repeats on several devices: those of one device, to the bit, whatever their number. Catches: a repeat that is left
+/// out or taken twice, another right-hand side or another operator on the other devices, columns that leave.
+#[test]
+fn repeats_on_several_devices_are_those_of_one() {
+    let network = tanh_network(3, Loss::CrossEntropy);
+    let inputs = Inputs::new(&network, &random_data(N, WIDTH, Loss::CrossEntropy, 3, 5), usize::MAX).unwrap();
+    let theta = random_theta(&network, 9);
+    let risk = EmpiricalRisk::new(&network, &inputs, RiskSettings::mean(0.02)).unwrap();
+    let operator = || risk.operator(&theta, Curvature::GaussNewton, 0.1, usize::MAX);
+    let mut numbers = random(3 * operator().dim(), 6);
+    // Solved at once, so that the others go on without it.
+    numbers[..operator().dim()].fill(0.0);
+    let b = Block::from_f64(&cpu(), network.layout(), &numbers);
+    for repeats in [1, 2, 5] {
+        let lissa = Lissa { tolerance: 0.03, depth: None, repeats, scale: None, batch: Some(200), seed: 1 };
+        let alone = lissa.prepare(&operator()).unwrap().solve(&b, &());
+        assert!(alone.report.all_converged(), "{}", alone.report.summary());
+        for devices in [2, 3] {
+            let others: Vec<_> = (1..devices).map(|_| operator()).collect();
+            let shared = operator().with_replicas(&others);
+            let solution = lissa.prepare(&shared).unwrap().solve(&b, &());
+            assert!(solution.x.to_f64() == alone.x.to_f64(), "{repeats} repeats on {devices} devices");
+            assert_eq!(solution.report, alone.report);
+            let busy = others.iter().filter(|other| other.products() > 0.0).count();
+            assert_eq!(busy, devices.min(repeats) - 1, "{repeats} repeats on {devices} devices");
+        }
+    }
+}

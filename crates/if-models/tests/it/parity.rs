@@ -115,9 +115,13 @@ impl Problem {
         results.all
     }
 
-    /// Compares `backend` with the processor in `f64`, and with itself.
+    /// Compares `backend` with the processor in `f64`, and with itself, over more than a row block.
     fn check<B: Backend>(&self, backend: &B, bound: f64) {
-        let n = Self::rows::<B>();
+        self.check_of(backend, Self::rows::<B>(), bound);
+    }
+
+    /// The same with `n` examples.
+    fn check_of<B: Backend>(&self, backend: &B, n: usize, bound: f64) {
         let found = self.results(backend, n);
         compare(&found, &self.results(&Cpu::<f64>::new(), n), bound, &backend.describe());
         assert!(found == self.results(backend, n), "{}: other bits the second time", backend.describe());
@@ -259,7 +263,7 @@ fn products_in_fewer_bits_on_cuda() {
     use if_linalg::Products;
     for (products, bound) in [(Products::Tf32, 5e-3), (Products::Bf16, 5e-2)] {
         crate::devices::on_gpus::<f32>(products, &format!("parity in {products:?}"), |gpu| {
-            [mlp(), cnn(), texts()].iter().for_each(|problem| problem.check(gpu, bound));
+            [mlp(), cnn(), texts()].iter().for_each(|problem| problem.check_of(gpu, 1000, bound));
         });
     }
 }

@@ -6,7 +6,8 @@ use if_linalg::{Backend, Block, LinearOperator, SignStream, SymmetricMatrix};
 use if_models::testing::check_network;
 use if_models::{
     Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LabelExpectation, LayerSpec, LayerVectors, Loss,
-    ModelError, ModelSpec, Network, Projection, ProjectionKind, RiskSettings, Rows, ScoringWay, Signs,
+    ModelError, ModelSpec, Network, Projection, ProjectionKind, Replica, RiskSettings, Rows, ScoringWay,
+    Signs,
 };
 use ndarray::ArrayD;
 
@@ -15,6 +16,7 @@ test_on_devices!(
     moments_multiply_to_the_gauss_newton_block_of_one_example, moments_are_means_over_all_examples,
     selected_layers_have_their_part_of_everything, frozen_layers_leave_nothing_behind_them,
     convolutions_with_few_positions_stay_in_factors, signs_are_as_if_they_were_kept,
+    scores_of_several_devices_are_those_of_one,
 );
 
 fn at(matrix: &SymmetricMatrix, i: usize, j: usize) -> f64 {
@@ -37,6 +39,25 @@ fn inner_products_of_gradients_are_those_of_explicit_gradients<B: Backend<Elem =
     let found = network.gradient_products(&inputs, &theta, (&inputs, Rows::Indices(&queries)));
     assert_close(&found, &expected, 1e-13);
     assert_close(&network.scores(&inputs, &theta, &chosen), &expected, 1e-13);
+}
+
+/// Row blocks shared by devices, as many as there are and more. Catches: examples that are left out or that come in
+/// another order, scores of the wrong vector.
+fn scores_of_several_devices_are_those_of_one<B: Backend<Elem = f64>>(backend: &B) {
+    let n = 2 * B::ROW_BLOCK + 5;
+    let model = || {
+        let network = Network::linear(backend, 4, 3, true, Loss::CrossEntropy);
+        let inputs = Inputs::new(&network, &random_data(n, 4, Loss::CrossEntropy, 3, 5), usize::MAX).unwrap();
+        let theta = Block::from_f64(backend, network.layout(), &random(network.layout().dim(), 8));
+        Replica { network, theta, inputs }
+    };
+    let Replica { network, theta, inputs } = model();
+    let v = Block::from_f64(backend, network.layout(), &random(2 * network.layout().dim(), 9));
+    let alone = network.scores(&inputs, &theta, &v);
+    for others in 0..5 {
+        let replicas: Vec<_> = (0..others).map(|_| model()).collect();
+        assert!(network.scores_with(&replicas, &inputs, &theta, &v) == alone, "{others} others");
+    }
 }
 
 /// Vectors of signs against the same numbers kept, layer after layer, more than are made together.

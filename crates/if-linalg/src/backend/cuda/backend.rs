@@ -1,14 +1,14 @@
 //! The kernels of [`Backend`] on a GPU.
 
-use std::ffi::c_void;
-
-use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::result;
 
 use super::convolution::{self, Filters};
 use super::kernels::{self, Matrix, Windows};
 use super::{Cuda, CudaBuffer, CudaReal, Products, THREADS, bytes, expect};
-use crate::{Activation, Adam, Backend, CgProducts, CgStep, Loss, Real, View, ViewMut, Window};
+use crate::backend::{eigen_on_host, rank};
+use crate::{
+    Activation, Adam, Backend, CgProducts, CgStep, Loss, Real, SymmetricMatrix, View, ViewMut, Window,
+};
 
 /// Numbers of a row that one block of threads sums up. A constant: it fixes the order of summation.
 const CHUNK: usize = 4096;
@@ -26,76 +26,6 @@ impl<T: CudaReal> Cuda<T> {
     /// A grid with one warp for each of `rows`.
     fn warps(&self, rows: usize) -> (u32, u32) {
         self.each(rows * 32)
-    }
-
-    /// `c = alpha a b + beta c`, `count` times.
-    fn multiply(
-        &self,
-        products: Products,
-        (count, steps): (usize, [usize; 3]),
-        (alpha, beta): (f64, f64),
-        [a, b]: [View<Self>; 2],
-        c: ViewMut<Self>,
-    ) {
-        assert_eq!(a.cols, b.rows, "inner dimensions of a product differ");
-        if count == 0 || c.rows == 0 || c.cols == 0 {
-            return;
-        }
-        if a.cols == 0 {
-            self.scale(count, steps[2], beta, c);
-            return;
-        }
-        for (x, step) in [(&a, steps[0]), (&b, steps[1]), (&c.as_view(), steps[2])] {
-            View { offset: x.offset + (count - 1) * step, ..*x }.check();
-        }
-        let number = |n: usize| i32::try_from(n).expect("a product has fewer rows and columns");
-        // cuBLAS reads columns where we have rows: it multiplies the transposed matrices in the other order.
-        let [(a_turned, a_stride), (b_turned, b_stride)] = [leading(&a), leading(&b)];
-        let [a_step, b_step, c_step] = steps.map(|step| i64::try_from(step).expect("a buffer is shorter"));
-        let (alpha, beta) = (T::from_f64(alpha), T::from_f64(beta));
-        self.device.with_blas(|handle| {
-            // SAFETY: all matrices lie inside their buffers, as checked above, `c` overlaps no other (it is borrowed
-            // alone), and `alpha` and `beta` have the type that the arithmetic asks for.
-            unsafe {
-                blas::gemm_strided_batched_ex(
-                    handle,
-                    b_turned,
-                    a_turned,
-                    number(c.cols),
-                    number(c.rows),
-                    number(a.cols),
-                    (&raw const alpha).cast(),
-                    b.pointer(),
-                    T::TYPE,
-                    number(b_stride),
-                    b_step,
-                    a.pointer(),
-                    T::TYPE,
-                    number(a_stride),
-                    a_step,
-                    (&raw const beta).cast(),
-                    c.as_view().pointer() as *mut c_void,
-                    T::TYPE,
-                    number(c.row_stride.max(c.cols)),
-                    c_step,
-                    number(count),
-                    T::compute(products),
-                    blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-                )
-            }
-        });
-    }
-
-    /// `c = beta c`: a product with nothing in between.
-    fn scale(&self, count: usize, step: usize, beta: f64, c: ViewMut<Self>) {
-        for i in 0..count {
-            let target = ViewMut { buffer: &mut *c.buffer, offset: c.offset + i * step, ..c };
-            let all = target.matrix();
-            match beta {
-                0.0 => launch!(self, "fill", self.each(all.len()), T::ZERO, all),
-                _ => launch!(self, "axpby", self.each(all.len()), T::ZERO, all, T::from_f64(beta), all),
-            }
-        }
     }
 
     /// The sum of the chunks of each of `k` vectors, on the device.
@@ -136,17 +66,6 @@ fn chunked(x: &Matrix) -> (u32, u32) {
 
 fn chunks(cols: usize) -> usize {
     cols.div_ceil(CHUNK)
-}
-
-/// How cuBLAS is to read the transposed matrix: as it lies or turned, and the distance between its lines.
-fn leading<T: CudaReal>(x: &View<Cuda<T>>) -> (blas_sys::cublasOperation_t, usize) {
-    use blas_sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
-    if x.col_stride == 1 {
-        (CUBLAS_OP_N, x.row_stride.max(x.cols))
-    } else {
-        assert!(x.row_stride == 1, "a factor of a product has rows or columns that lie together");
-        (CUBLAS_OP_T, x.col_stride.max(x.rows))
-    }
 }
 
 /// The one number that all are, if so.
@@ -220,6 +139,10 @@ impl<T: CudaReal> Backend for Cuda<T> {
         1
     }
 
+    fn peers(&self) -> &[Self] {
+        &self.peers
+    }
+
     fn copy(&self, x: View<Self>, y: ViewMut<Self>) {
         let y = y.matrix();
         launch!(self, "copy_rows", self.each(y.len()), x.matrix(), y);
@@ -240,6 +163,27 @@ impl<T: CudaReal> Backend for Cuda<T> {
         let indices = self.send(&indices.iter().map(|i| *i as i64).collect::<Vec<_>>());
         let y = y.matrix();
         launch!(self, "gather_rows", self.each(y.len()), x.matrix(), indices.at(0), y);
+    }
+
+    fn top_k(&self, k: usize, x: View<Self>) -> Vec<Vec<usize>> {
+        let (rows, k) = (x.rows, k.min(x.cols));
+        if rows == 0 || k == 0 {
+            return vec![Vec::new(); rows];
+        }
+        let (columns, values) = (self.allocate::<i64>(rows * k), self.allocate::<T>(rows * k));
+        let grid = (u32::try_from(rows).expect("fewer rows"), 1);
+        launch!(self, "top_k", grid, x.matrix(), k as i64, columns.at(0), values.at(0));
+        let (mut found, mut ranks) = (vec![0; rows * k], vec![T::ZERO; rows * k]);
+        self.fetch(&columns, 0, &mut found);
+        self.fetch(&values, 0, &mut ranks);
+        // The kernel finds which they are; these few are put in order here.
+        let sorted = |(columns, values): (&[i64], &[T])| {
+            let ranks = values.iter().map(|value| rank(*value));
+            let mut row: Vec<(f64, usize)> = ranks.zip(columns.iter().map(|j| *j as usize)).collect();
+            row.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            row.into_iter().map(|(_, column)| column).collect()
+        };
+        found.chunks_exact(k).zip(ranks.chunks_exact(k)).map(sorted).collect()
     }
 
     fn swap_axes(&self, [a, b, c]: [usize; 3], x: View<Self>, y: ViewMut<Self>) {
@@ -316,6 +260,10 @@ impl<T: CudaReal> Backend for Cuda<T> {
         let (sums, size) = (self.allocate(rows * cols), rows * cols);
         launch!(self, "sum_parts", self.each(size), parts.at(0), count as i64, size as i64, sums.at(0));
         self.add_to(out, &sums);
+    }
+
+    fn eigen(&self, a: &SymmetricMatrix) -> (Vec<f64>, CudaBuffer<T>) {
+        self.decompose(a).unwrap_or_else(|| eigen_on_host(self, a))
     }
 
     fn combine(&self, m: &[f64], x: View<Self>, beta: f64, y: ViewMut<Self>) {

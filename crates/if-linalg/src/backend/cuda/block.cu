@@ -20,8 +20,88 @@ extern "C" __global__ void signs(unsigned long long key, unsigned long long firs
     });
 }
 
+extern "C" __global__ void round_off(const double *x, i64 len, real *y) {
+    for (i64 at = blockIdx.x * (i64)blockDim.x + threadIdx.x; at < len; at += gridDim.x * (i64)blockDim.x) {
+        y[at] = (real)x[at];
+    }
+}
+
 extern "C" __global__ void gather_rows(Matrix x, const i64 *indices, Matrix y) {
     each(y, [=](i64 i, i64 j) { return row(x, indices[i])[j]; });
+}
+
+// Unsigned numbers in the order of real ones: NaN below everything, zeros of both signs equal.
+__device__ inline unsigned long long rank(real value) {
+    if (value != value) return 0;
+    if (value == 0) value = 0;
+    if (sizeof(real) == 4) {
+        const int bits = __float_as_int((float)value);
+        return (unsigned long long)(bits < 0 ? ~bits : bits | (1u << 31)) << 32;
+    }
+    const long long bits = __double_as_longlong((double)value);
+    return bits < 0 ? ~bits : bits | (1ULL << 63);
+}
+
+// How many threads of the block before this one have the flag; `total` of all 256. `warps` is shared.
+__device__ inline int place(bool flag, int *warps, int &total) {
+    const unsigned lane = threadIdx.x & 31, flags = __ballot_sync(0xffffffffu, flag);
+    __syncthreads();
+    if (lane == 0) warps[threadIdx.x >> 5] = __popc(flags);
+    __syncthreads();
+    int before = __popc(flags & ((1u << lane) - 1));
+    total = 0;
+    for (int warp = 0; warp < 8; warp++) {
+        if (warp < (threadIdx.x >> 5)) before += warps[warp];
+        total += warps[warp];
+    }
+    return before;
+}
+
+// One block for each row. The rank of the k-th largest number is found eight bits at a time, by counting; then all that
+// rank above it are written, and the first of those that are equal to it: k columns and numbers a row, in no order.
+extern "C" __global__ void top_k(Matrix x, i64 k, i64 *columns, real *values) {
+    __shared__ unsigned counts[256];
+    __shared__ int warps[8], digit;
+    __shared__ i64 left;
+    const real *numbers = row(x, blockIdx.x);
+    columns += blockIdx.x * k;
+    values += blockIdx.x * k;
+    unsigned long long found = 0, known = 0;
+    if (threadIdx.x == 0) left = k;
+    for (int shift = 56; shift >= (sizeof(real) == 4 ? 32 : 0); shift -= 8) {
+        counts[threadIdx.x] = 0;
+        __syncthreads();
+        for (i64 j = threadIdx.x; j < x.cols; j += blockDim.x) {
+            unsigned long long r = rank(numbers[j]);
+            if ((r & known) == found) atomicAdd(&counts[r >> shift & 255], 1u);
+        }
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            digit = 255;
+            for (; counts[digit] < left; digit--) left -= counts[digit];
+        }
+        __syncthreads();
+        found |= (unsigned long long)digit << shift;
+        known |= 255ULL << shift;
+    }
+    const i64 equal = left;
+    i64 above_so_far = 0, equal_so_far = 0;
+    for (i64 start = 0; start < x.cols; start += blockDim.x) {
+        const i64 j = start + threadIdx.x;
+        const bool inside = j < x.cols;
+        const real value = inside ? numbers[j] : (real)0;
+        const unsigned long long r = rank(value);
+        int above, same;
+        i64 at = above_so_far + place(inside && r > found, warps, above);
+        const i64 nth = equal_so_far + place(inside && r == found, warps, same);
+        if (r <= found) at = r == found && nth < equal ? k - equal + nth : k;
+        if (inside && at < k) {
+            columns[at] = j;
+            values[at] = value;
+        }
+        above_so_far += above;
+        equal_so_far += same;
+    }
 }
 
 // y[b][a][c] = x[a][b][c].

@@ -182,13 +182,18 @@ impl Convolution {
         self.patch().div_ceil(OFFSETS) + usize::from(bias)
     }
 
-    /// The cheapest cut for the sums of weights of `outputs` planes, where there is one.
-    fn weights_cut<T>(&self, outputs: usize, bias: bool) -> Option<WeightsCut> {
-        cheapest(self.weights_cuts::<T>(outputs, bias))
+    /// The cheapest cut for the sums of weights of `outputs` planes over `examples`, where there is one.
+    fn weights_cut<T>(&self, outputs: usize, bias: bool, examples: usize) -> Option<WeightsCut> {
+        cheapest(self.weights_cuts::<T>(outputs, bias, examples))
     }
 
     /// All cuts that fit a block, with their costs.
-    fn weights_cuts<T>(&self, outputs: usize, bias: bool) -> impl Iterator<Item = (f64, WeightsCut)> {
+    fn weights_cuts<T>(
+        &self,
+        outputs: usize,
+        bias: bool,
+        examples: usize,
+    ) -> impl Iterator<Item = (f64, WeightsCut)> {
         let sizes = (outputs, self.tiles(bias));
         let kinds = shares(sizes.1).flat_map(move |tiles| {
             let planes = self.planes_under(tiles * OFFSETS);
@@ -196,7 +201,7 @@ impl Convolution {
         });
         let room = kinds.filter(|(tiles, _, groups)| tiles * groups <= THREADS);
         room.flat_map(move |kind| {
-            let cuts = self.portions(1);
+            let cuts = self.portions(1).filter(move |(images, _)| *images <= examples);
             cuts.filter_map(move |portion| self.weights_cut_into::<T>(sizes, kind, portion))
         })
     }
@@ -364,7 +369,7 @@ pub(super) fn applies<T>(window: &Window) -> bool {
         && window.kernel.iter().all(|size| window.padding < *size)
         && Convolution::new(&many).convolve_cuts::<T>(1).next().is_some()
         && Convolution::transposed(window, FEW + 1).convolve_cuts::<T>(1).next().is_some()
-        && Convolution::new(window).weights_cuts::<T>(1, true).next().is_some()
+        && Convolution::new(window).weights_cuts::<T>(1, true, 1).next().is_some()
 }
 
 impl<T: CudaReal> Cuda<T> {
@@ -428,7 +433,7 @@ impl<T: CudaReal> Cuda<T> {
         let examples = dy.rows.max(x.rows) / directions;
         let bias = dw.cols > convolution.patch();
         let WeightsCut { at_once, groups, tiles, splits, threads } =
-            convolution.weights_cut::<T>(outputs, bias).expect("only what can be cut is convolved");
+            convolution.weights_cut::<T>(outputs, bias, examples).expect("only what can be cut is convolved");
         let (all_tiles, outs) = (convolution.tiles(bias), groups * OUTS);
         let blocks = all_tiles.div_ceil(tiles) * outputs.div_ceil(outs);
         let of_a_part = examples.div_ceil(BLOCKS.div_ceil(blocks)).next_multiple_of(at_once.images);
@@ -510,10 +515,13 @@ mod tests {
 
     fn weights_fit<T>(window: &Window, outputs: usize) {
         let convolution = Convolution::new(window);
-        let cut = convolution.weights_cut::<T>(outputs, true).unwrap();
-        assert!(cut.threads <= THREADS && cut.splits * cut.tiles * cut.groups <= cut.threads);
-        let numbers = cut.at_once.weights_numbers(&convolution, cut.groups).max(OFFSETS * cut.threads);
-        assert!(numbers * size_of::<T>() <= SHARED, "{window:?}: {numbers} numbers in shared memory");
+        for examples in [1, 3, 1000] {
+            let cut = convolution.weights_cut::<T>(outputs, true, examples).unwrap();
+            assert!(cut.threads <= THREADS && cut.splits * cut.tiles * cut.groups <= cut.threads);
+            assert!(cut.at_once.images <= examples);
+            let numbers = cut.at_once.weights_numbers(&convolution, cut.groups).max(OFFSETS * cut.threads);
+            assert!(numbers * size_of::<T>() <= SHARED, "{window:?}: {numbers} numbers in shared memory");
+        }
     }
 
     #[test]

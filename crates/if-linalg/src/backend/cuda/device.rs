@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
@@ -11,6 +11,7 @@ use cudarc::nvrtc::Ptx;
 
 use super::CudaError;
 use super::compile::{Compiler, Image};
+use super::eigen::CuSolver;
 use super::error::expect;
 use super::kernels::KERNELS;
 use super::staging::{LARGE, Staging};
@@ -73,6 +74,8 @@ pub(super) struct Device {
     pub name: String,
     // Fields are dropped in this order: the context goes last.
     blas: Mutex<Blas>,
+    /// Opened when it is first needed: loading it takes long.
+    cusolver: OnceLock<Option<Mutex<CuSolver>>>,
     kernels: HashMap<&'static str, CudaFunction>,
     staging: Mutex<Staging>,
     pub stream: Arc<CudaStream>,
@@ -128,7 +131,8 @@ impl Device {
         let processors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let blocks = 16 * processors as u32;
         let staging = Mutex::new(Staging::new(&context)?);
-        Ok(Self { name, blas: Mutex::new(handle), kernels, staging, stream, context, blocks })
+        let (blas, cusolver) = (Mutex::new(handle), OnceLock::new());
+        Ok(Self { name, blas, cusolver, kernels, staging, stream, context, blocks })
     }
 
     pub fn kernel(&self, name: &str) -> &CudaFunction {
@@ -213,6 +217,11 @@ impl Device {
     /// Waits for all that is in the queue.
     fn wait(&self) {
         expect(self.stream.synchronize());
+    }
+
+    /// cuSOLVER, where it is installed. The device has to be that of the calling thread.
+    pub fn cusolver(&self) -> Option<&Mutex<CuSolver>> {
+        self.cusolver.get_or_init(|| CuSolver::open(&self.stream)).as_ref()
     }
 
     /// Calls `f` with the handle of cuBLAS, which nobody else uses meanwhile.

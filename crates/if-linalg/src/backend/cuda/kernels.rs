@@ -5,11 +5,13 @@ use cudarc::driver::DeviceRepr;
 use crate::{Activation, Loss, Window};
 
 /// Names of all kernels.
-pub(super) const KERNELS: [&str; 38] = [
+pub(super) const KERNELS: [&str; 40] = [
     "copy_rows",
     "fill",
     "signs",
+    "round_off",
     "gather_rows",
+    "top_k",
     "swap_axes",
     "axpby",
     "row_axpby",

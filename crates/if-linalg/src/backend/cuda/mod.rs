@@ -1,4 +1,4 @@
-//! An NVIDIA GPU: cuBLAS for products, kernels of our own for the rest.
+//! An NVIDIA GPU: cuBLAS for products, cuSOLVER for eigenproblems, kernels of our own for the rest.
 //!
 //! All work goes into one queue (stream), in the order of the calls; only what returns numbers to the host waits for
 //! it. Kernels sum in an order that shapes fix, cuBLAS does for one device and version: the same call gives the same
@@ -33,8 +33,10 @@ mod backend;
 mod compile;
 mod convolution;
 mod device;
+mod eigen;
 mod error;
 mod kernels;
+mod products;
 mod staging;
 
 pub use device::{CudaOptions, Products, cuda_devices};
@@ -91,6 +93,7 @@ impl CudaReal for f64 {
 pub struct Cuda<T> {
     device: Arc<Device>,
     products: Products,
+    peers: Arc<[Self]>,
     real: PhantomData<T>,
 }
 
@@ -101,7 +104,12 @@ impl<T: CudaReal> Cuda<T> {
     /// Whatever is missing: the driver, the GPU, NVRTC, cuBLAS; a driver that is too old.
     pub fn new(options: &CudaOptions) -> Result<Self, CudaError> {
         let device = Arc::new(Device::open(options, T::C)?);
-        Ok(Self { device, products: options.products, real: PhantomData })
+        Ok(Self { device, products: options.products, peers: Arc::new([]), real: PhantomData })
+    }
+
+    /// The same GPU with others beside it, which take a share of work that is independent.
+    pub fn with_peers(self, peers: Vec<Self>) -> Self {
+        Self { peers: peers.into(), ..self }
     }
 
     /// Memory for `len` numbers, with whatever is in it.
