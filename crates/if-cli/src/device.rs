@@ -153,7 +153,9 @@ fn opened<T: CudaReal>(numbers: &[usize], products: Products) -> Result<(String,
         Cuda::new(&CudaOptions { ordinal: *ordinal, cache, products })
     };
     let mut all = numbers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    let names: Vec<String> = all.iter().map(Backend::describe).collect();
+    // Several that are alike compute what one of them does, and go by its name.
+    let mut names: Vec<String> = all.iter().map(Backend::describe).collect();
+    names.dedup();
     let first = all.remove(0);
     Ok((names.join(" + "), first.with_peers(all)))
 }

@@ -6,7 +6,7 @@ use if_models::{Curvature, CurvatureOperator, EmpiricalRisk, Inputs, Loss, Netwo
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::args::MeasureName;
+use crate::args::{MeasureName, SolverName};
 use crate::console::Console;
 use crate::error::Failure;
 use crate::factors::{FactorStore, state_checksum};
@@ -123,19 +123,21 @@ impl<'a, B: Backend> Session<'a, B> {
         settings: &Settings,
         queries: usize,
     ) -> Result<Self, Failure> {
-        let (whole, theta) = problem.model.build(backend)?;
-        let (network, theta) = select(&whole, theta, &settings.layers)?;
+        let on = |backend: &B| -> Result<_, Failure> {
+            let (whole, theta) = problem.model.build(backend)?;
+            let (network, theta) = select(&whole, theta, &settings.layers)?;
+            Ok((whole, network, theta))
+        };
+        let (whole, network, theta) = on(backend)?;
         let coverage = Coverage::of(&network, &whole);
         let features = problem.train.set.features();
         let memory = MemoryPlan::new(&network, features, queries, &settings.solver, settings.memory_budget);
-        let train = inputs(&problem.model.kind, &network, &problem.train, memory.resident)?;
-        let replica = |peer: &B| -> Result<Replica<B>, Failure> {
-            let (whole, theta) = problem.model.build(peer)?;
-            let (network, theta) = select(&whole, theta, &settings.layers)?;
+        let loaded = |network: Network<B>| -> Result<_, Failure> {
             let inputs = inputs(&problem.model.kind, &network, &problem.train, memory.resident)?;
-            Ok(Replica { network, theta, inputs })
+            Ok(Replica { network, inputs })
         };
-        let replicas = backend.peers().iter().map(replica).collect::<Result<_, _>>()?;
+        let Replica { network, inputs: train } = loaded(network)?;
+        let replicas = backend.peers().iter().map(|peer| loaded(on(peer)?.1)).collect::<Result<_, _>>()?;
         Ok(Self { problem, network, theta, train, coverage, replicas, memory, settings: settings.clone() })
     }
 
@@ -243,11 +245,16 @@ impl<'a, B: Backend> Session<'a, B> {
         let Settings { risk: settings, curvature, .. } = self.settings.clone();
         let risk = EmpiricalRisk::new(&self.network, &self.train, settings)?;
         let damping = self.settings.damping_of(&risk, &self.theta, console);
-        let others = self.replicas.iter().map(|own| EmpiricalRisk::new(&own.network, &own.inputs, settings));
-        let others = others.collect::<Result<Vec<_>, _>>()?;
-        let replicas: Vec<_> = (others.iter().zip(&self.replicas))
-            .map(|(risk, own)| risk.operator(&own.theta, curvature, damping, self.memory.cache))
-            .collect();
+        // Only repeats of LiSSA are shared; a step of one takes a batch, for which nothing is kept.
+        let lissa = self.settings.solver.name == SolverName::Lissa;
+        let sharing = if lissa { &self.replicas[..] } else { &[] };
+        let others = sharing.iter().map(|Replica { network, inputs }| {
+            let theta = self.theta.to(network.backend());
+            Ok((EmpiricalRisk::new(network, inputs, settings)?, theta))
+        });
+        let others = others.collect::<Result<Vec<_>, Failure>>()?;
+        let replicas: Vec<_> =
+            others.iter().map(|(risk, theta)| risk.operator(theta, curvature, damping, 0)).collect();
         let operator =
             risk.operator(&self.theta, curvature, damping, self.memory.cache).with_replicas(&replicas);
         // A factorisation can take minutes.

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Deviations:
-//! 1. Neighbours are exact ([`nearest`]): distances are one matrix product, at these sizes faster than an index that
-//!    approximates. Behind the feature `usearch` there is such an index too, `nearest_by_graph`.
+//! 1. Neighbours are exact ([`nearest`]), but for the rounding of the backend's products: distances are one matrix
+//!    product, at these sizes faster than an index that approximates. Behind the feature `usearch` there is such an index too, `nearest_by_graph`.
 //! 2. Any solver may find `A^-1 g_q`; the published settings of LiSSA are presets of it
 //!    ([`PublishedLissa`](if_linalg::PublishedLissa)), whose damping is `scale * damping`.
 //! 3. The query's gradient has no weight decay, as everywhere here.

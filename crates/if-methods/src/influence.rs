@@ -85,7 +85,7 @@ impl<'a, B: Backend> Influence<'a, B> {
         Self { risk, theta, solver: None, measure, query_rank: None, replicas: &[] }
     }
 
-    /// The same with scores of solved queries that are not truncated shared by further devices.
+    /// The same with the scores of [`attribute`](Self::attribute) shared by further devices.
     pub fn with_replicas(self, replicas: &'a [Replica<B>]) -> Self {
         Self { replicas, ..self }
     }
@@ -152,7 +152,12 @@ impl<'a, B: Backend> Influence<'a, B> {
                 }
                 Some((rank, squares)) => {
                     let truncated = train.truncate(x, *rank);
-                    let mut scores = train.scores_of(self.risk.inputs(), self.theta, &truncated.vectors);
+                    let mut scores = train.scores_of_with(
+                        self.replicas,
+                        self.risk.inputs(),
+                        self.theta,
+                        &truncated.vectors,
+                    );
                     // Inner products know nothing of removal.
                     if self.solver.is_some() {
                         add_penalty_share(self.risk, self.theta, x, &mut scores);
@@ -176,7 +181,8 @@ impl<'a, B: Backend> Influence<'a, B> {
         for first in (0..queries.len()).step_by(QUERY_BLOCK) {
             let rows = Rows::Range(first, QUERY_BLOCK.min(queries.len() - first));
             let vectors = network.gradient_vectors(queries, self.theta, rows);
-            let scores = self.risk.network().scores_of(self.risk.inputs(), self.theta, &vectors);
+            let train = self.risk.network();
+            let scores = train.scores_of_with(self.replicas, self.risk.inputs(), self.theta, &vectors);
             if observer.cancelled() {
                 return Err(MethodError::Cancelled.into());
             }

@@ -92,6 +92,23 @@ impl<B: Backend> Vectors<B> {
         self.k
     }
 
+    /// A copy of what is on the device `from`, through the host.
+    pub(crate) fn copied(&self, from: &B, to: &B) -> Self {
+        let copy = |buffer: &B::Buffer| to.upload(&from.download(View::new(buffer, 0, 1, B::len(buffer))));
+        let part = |VectorsPart { rows, cols, numbers }: &VectorsPart<B>| VectorsPart {
+            rows: *rows,
+            cols: *cols,
+            numbers: match numbers {
+                Numbers::Whole(whole) => Numbers::Whole(copy(whole)),
+                Numbers::Outer { terms, left, right } => {
+                    Numbers::Outer { terms: *terms, left: copy(left), right: copy(right) }
+                }
+                Numbers::Signs(signs) => Numbers::Signs(*signs),
+            },
+        };
+        Self { k: self.k, parts: self.parts.iter().map(part).collect() }
+    }
+
     /// The share of the layer with segment `s`.
     pub fn layer(&self, s: usize) -> LayerVectors<'_, B> {
         let VectorsPart { rows, cols, numbers } = &self.parts[s];
@@ -219,12 +236,12 @@ impl<B: Backend> Network<B> {
     /// `<grad l_i, v_j>` of every example with every vector, `k x n` row-major, without keeping the
     /// gradients: the scores of influence functions, and the JVP of the losses.
     pub fn scores(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Block<B>) -> Vec<B::Elem> {
-        self.scores_against(inputs, theta, v.k(), |s| LayerVectors::Whole(v.stacked(s, 0, v.k())))
+        self.scores_at(inputs, theta, Rows::Range(0, inputs.len()), v)
     }
 
     /// [`scores`](Self::scores) against vectors that some layers hold as sums of outer products: pairwise there.
     pub fn scores_of(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Vectors<B>) -> Vec<B::Elem> {
-        self.scores_against(inputs, theta, v.k(), |s| v.layer(s))
+        self.scores_of_at(inputs, theta, Rows::Range(0, inputs.len()), v)
     }
 
     /// Inner products of the loss gradients of the `queries` with those of every example of `inputs`,
@@ -273,21 +290,25 @@ impl<B: Backend> Network<B> {
 
     /// [`scores`](Self::scores) of the examples `rows` alone, `k x rows.len()`.
     pub fn scores_at(&self, inputs: &Inputs<B>, theta: &Block<B>, rows: Rows, v: &Block<B>) -> Vec<B::Elem> {
-        let blocks = rows.len().div_ceil(B::ROW_BLOCK);
-        let parts = self.backend().map(blocks, |b| {
-            let first = b * B::ROW_BLOCK;
-            let part = rows.part(first, B::ROW_BLOCK.min(rows.len() - first));
-            self.at_rows(inputs, theta, part, |scratch, at| {
-                self.scores_of_pass(scratch, at, v.k(), |s| LayerVectors::Whole(v.stacked(s, 0, v.k())))
-            })
-        });
-        direction_major(parts.into_iter(), v.k(), rows.len(), 1)
+        self.scores_against(inputs, theta, rows, v.k(), |s| LayerVectors::Whole(v.stacked(s, 0, v.k())))
+    }
+
+    /// [`scores_of`](Self::scores_of) the examples `rows` alone, `k x rows.len()`.
+    pub(crate) fn scores_of_at(
+        &self,
+        inputs: &Inputs<B>,
+        theta: &Block<B>,
+        rows: Rows,
+        v: &Vectors<B>,
+    ) -> Vec<B::Elem> {
+        self.scores_against(inputs, theta, rows, v.k(), |s| v.layer(s))
     }
 
     fn scores_against<'v>(
         &self,
         inputs: &Inputs<B>,
         theta: &Block<B>,
+        rows: Rows,
         k: usize,
         vectors: impl Fn(usize) -> LayerVectors<'v, B> + Send + Sync,
     ) -> Vec<B::Elem>
@@ -297,9 +318,12 @@ impl<B: Backend> Network<B> {
         if k == 0 {
             return Vec::new();
         }
-        let blocks =
-            self.map_blocks(inputs, theta, |scratch, at| self.scores_of_pass(scratch, at, k, &vectors));
-        direction_major(blocks.into_iter(), k, inputs.len(), 1)
+        let parts = self.backend().map(rows.len().div_ceil(B::ROW_BLOCK), |b| {
+            let first = b * B::ROW_BLOCK;
+            let part = rows.part(first, B::ROW_BLOCK.min(rows.len() - first));
+            self.at_rows(inputs, theta, part, |scratch, at| self.scores_of_pass(scratch, at, k, &vectors))
+        });
+        direction_major(parts.into_iter(), k, rows.len(), 1)
     }
 
     /// The number of examples of a pass and their scores, `k x rows`.

@@ -170,7 +170,9 @@ fn a_missing_gpu_is_one_line() {
     }
     let folder = folder();
     for command in commands() {
-        for (name, shown) in [("cuda", "cuda:0"), ("cuda:99", "cuda:99")] {
+        for (name, shown) in
+            [("cuda", "cuda:0"), ("cuda:99", "cuda:99"), ("cuda:1,0", "cuda:1,0"), ("cuda:all", "cuda:all")]
+        {
             folder.refuse(
                 &format!("{command} --device {name}"),
                 &[&format!("--device {shown}: {}", why_not())],
@@ -240,6 +242,7 @@ fn a_gpu_computes_the_same() {
             1e-6,
         ),
     ];
+    let several = if if_linalg::cuda_devices().unwrap().len() > 1 { "cuda:all" } else { "cuda:0,0" };
     for (command, output, bound) in cases {
         // The processor has no named products: there the reference is double.
         let reference = command.replace("tf32", "f64").replace("bf16", "f64");
@@ -247,8 +250,8 @@ fn a_gpu_computes_the_same() {
         let expected = folder.scores(output).to_f64();
         folder.succeed(&format!("{command} --device cuda"));
         let found = folder.scores(output).to_f64();
-        // One GPU as two: what is shared gives the same bits.
-        folder.succeed(&format!("{command} --device cuda:0,0"));
+        // All GPUs, or one as two: what is shared gives the same bits.
+        folder.succeed(&format!("{command} --device {several}"));
         assert!(folder.scores(output).to_f64() == found, "{command}: other bits of two devices");
         let norm = |a: &ndarray::ArrayD<f64>| a.iter().map(|v| v * v).sum::<f64>().sqrt();
         let error = norm(&(&found - &expected)) / norm(&expected);
@@ -267,4 +270,8 @@ fn a_gpu_computes_the_same() {
     }
     folder
         .refuse(&format!("{net} cg --device cuda:99"), &["--device cuda:99: there is no GPU 99; found 0: "]);
+    folder.refuse(
+        &format!("{net} cg --device cuda:0,99"),
+        &["--device cuda:0,99: there is no GPU 99; found 0: "],
+    );
 }

@@ -88,7 +88,7 @@ pub(crate) fn eigen_on_host<B: Backend>(backend: &B, a: &SymmetricMatrix) -> (Ve
 ///
 /// Coefficients are `f64` on the host for every element type. Only what returns numbers to the host
 /// ([`download`](Self::download), [`top_k`](Self::top_k), [`dots`](Self::dots), [`gram`](Self::gram),
-/// [`cg_step`](Self::cg_step)) waits for the device.
+/// [`eigen`](Self::eigen), [`cg_step`](Self::cg_step)) waits for the device.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// Type of the numbers in memory.
     type Elem: Real;

@@ -66,6 +66,10 @@ fn checkpoints_add_up_inner_products_of_gradients() {
     }
     assert_close(&scores.scores, &expected, 1e-12);
     assert_close(&tracin.self_influence(), &own, 1e-12);
+    let losses: Vec<Vec<f64>> =
+        checkpoints.iter().map(|c| network.example_losses(&train, &c.theta)).collect();
+    let mean: Vec<f64> = (0..N).map(|i| losses.iter().map(|own| own[i]).sum::<f64>() / 3.0).collect();
+    assert_close(&tracin.mean_losses(), &mean, 1e-12);
     assert_eq!(scores.loss_change(0, 0), None);
     assert!(TracIn::new(&train, &[]).is_err());
 }
@@ -154,6 +158,10 @@ fn every_checkpoint_has_a_projection_of_its_own() {
         let sketches =
             [7, 8].map(|seed| tracin.sketch(&train, Projection { kind, dim: 1, seed }, &()).unwrap());
         let first = [sketches[0][0], sketches[0][1], sketches[1][0], sketches[1][1]];
+        // One checkpoint after another.
+        let alone = TracIn::new(&train, &checkpoints[..1]).unwrap();
+        let projection = Projection { kind, dim: 1, seed: 7 };
+        assert_eq!(sketches[0][0], alone.sketch(&train, projection, &()).unwrap()[0]);
         for (a, b) in (0..4).flat_map(|a| (0..a).map(move |b| (a, b))) {
             assert_ne!(first[a], first[b], "{kind:?}: {first:?}");
         }
@@ -165,7 +173,7 @@ fn the_nearest_are_found_and_counted() {
     let network = network();
     let theta = network.initial(1);
     let train = Inputs::new(&network, &images(N, 1), usize::MAX).unwrap();
-    let queries = Inputs::new(&network, &images(6, 2), usize::MAX).unwrap();
+    let queries = Inputs::new(&network, &images(70, 2), usize::MAX).unwrap();
     let features = |inputs: &Inputs<Double>| network.layer_inputs(inputs, &theta, "5").unwrap();
     let (all, some) = (features(&train), features(&queries));
     assert_eq!((all.k(), all.layout().dim()), (N, 6));
@@ -195,13 +203,13 @@ fn the_nearest_are_found_and_counted() {
     assert!(recall(&[1.0], &[0], 3)[1].is_nan());
 }
 
-/// Catches: candidates of another query, scores in another order, the share of l2 under renormalised removal.
+/// More queries than a block. Catches: candidates of another query, scores in another order, the share of l2 under renormalised removal.
 #[test]
 fn candidates_have_the_scores_that_they_have_among_all() {
     let network = network();
     let theta = network.initial(1);
     let train = Inputs::new(&network, &images(N, 1), usize::MAX).unwrap();
-    let queries = Inputs::new(&network, &images(6, 2), usize::MAX).unwrap();
+    let queries = Inputs::new(&network, &images(133, 2), usize::MAX).unwrap();
     for removal in [Removal::Fixed, Removal::Renormalised] {
         let settings = RiskSettings { removal, ..RiskSettings::mean(0.1) };
         let risk = EmpiricalRisk::new(&network, &train, settings).unwrap();
@@ -211,7 +219,7 @@ fn candidates_have_the_scores_that_they_have_among_all() {
         for influence in [Influence::new(&risk, &theta, &*prepared), Influence::of_identity(&risk, &theta)] {
             let all = influence.scores(&queries, &()).unwrap();
             let candidates: Vec<Vec<usize>> =
-                (0..6).map(|q| vec![(7 * q) % N, 3, (11 * q + 5) % N]).collect();
+                (0..133).map(|q| vec![(7 * q) % N, 3, (11 * q + 5) % N]).collect();
             let mut found = Vec::new();
             influence
                 .attribute_candidates(&queries, &candidates, &(), |q, scores| {
@@ -299,4 +307,10 @@ fn trak_is_its_formula() {
     }
     expected.iter_mut().enumerate().for_each(|(at, score)| *score *= doubt[at % N]);
     assert_close(&found, &expected, 1e-5);
+    // Every model has a projection of its own, even the same model twice.
+    let few = Projection { dim: 2, ..projection };
+    let scores = |models: &[Checkpoint<Double>]| trak(models, (&train, &queries), few, &()).unwrap();
+    let same = || Checkpoint { network: network.clone(), theta: network.initial(0), learning_rate: 1.0 };
+    let (once, twice) = (scores(&[same()]), scores(&[same(), same()]));
+    assert!(once.iter().zip(&twice).all(|(once, twice)| once != twice));
 }

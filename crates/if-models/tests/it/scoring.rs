@@ -48,15 +48,18 @@ fn scores_of_several_devices_are_those_of_one<B: Backend<Elem = f64>>(backend: &
     let model = || {
         let network = Network::linear(backend, 4, 3, true, Loss::CrossEntropy);
         let inputs = Inputs::new(&network, &random_data(n, 4, Loss::CrossEntropy, 3, 5), usize::MAX).unwrap();
-        let theta = Block::from_f64(backend, network.layout(), &random(network.layout().dim(), 8));
-        Replica { network, theta, inputs }
+        Replica { network, inputs }
     };
-    let Replica { network, theta, inputs } = model();
+    let Replica { network, inputs } = model();
+    let theta = Block::from_f64(backend, network.layout(), &random(network.layout().dim(), 8));
     let v = Block::from_f64(backend, network.layout(), &random(2 * network.layout().dim(), 9));
-    let alone = network.scores(&inputs, &theta, &v);
+    let whole = network.scores(&inputs, &theta, &v);
+    let outer = network.gradient_vectors(&inputs, &theta, Rows::Indices(&[3, 0, 7]));
+    let products = network.scores_of(&inputs, &theta, &outer);
     for others in 0..5 {
         let replicas: Vec<_> = (0..others).map(|_| model()).collect();
-        assert!(network.scores_with(&replicas, &inputs, &theta, &v) == alone, "{others} others");
+        assert!(network.scores_with(&replicas, &inputs, &theta, &v) == whole, "{others} others");
+        assert!(network.scores_of_with(&replicas, &inputs, &theta, &outer) == products, "{others} others");
     }
 }
 

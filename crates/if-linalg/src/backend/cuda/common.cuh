@@ -1,7 +1,7 @@
 // What all kernels share. `REAL` is float or double, given when they are compiled.
 //
 // Every kernel has its twin in `cpu*.rs`, which says what it computes; here is only how. Sums are taken in an order
-// that depends on shapes alone, never on which thread came first: nothing is added atomically.
+// that depends on shapes alone, never on which thread came first: only integers are added atomically.
 
 typedef REAL real;
 typedef long long i64;

@@ -231,6 +231,13 @@ impl Device {
     }
 }
 
+impl Drop for Device {
+    fn drop(&mut self) {
+        // The handles are destroyed on the device that they belong to, not on another that the thread used last.
+        let _ = self.context.bind_to_thread();
+    }
+}
+
 /// Has the driver keep what is freed for the next allocation, instead of returning it at every wait.
 fn keep_freed_memory(context: &CudaContext) -> Result<(), CudaError> {
     let mut all = u64::MAX;

@@ -47,6 +47,7 @@ impl<T: CudaReal> Cuda<T> {
     /// to find them. Results of cuSOLVER are the same bits each time, as its default is.
     pub(super) fn decompose(&self, a: &SymmetricMatrix) -> Option<(Vec<f64>, CudaBuffer<T>)> {
         let n = a.dim();
+        assert!(a.is_finite(), "eigenvalues of what is not finite");
         if n < SMALL {
             return None;
         }
