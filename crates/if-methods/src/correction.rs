@@ -108,9 +108,9 @@ impl<B: Backend> Influence<'_, B> {
             return Err(MethodError::Unsolved(report.summary()));
         }
         let sign = if pull == Pull::Helpful { 1.0 } else { -1.0 };
-        let share = self.penalty_shares(&sum)[0];
         let scores = network.scores_at(self.risk.inputs(), self.theta, Rows::Indices(candidates), &sum);
-        let pulls: Vec<f64> = scores.iter().map(|score| sign * (score.to_f64() + share)).collect();
+        // Whatever removal means, what l2 adds to a score is the same for all.
+        let pulls: Vec<f64> = scores.iter().map(|score| sign * score.to_f64()).collect();
         Ok((descending(&pulls).into_iter().map(|at| candidates[at]).collect(), report))
     }
 }

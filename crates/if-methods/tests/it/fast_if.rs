@@ -43,6 +43,9 @@ fn steps_follow_the_closed_form() {
     tuned.to_f64().iter().zip(&expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-13, "{a} {b}"));
     let unmoved = FineTuning { learning_rate: eta, steps: 0 }.run(&risk, &theta, &examples).unwrap();
     assert_eq!(unmoved.to_f64(), theta.to_f64());
+    let absurd = FineTuning { learning_rate: 1e200, steps: 9 }.run(&risk, &theta, &examples[..2]);
+    let error = absurd.err().expect("losses overflow").to_string();
+    assert!(error.contains("example 4") && error.contains("step 2"), "{error}");
 }
 
 /// One step changes a query's loss as inner products of gradients say, up to a rest that falls with the square of the
@@ -115,6 +118,22 @@ fn helpfulness_is_the_sum_over_anchors() {
         let refused = influence.by_helpfulness(&alone, &candidates, Pull::Helpful, &()).unwrap_err();
         assert!(matches!(refused, MethodError::Unsolved(_)), "{refused}");
     }
+}
+
+/// More anchors than are solved at once. Catches: a block that takes the place of those before.
+#[test]
+fn helpfulness_is_the_sum_over_all_blocks_of_anchors() {
+    let network: Network<Double> = Network::linear(&Cpu::new(), WIDTH, 3, true, Loss::CrossEntropy);
+    let train = Inputs::new(&network, &data(N, 3, 5), usize::MAX).unwrap();
+    let anchors = Inputs::new(&network, &data(131, 3, 6), usize::MAX).unwrap();
+    let theta = Block::from_f64(network.backend(), network.layout(), &random(network.layout().dim(), 7));
+    let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.0)).unwrap();
+    let influence = Influence::of_identity(&risk, &theta);
+    let scores = influence.scores(&anchors, &()).unwrap();
+    let sums: Vec<f64> = (0..N).map(|i| (0..131).map(|a| scores.row(a)[i]).sum()).collect();
+    let all: Vec<usize> = (0..N).collect();
+    let (found, _) = influence.by_helpfulness(&anchors, &all, Pull::Helpful, &()).unwrap();
+    assert_eq!(found, descending(&sums));
 }
 
 /// A solver that loses one column.

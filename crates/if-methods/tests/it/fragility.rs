@@ -104,8 +104,12 @@ fn what_is_predicted_and_measured() {
         }
     }
     for p in 0..3 {
-        let actual: Vec<f64> = found.warm_changes.iter().map(|changes| changes[found.points[p]]).collect();
-        assert_eq!(found.warm(p), Agreement::new(&found.predicted[p], &actual));
+        let actual =
+            |changes: &[Vec<f64>]| changes.iter().map(|own| own[found.points[p]]).collect::<Vec<_>>();
+        let [warm, cold] = [&found.warm_changes, found.cold_changes.as_ref().unwrap()].map(|all| actual(all));
+        assert_eq!(found.warm(p), Agreement::new(&found.predicted[p], &warm));
+        assert_eq!(found.cold(p), Some(Agreement::new(&found.predicted[p], &cold)));
+        assert_ne!(found.cold(p), Some(found.warm(p)), "the two end at other roundings of the optimum");
         assert!(found.warm(p).pearson > 0.95, "{:?}", found.warm(p));
     }
     assert!(found.lissa(0).is_none());
@@ -161,6 +165,7 @@ fn lissa_stands_beside_the_exact_predictions() {
     let error: f64 = exact.iter().zip(&by_lissa).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt();
     assert!(error < 1e-4 * size, "{error} {size}");
     assert!((found.lissa(0).unwrap().pearson - found.warm(0).pearson).abs() < 1e-3);
+    assert_ne!(found.lissa(0), Some(found.warm(0)), "predictions of its own");
 }
 
 /// A softmax does not see what is added to all outputs: its Hessian is singular but for l2, which may be as small as rounding.
