@@ -153,6 +153,7 @@ impl Device {
             return pointer;
         }
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        expect(staging.keep_pace(&self.stream));
         let pointer = self.allocate_in(staging.stream(), host.len());
         // SAFETY: the memory was just allocated in that queue, for so many bytes.
         expect(unsafe { staging.copy(host, pointer, &self.stream) });

@@ -1,9 +1,12 @@
 //! Large copies between host and device, through two pieces of pinned memory in turn: while one is on its way, the host
-//! fills or empties the other. What goes to the device has a queue of its own, beside the device's work.
+//! fills or empties the other. What goes to the device has a queue of its own, beside the device's work, and does not run
+//! ahead of it: what is streamed past the device takes the memory of two copies, however much there is.
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaStream, DriverError, HostSlice, PinnedHostSlice, result, sys};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaStream, DriverError, HostSlice, PinnedHostSlice, result, sys,
+};
 
 /// Bytes of a piece.
 const PIECE: usize = 4 << 20;
@@ -15,17 +18,26 @@ pub(super) struct Staging {
     stream: Arc<CudaStream>,
     pieces: [Option<PinnedHostSlice<u8>>; 2],
     turn: usize,
+    /// The work that was queued before the last copy to the device.
+    before_last: Option<CudaEvent>,
 }
 
 impl Staging {
     /// Nothing is pinned before the first copy.
     pub fn new(context: &Arc<CudaContext>) -> Result<Self, DriverError> {
-        Ok(Self { stream: context.new_stream()?, pieces: [None, None], turn: 0 })
+        Ok(Self { stream: context.new_stream()?, pieces: [None, None], turn: 0, before_last: None })
     }
 
     /// The queue of copies: memory that is allocated in it need not wait for the device's work.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
+    }
+
+    /// To be called before memory is taken for a copy to the device: waits for the `work` that was queued before the last
+    /// such copy, which is all that uses the one before that.
+    pub fn keep_pace(&mut self, work: &CudaStream) -> Result<(), DriverError> {
+        let now = work.record_event(None)?;
+        self.before_last.replace(now).map_or(Ok(()), |event| event.synchronize())
     }
 
     /// Queues a copy of `host` to `to`, and has `before` wait for it.
