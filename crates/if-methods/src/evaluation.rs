@@ -161,6 +161,8 @@ mod tests {
         assert!((found.pearson - 5.0 / (14.0f64 / 3.0 * 6.0).sqrt()).abs() < 1e-15);
         // Ranks 0 1 2 against 0.5 0.5 2.
         assert!((found.spearman - 1.5 / (2.0f64 * 1.5).sqrt()).abs() < 1e-15);
+        // Ranks 0 1 2 3 against 0.5 0.5 2 3: cross products 4.5, sums of squares 5 and 4.5.
+        assert!((spearman(&[1.0, 2.0, 3.0, 4.0], &[7.0, 7.0, 8.0, 9.0]) - 0.9f64.sqrt()).abs() < 1e-15);
         assert!((found.slope - 26.0 / 33.0).abs() < 1e-15);
         assert!((found.relative_error - (2.0f64 / 33.0).sqrt()).abs() < 1e-15);
     }
@@ -189,17 +191,18 @@ mod tests {
         assert!(found.mean.abs() < 1e-12 && found.interval[0] < -0.5 && found.interval[1] > 0.5, "{found:?}");
         assert_eq!(found, DatamodelScore::new(&half, &actual, 0));
         // With noise the interval holds the mean, and narrows with more groups.
-        let noisy = |count: usize| {
-            let actual: Vec<Vec<f64>> = (0..count).map(|g| vec![(g as f64 * 0.37).sin(); 5]).collect();
+        let noisy = |count: usize, queries: usize| {
+            let actual: Vec<Vec<f64>> = (0..count).map(|g| vec![(g as f64 * 0.37).sin(); queries]).collect();
             let noise = |g: usize, q: usize| ((g * 31 + q * 17) as f64 * 1.7).sin();
             let predicted: Vec<Vec<f64>> =
-                (0..count).map(|g| (0..5).map(|q| actual[g][q] + noise(g, q)).collect()).collect();
+                (0..count).map(|g| (0..queries).map(|q| actual[g][q] + noise(g, q)).collect()).collect();
             DatamodelScore::new(&predicted, &actual, 1)
         };
-        let [few, many] = [noisy(20), noisy(400)];
+        let [few, many, one] = [noisy(20, 5), noisy(400, 5), noisy(20, 1)];
         let width = |score: &DatamodelScore| score.interval[1] - score.interval[0];
         assert!(few.interval[0] < few.mean && few.mean < few.interval[1]);
         assert!(width(&many) < 0.5 * width(&few), "{few:?} {many:?}");
+        assert!(width(&one) > 0.0, "groups are drawn again as well");
     }
 
     /// Losses far on the right side of a margin are as small as numbers get.

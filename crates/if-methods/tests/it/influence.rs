@@ -1,10 +1,11 @@
 //! Influence against the explicit formula and against real retraining, on small models of every kind.
 //! Each test names the mutations of the formula that it catches.
 
-use if_linalg::{Block, Cg, Cholesky, Cpu, LinearOperator, Observer, Solver, SymmetricMatrix};
+use if_linalg::{Backend, Block, Cg, Cholesky, Cpu, LinearOperator, Observer, Solver, SymmetricMatrix};
 use if_methods::{Agreement, Extremes, Influence, MethodError, ScoreUnit, loss_changes};
 use if_models::{
-    Curvature, EmpiricalRisk, Family, Inputs, Loss, Network, NewtonCg, Removal, RiskSettings, Rows,
+    Curvature, EmpiricalRisk, Family, Inputs, Loss, Network, NewtonCg, QueryRank, Removal, Replica,
+    RiskSettings, Rows,
 };
 
 use crate::common::{Double, WIDTH, data, dot};
@@ -349,4 +350,40 @@ fn cancelling_is_an_error() {
     let retrain = |risk: &EmpiricalRisk<Double>| trainer().minimise(risk, &theta, &());
     let stopped = loss_changes(&risk, &[vec![0]], &problem.queries, &[0.0; 7], retrain, &Stop);
     assert!(matches!(stopped, Err(MethodError::Cancelled)));
+}
+
+/// Each device scores its share of the row blocks, whichever way queries are scored: a replica with other examples is found
+/// out by its block. Catches: replicas that are not asked, or asked for the block of another.
+#[test]
+fn replicas_score_their_share() {
+    let block = <Double as Backend>::ROW_BLOCK;
+    let n = block + 40;
+    let network: Network<Double> = Network::linear(&Cpu::new(), WIDTH, 3, true, Loss::CrossEntropy);
+    let [train, others] = [1, 9].map(|seed| Inputs::new(&network, &data(n, 3, seed), usize::MAX).unwrap());
+    let queries = Inputs::new(&network, &data(4, 3, 2), usize::MAX).unwrap();
+    let theta = network.initial(3);
+    let settings = RiskSettings::mean(0.1);
+    let risks = [&train, &others].map(|inputs| EmpiricalRisk::new(&network, inputs, settings).unwrap());
+    let operator = risks[0].operator(&theta, Curvature::Hessian, 0.1, usize::MAX);
+    let solver = Cholesky { tolerance: 1e-9, memory_budget: usize::MAX };
+    let solver = Solver::<Double>::prepare(&solver, &operator).unwrap();
+    let replicas = [Replica {
+        network: network.clone(),
+        inputs: Inputs::new(&network, &data(n, 3, 9), usize::MAX).unwrap(),
+    }];
+    let rank = QueryRank::Rank(1);
+    type Way<'a> = Box<dyn Fn(&'a EmpiricalRisk<'a, Double>) -> Influence<'a, Double> + 'a>;
+    let ways: [Way; 3] = [
+        Box::new(|risk| Influence::new(risk, &theta, &*solver)),
+        Box::new(|risk| Influence::new(risk, &theta, &*solver).with_query_rank(rank).unwrap()),
+        Box::new(|risk| Influence::of_identity(risk, &theta)),
+    ];
+    for way in ways {
+        let scores = |influence: Influence<Double>| influence.scores(&queries, &()).unwrap().scores;
+        let [own, other] = [&risks[0], &risks[1]].map(|risk| scores(way(risk)));
+        let shared = scores(way(&risks[0]).with_replicas(&replicas));
+        for (at, score) in shared.into_iter().enumerate() {
+            assert_eq!(score, if at % n < block { own[at] } else { other[at] });
+        }
+    }
 }
