@@ -175,29 +175,34 @@ mod tests {
     /// Where NVRTC is installed, with a GPU or without.
     #[test]
     fn kernels_compile_for_every_architecture_in_use() {
-        for capability in [75, 80, 90, 100] {
-            let compiler = match Compiler::new(capability) {
-                Ok(compiler) => compiler,
-                Err(error) => return skip(&error.to_string()),
-            };
-            if !compiler.exact {
-                skip(&format!("this NVRTC knows no sm_{capability}"));
-                continue;
+        std::thread::scope(|scope| {
+            for capability in [75, 80, 90, 100] {
+                scope.spawn(move || check_kernels(capability));
             }
-            let folder = tempfile::tempdir().unwrap();
-            for real in ["float", "double"] {
-                let Ok(Image::Cubin(first)) = compiler.kernels(real, Some(folder.path())) else {
-                    panic!("{:?}", compiler.kernels(real, None).err())
-                };
-                for name in KERNELS {
-                    let found = first.windows(name.len()).any(|bytes| bytes == name.as_bytes());
-                    assert!(found, "no kernel {name}");
-                }
-                let Ok(Image::Cubin(kept)) = compiler.kernels(real, Some(folder.path())) else { panic!() };
-                assert!(first == kept, "the kept file is another");
-            }
-            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "one file for each type");
+        });
+    }
+
+    fn check_kernels(capability: i32) {
+        let compiler = match Compiler::new(capability) {
+            Ok(compiler) => compiler,
+            Err(error) => return skip(&error.to_string()),
+        };
+        if !compiler.exact {
+            return skip(&format!("this NVRTC knows no sm_{capability}"));
         }
+        let folder = tempfile::tempdir().unwrap();
+        for real in ["float", "double"] {
+            let Ok(Image::Cubin(first)) = compiler.kernels(real, Some(folder.path())) else {
+                panic!("{:?}", compiler.kernels(real, None).err())
+            };
+            for name in KERNELS {
+                let found = first.windows(name.len()).any(|bytes| bytes == name.as_bytes());
+                assert!(found, "no kernel {name}");
+            }
+            let Ok(Image::Cubin(kept)) = compiler.kernels(real, Some(folder.path())) else { panic!() };
+            assert!(first == kept, "the kept file is another");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "one file for each type");
     }
 
     /// A device newer than the compiler gets an intermediate form.
