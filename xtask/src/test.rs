@@ -21,59 +21,53 @@ const LIBRARY_FOLDERS: [&str; 7] = [
 pub fn run(full: bool) -> anyhow::Result<ExitCode> {
     let root = repository();
     step("format", cargo(&root).args(["fmt", "--all", "--", "--check"]))?;
-    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    let optional = optional_features();
+    let clippy = ["clippy", "--workspace", "--all-targets", "--features", &optional, "--", "-D", "warnings"];
     step("lints", cargo(&root).args(clippy))?;
     tidy::run()?;
     step("tests", cargo(&root).args(["test", "--workspace"]))?;
-    test_lapack(&root)?;
-    test_features(&root, full)?;
+    test_backends(&root)?;
     if full {
+        // All that depends on them takes as long to build as all that went before.
+        let tests = ["test", "--workspace", "--features", &optional];
+        let named = ["--", "cuda", "device", "hnsw", "usearch"];
+        step("tests of cuda and usearch", cargo(&root).args(tests).args(named))?;
         step("long tests", cargo(&root).args(["test", "--release", "--workspace", "--", "--ignored"]))?;
     }
     println!("all checks passed");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds with the features `cuda` and `usearch`. One for GPUs starts everywhere, and says what it skips where there is
-/// none; networks on a GPU are tested where there is one: `cargo test -p if-models --features cuda`. The other needs a C++
-/// compiler.
-fn test_features(root: &Path, full: bool) -> anyhow::Result<()> {
+/// The features that nobody has by default, as far as they build here: `cuda` everywhere, `usearch` with a C++ compiler.
+fn optional_features() -> String {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let version =
         Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let mut features = String::from("if-linalg/cuda,if-cli/cuda");
+    let mut features = String::from("if-linalg/cuda,if-models/cuda,if-cli/cuda,if-benches/cuda");
     if version.is_ok_and(|status| status.success()) {
         features += ",if-methods/usearch,if-cli/usearch";
     } else {
         println!("── usearch: skipped, no C++ compiler found (Debian: apt-get install g++)\n");
     }
-    let packages = ["-p", "if-linalg", "-p", "if-methods", "-p", "if-cli"];
-    let clippy = ["--all-targets", "--features", &features, "--", "-D", "warnings"];
-    step("lints of cuda and usearch", cargo(root).arg("clippy").args(packages).args(clippy))?;
-    // The program with these features takes as long to build as all that went before.
-    let kernels = ["test", "-p", "if-linalg", "--features", "cuda", "--", "cuda"];
-    step("tests of cuda", cargo(root).args(kernels))?;
-    if !full {
-        return Ok(());
-    }
-    let test = ["--features", &features, "--", "cuda", "device", "hnsw", "usearch"];
-    step("tests of cuda and usearch", cargo(root).arg("test").args(packages).args(test))
+    features
 }
 
-/// `lapack` links only with a provider, which `if-tests` chooses for both packages.
-fn test_lapack(root: &Path) -> anyhow::Result<()> {
-    if !has_openblas() {
-        println!(
-            "── lapack: skipped, no OpenBLAS found (Debian: apt-get install libopenblas-dev pkg-config)\n"
-        );
-        return Ok(());
+/// What if-linalg does otherwise with its features `cuda` and `lapack`, built once for both. Tests of `cuda` start
+/// everywhere, and say what they skip where there is no GPU; networks on one are tested where there is one: `cargo test -p
+/// if-models --features cuda`. `lapack` links only with a provider, which `if-tests` chooses; factorisations are all that
+/// differs: their own tests, and one problem from end to end.
+fn test_backends(root: &Path) -> anyhow::Result<()> {
+    let own = ["test", "-p", "if-linalg", "--features", "cuda", "--", "cuda"];
+    let both = [
+        &["test", "-p", "if-linalg", "-p", "if-tests", "--lib", "--test", "it"][..],
+        &["--features", "if-linalg/cuda,if-linalg/lapack,if-tests/openblas-system"],
+        &["--", "cuda", "dense", "logreg17"],
+    ];
+    if has_openblas() {
+        return step("tests of cuda and lapack", cargo(root).args(both.concat()));
     }
-    // Factorisations are all that differs: their own tests, and one problem from end to end.
-    let own = ["test", "-p", "if-linalg", "-p", "if-tests", "--lib", "dense"];
-    let features = ["--features", "if-linalg/lapack,if-tests/openblas-system"];
-    step("lapack: factorisations", cargo(root).args(own).args(features))?;
-    let whole = ["test", "-p", "if-tests", "--test", "it", "logreg17", "--features", "openblas-system"];
-    step("lapack: end to end", cargo(root).args(whole))
+    println!("── lapack: skipped, no OpenBLAS found (Debian: apt-get install libopenblas-dev pkg-config)\n");
+    step("tests of cuda", cargo(root).args(own))
 }
 
 fn has_openblas() -> bool {
