@@ -349,7 +349,7 @@ impl<B: Backend> DampingPath<'_, B> {
         let x = x.unwrap_or_else(|| Block::zeros(gradient.backend(), gradient.layout(), definite.len()));
         let residuals = self.residuals(&gradient, &x, &definite);
         let scores: Vec<f64> =
-            against_train(self.risk, self.theta, &x).into_iter().map(Real::to_f64).collect();
+            against_train(self.risk, &[], self.theta, &x).into_iter().map(Real::to_f64).collect();
         // Definiteness rises with the damping: what is definite stands at the end.
         let rows: Vec<&[f64]> = scores.chunks_exact(self.risk.n()).collect();
         points.extend(rows.iter().zip(residuals).map(|(row, residual)| self.point(row, residual)));

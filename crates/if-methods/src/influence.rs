@@ -145,11 +145,7 @@ impl<'a, B: Backend> Influence<'a, B> {
             let (x, report) = (&solution.x, &solution.report);
             let train = self.risk.network();
             let (scores, truncations) = match &truncate {
-                None => {
-                    let mut scores = train.scores_with(self.replicas, self.risk.inputs(), self.theta, x);
-                    add_penalty_share(self.risk, self.theta, x, &mut scores);
-                    (scores, None)
-                }
+                None => (against_train(self.risk, self.replicas, self.theta, x), None),
                 Some((rank, squares)) => {
                     let truncated = train.truncate(x, *rank);
                     let mut scores = train.scores_of_with(
@@ -309,13 +305,14 @@ impl<'a, B: Backend> Influence<'a, B> {
     }
 }
 
-/// Scores of all training examples of `risk` against solved queries `x`: `k x n`.
+/// Scores of all training examples of `risk` against solved queries `x`, shared with `replicas`: `k x n`.
 pub(crate) fn against_train<B: Backend>(
     risk: &EmpiricalRisk<B>,
+    replicas: &[Replica<B>],
     theta: &Block<B>,
     x: &Block<B>,
 ) -> Vec<B::Elem> {
-    let mut scores = risk.network().scores(risk.inputs(), theta, x);
+    let mut scores = risk.network().scores_with(replicas, risk.inputs(), theta, x);
     add_penalty_share(risk, theta, x, &mut scores);
     scores
 }

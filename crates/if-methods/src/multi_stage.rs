@@ -165,7 +165,7 @@ impl<'a, B: Backend> MultiStage<'a, B> {
                 return Err(MethodError::Cancelled.into());
             }
             let report = crate::group::both(report, tuning);
-            let scores = crate::influence::against_train(self.first.risk, self.first.theta, &x);
+            let scores = crate::influence::against_train(self.first.risk, &[], self.first.theta, &x);
             take(ScoreRows { first, scores: &scores, report: &report, truncations: None })?;
             extend(&mut whole, report);
             observer.progress("scoring queries", first + rows.len(), queries.len());

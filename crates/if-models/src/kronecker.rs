@@ -150,10 +150,9 @@ impl<B: Backend> Network<B> {
         expectation: LabelExpectation,
         bases: impl Fn(usize) -> Option<Basis<'q, B>> + Send + Sync,
     ) -> Block<B> {
-        let segments: Vec<usize> = self.with_parameters().collect();
         let mut sums = Block::zeros(self.backend(), self.layout(), 1);
         self.sum_labels(inputs, theta, expectation, &mut sums, |scratch, l, primal, dy, _, sum| {
-            let Some(s) = segments.iter().position(|layer| *layer == l) else { return };
+            let Some(s) = self.segments[l] else { return };
             self.layers()[l].squared_gradients(scratch, primal, dy, bases(s), sum.segment_mut(s));
         });
         let unscaled = sums.clone();

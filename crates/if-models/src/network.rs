@@ -19,7 +19,7 @@ pub struct Network<B: Backend> {
     inputs: usize,
     layers: Vec<Arc<dyn Layer<B>>>,
     /// Segment of each layer's parameters.
-    segments: Vec<Option<usize>>,
+    pub(crate) segments: Vec<Option<usize>>,
     /// For each layer the earlier activation that is added to its output: 0 is the input, `l + 1` the
     /// output of layer `l`.
     skips: Vec<Option<usize>>,

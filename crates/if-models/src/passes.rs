@@ -178,7 +178,7 @@ impl<B: Backend> Network<B> {
         if B::IN_HAND.is_some() {
             // All examples go back together: there is nothing to keep.
             self.backward(scratch, at, self.delta(at.tape), false, |scratch, l, primal, dy| {
-                if let Some(s) = self.with_parameters().position(|own| own == l) {
+                if let Some(s) = self.segments[l] {
                     f(scratch, s, &*self.layers()[l], primal, dy);
                 }
             });

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::cpu_convolution::{Convolve, Transpose, Weights};
 use super::gemm::{Operand, product};
-use super::{Adam, Backend, CgProducts, CgStep, View, ViewMut, rank};
+use super::{Adam, Backend, CgProducts, CgStep, View, ViewMut, falling};
 use super::{cpu_activation, cpu_bag, cpu_convolution, cpu_loss, cpu_pool, cpu_window};
 use crate::{Activation, Loss, Real, SignStream, Window};
 
@@ -123,12 +123,12 @@ impl<T: Real> Backend for Cpu<T> {
         self.map(x.rows, |i| {
             let row = x.row(i);
             let mut order: Vec<usize> = (0..row.len()).collect();
-            let falling = |a: &usize, b: &usize| rank(row[*b]).total_cmp(&rank(row[*a])).then(a.cmp(b));
+            let by_number = |a: &usize, b: &usize| falling((row[*a], *a), (row[*b], *b));
             if (1..order.len()).contains(&k) {
-                order.select_nth_unstable_by(k - 1, falling);
+                order.select_nth_unstable_by(k - 1, by_number);
             }
             order.truncate(k);
-            order.sort_unstable_by(falling);
+            order.sort_unstable_by(by_number);
             order
         })
     }

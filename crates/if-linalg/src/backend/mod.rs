@@ -16,6 +16,7 @@ pub use cpu::Cpu;
 pub(crate) use cpu_convolution::Convolution;
 pub use view::{View, ViewMut};
 
+use std::cmp::Ordering;
 use std::panic::resume_unwind;
 
 use crate::{Activation, Loss, Real, SymmetricMatrix, Window};
@@ -51,11 +52,15 @@ pub struct CgProducts {
     pub rr: Vec<f64>,
 }
 
-/// What [`Backend::top_k`] orders by: NaN is below everything, zeros of both signs are equal.
-pub(crate) fn rank<T: Real>(value: T) -> f64 {
-    let value = value.to_f64();
-    // The least in the total order of floating-point numbers.
-    if value.is_nan() { -f64::NAN } else { value + 0.0 }
+/// The order of [`Backend::top_k`], of numbers with their columns: falling, NaN last, zeros of both signs equal, and equal
+/// ones by column.
+pub(crate) fn falling<T: Real>(a: (T, usize), b: (T, usize)) -> Ordering {
+    let rank = |value: T| {
+        let value = value.to_f64();
+        // The least in the total order of floating-point numbers.
+        if value.is_nan() { -f64::NAN } else { value + 0.0 }
+    };
+    rank(b.0).total_cmp(&rank(a.0)).then(a.1.cmp(&b.1))
 }
 
 /// `task(0)`, ..., `task(tasks - 1)` at the same time, the first on this thread: one for each of some devices. Results in
@@ -112,6 +117,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn write(&self, buffer: &mut Self::Buffer, offset: usize, host: &[Self::Elem]);
     /// The matrix, row by row.
     fn download(&self, x: View<Self>) -> Vec<Self::Elem>;
+    /// A copy of a whole buffer on the device `to`, through the host.
+    fn copied(&self, buffer: &Self::Buffer, to: &Self) -> Self::Buffer {
+        to.upload(&self.download(View::new(buffer, 0, 1, Self::len(buffer))))
+    }
     /// Number of elements.
     fn len(buffer: &Self::Buffer) -> usize;
 

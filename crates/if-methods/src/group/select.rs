@@ -190,7 +190,7 @@ impl<'p, 'a, B: Backend> Programme<'p, 'a, B> {
     }
 
     fn scores(risk: &EmpiricalRisk<B>, theta: &Block<B>, x: &Block<B>) -> Vec<f64> {
-        against_train(risk, theta, x).into_iter().map(Real::to_f64).collect()
+        against_train(risk, &[], theta, x).into_iter().map(Real::to_f64).collect()
     }
 
     fn largest(&self, values: &[f64]) -> Vec<usize> {

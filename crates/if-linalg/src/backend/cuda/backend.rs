@@ -5,7 +5,7 @@ use cudarc::driver::result;
 use super::convolution::{self, Filters};
 use super::kernels::{self, Matrix, Windows};
 use super::{Cuda, CudaBuffer, CudaReal, Products, THREADS, bytes, expect};
-use crate::backend::{eigen_on_host, rank};
+use crate::backend::{eigen_on_host, falling};
 use crate::{
     Activation, Adam, Backend, CgProducts, CgStep, Loss, Real, SymmetricMatrix, View, ViewMut, Window,
 };
@@ -173,17 +173,17 @@ impl<T: CudaReal> Backend for Cuda<T> {
         let (columns, values) = (self.allocate::<i64>(rows * k), self.allocate::<T>(rows * k));
         let grid = (u32::try_from(rows).expect("fewer rows"), 1);
         launch!(self, "top_k", grid, x.matrix(), k as i64, columns.at(0), values.at(0));
-        let (mut found, mut ranks) = (vec![0; rows * k], vec![T::ZERO; rows * k]);
+        let (mut found, mut numbers) = (vec![0; rows * k], vec![T::ZERO; rows * k]);
         self.fetch(&columns, 0, &mut found);
-        self.fetch(&values, 0, &mut ranks);
+        self.fetch(&values, 0, &mut numbers);
         // The kernel finds which they are; these few are put in order here.
-        let sorted = |(columns, values): (&[i64], &[T])| {
-            let ranks = values.iter().map(|value| rank(*value));
-            let mut row: Vec<(f64, usize)> = ranks.zip(columns.iter().map(|j| *j as usize)).collect();
-            row.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let sorted = |(columns, numbers): (&[i64], &[T])| {
+            let columns = columns.iter().map(|j| *j as usize);
+            let mut row: Vec<(T, usize)> = numbers.iter().copied().zip(columns).collect();
+            row.sort_unstable_by(|a, b| falling(*a, *b));
             row.into_iter().map(|(_, column)| column).collect()
         };
-        found.chunks_exact(k).zip(ranks.chunks_exact(k)).map(sorted).collect()
+        found.chunks_exact(k).zip(numbers.chunks_exact(k)).map(sorted).collect()
     }
 
     fn swap_axes(&self, [a, b, c]: [usize; 3], x: View<Self>, y: ViewMut<Self>) {

@@ -220,8 +220,9 @@ impl Device {
         expect(self.stream.synchronize());
     }
 
-    /// cuSOLVER, where it is installed. The device has to be that of the calling thread.
+    /// cuSOLVER, where it is installed, with the device that of the calling thread.
     pub fn cusolver(&self) -> Option<&Mutex<CuSolver>> {
+        self.bind();
         self.cusolver.get_or_init(|| CuSolver::open(&self.stream)).as_ref()
     }
 

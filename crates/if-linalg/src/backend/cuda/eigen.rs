@@ -52,7 +52,6 @@ impl<T: CudaReal> Cuda<T> {
             return None;
         }
         let order = i32::try_from(n).ok()?;
-        self.device.bind();
         let handle = self.device.cusolver()?.lock().unwrap_or_else(PoisonError::into_inner);
         let vectors = self.send(a.as_slice());
         let (values, info) = (self.allocate::<f64>(n), self.allocate::<i32>(1));
