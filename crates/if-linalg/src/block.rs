@@ -287,10 +287,27 @@ impl<B: Backend> Block<B> {
         );
     }
 
-    /// One step of conjugate gradients on every vector, see [`Backend::cg_step`].
-    pub fn cg_step(step: CgStep, p: &Self, q: &Self, x: &mut Self, r: &mut Self) -> CgProducts {
-        let parts: Vec<_> =
-            (0..p.layout.segments.len()).map(|s| (p.k * p.layout.start(s), p.layout.len(s))).collect();
-        p.backend.cg_step(step, &parts, [&p.buffer, &q.buffer], [&mut x.buffer, &mut r.buffer])
+    /// First half of a step of conjugate gradients on every vector, see [`Backend::cg_step`].
+    pub fn cg_step(step: CgStep, p: &Self, q: &Self, x: &mut Self, r: &mut Self) -> B::CgSums {
+        p.backend.cg_step(step, &p.parts(), [&p.buffer, &q.buffer], [&mut x.buffer, &mut r.buffer])
+    }
+
+    /// Second half, on the directions `self`, see [`Backend::cg_turn`].
+    pub fn cg_turn(&mut self, sums: B::CgSums, r: &Self, z: Option<&Self>) -> CgProducts {
+        let (backend, parts) = (self.backend.clone(), self.parts());
+        backend.cg_turn(sums, &parts, &r.buffer, z.map(|z| &z.buffer), &mut self.buffer)
+    }
+
+    /// One step of LiSSA on every vector, see [`Backend::lissa_step`].
+    pub fn lissa_step(&mut self, scale: f64, b: &Self, ax: &Self, sum: Option<&mut Self>) -> Vec<f64> {
+        let (backend, parts, k) = (self.backend.clone(), self.parts(), self.k);
+        let sum = sum.map(|sum| &mut sum.buffer);
+        backend.lissa_step((scale, k), &parts, [&b.buffer, &ax.buffer], &mut self.buffer, sum)
+    }
+
+    /// Start of every segment in the buffer, and its length in one vector.
+    fn parts(&self) -> Vec<(usize, usize)> {
+        let all = 0..self.layout.segments.len();
+        all.map(|s| (self.k * self.layout.start(s), self.layout.len(s))).collect()
     }
 }

@@ -5,9 +5,10 @@ use std::marker::PhantomData;
 use rayon::prelude::*;
 
 use super::cpu_convolution::{Convolve, Transpose, Weights};
+use super::cpu_steps::CgSums;
 use super::gemm::{Operand, product};
 use super::{Adam, Backend, CgProducts, CgStep, View, ViewMut, falling};
-use super::{cpu_activation, cpu_bag, cpu_convolution, cpu_loss, cpu_pool, cpu_window};
+use super::{cpu_activation, cpu_bag, cpu_convolution, cpu_loss, cpu_pool, cpu_steps, cpu_window};
 use crate::{Activation, Loss, Real, SignStream, Window};
 
 /// The processor, computing in `T` (`f32` or `f64`).
@@ -23,9 +24,9 @@ impl<T> Cpu<T> {
 
 /// Elements of one row that one task of a block kernel handles. A constant: it fixes the order of
 /// summation. 64 kB of `f64`, so that partial sums are few and a chunk fits the first-level cache.
-const CHUNK: usize = 8192;
+pub(super) const CHUNK: usize = 8192;
 /// Below this many elements a block kernel stays on the calling thread.
-const PARALLEL_FROM: usize = 4 * CHUNK;
+pub(super) const PARALLEL_FROM: usize = 4 * CHUNK;
 
 /// Runs `kernel`, as far as it is inlined, compiled for the widest vectors of this processor instead of those that
 /// all of its kind have. Nothing is contracted or reordered: bits stay the same. A closure has to ask for being inlined:
@@ -47,7 +48,7 @@ impl<T: Real> ViewMut<'_, Cpu<T>> {
     }
 
     /// The rows, one mutable slice each.
-    fn into_rows<'b>(self) -> Vec<&'b mut [T]>
+    pub(super) fn into_rows<'b>(self) -> Vec<&'b mut [T]>
     where
         Self: 'b,
     {
@@ -64,6 +65,7 @@ impl<T: Real> ViewMut<'_, Cpu<T>> {
 impl<T: Real> Backend for Cpu<T> {
     type Elem = T;
     type Buffer = Vec<T>;
+    type CgSums = CgSums;
 
     /// 256 to 1000 are equally fast.
     const ROW_BLOCK: usize = 512;
@@ -238,21 +240,32 @@ impl<T: Real> Backend for Cpu<T> {
         &self,
         step: CgStep,
         parts: &[(usize, usize)],
-        [p, q]: [&Vec<T>; 2],
-        [x, r]: [&mut Vec<T>; 2],
+        pq: [&Vec<T>; 2],
+        xr: [&mut Vec<T>; 2],
+    ) -> CgSums {
+        cpu_steps::cg_step(step, parts, pq, xr)
+    }
+
+    fn cg_turn(
+        &self,
+        sums: CgSums,
+        parts: &[(usize, usize)],
+        r: &Vec<T>,
+        z: Option<&Vec<T>>,
+        p: &mut Vec<T>,
     ) -> CgProducts {
-        let k = step.rz.len();
-        let mut products = CgProducts { pq: vec![0.0; k], rr: vec![0.0; k] };
-        let part = |buffer, &(start, len): &(usize, usize)| View::<Self>::new(buffer, start, k, len);
-        let pairs: Vec<_> = parts.iter().map(|at| [part(p, at), part(q, at)]).collect();
-        self.dots(&pairs, &mut products.pq);
-        let length = |(pq, (rz, floor)): (&f64, (&f64, &f64))| if pq > floor { rz / pq } else { 0.0 };
-        let alpha: Vec<f64> = products.pq.iter().zip(step.rz.iter().zip(step.floor)).map(length).collect();
-        for (pq, &(start, len)) in pairs.into_iter().zip(parts) {
-            let targets = [&mut *x, &mut *r].map(|buffer| ViewMut::new(buffer, start, k, len));
-            cg_update(&alpha, pq, targets, &mut products.rr);
-        }
-        products
+        cpu_steps::cg_turn(sums, parts, r, z, p)
+    }
+
+    fn lissa_step(
+        &self,
+        (scale, k): (f64, usize),
+        parts: &[(usize, usize)],
+        b_ax: [&Vec<T>; 2],
+        x: &mut Vec<T>,
+        sum: Option<&mut Vec<T>>,
+    ) -> Vec<f64> {
+        cpu_steps::lissa_step((scale, k), parts, b_ax, x, sum)
     }
 
     fn adam_update(
@@ -494,37 +507,6 @@ impl<T: Real> Backend for Cpu<T> {
     }
 }
 
-/// `x_i += alpha_i p_i`, `r_i -= alpha_i q_i`, `out_i += <r_i, r_i>` in one pass.
-fn cg_update<T: Real>(
-    alpha: &[f64],
-    [p, q]: [View<Cpu<T>>; 2],
-    [x, r]: [ViewMut<Cpu<T>>; 2],
-    out: &mut [f64],
-) {
-    let parallel = x.rows * x.cols >= PARALLEL_FROM;
-    let step = |((((x, r), total), alpha), i): CgRow<'_, T>| {
-        let alpha = T::from_f64(alpha);
-        let steps = x.chunks_mut(CHUNK).zip(r.chunks_mut(CHUNK));
-        let sources = p.row(i).chunks(CHUNK).zip(q.row(i).chunks(CHUNK));
-        for ((x, r), (p, q)) in steps.zip(sources) {
-            for ((x, r), (p, q)) in x.iter_mut().zip(r.iter_mut()).zip(p.iter().zip(q)) {
-                *x += alpha * *p;
-                *r -= alpha * *q;
-            }
-            *total += dot(r, r);
-        }
-    };
-    let rows = x.into_rows().into_iter().zip(r.into_rows()).zip(out).zip(alpha.iter().copied()).zip(0..);
-    if parallel {
-        rows.collect::<Vec<_>>().into_par_iter().for_each(step);
-    } else {
-        rows.for_each(step);
-    }
-}
-
-/// Rows of `x` and `r`, where their `r.r` goes, the step length, and which row it is.
-type CgRow<'a, T> = ((((&'a mut [T], &'a mut [T]), &'a mut f64), f64), usize);
-
 /// Start and length of the chunks of a row.
 fn chunks(cols: usize) -> Vec<(usize, usize)> {
     (0..cols).step_by(CHUNK).map(|start| (start, CHUNK.min(cols - start))).collect()
@@ -552,7 +534,7 @@ fn axpby<T: Real>(alpha: f64, x: &[T], beta: f64, y: &mut [T]) {
 
 /// `<x, y>` in `f64`: eight partial sums, so that the loop vectorises and the order is fixed.
 #[inline(always)]
-fn dot<T: Real>(x: &[T], y: &[T]) -> f64 {
+pub(super) fn dot<T: Real>(x: &[T], y: &[T]) -> f64 {
     let mut lanes = [0.0f64; 8];
     let (xs, ys) = (x.chunks_exact(8), y.chunks_exact(8));
     let tail: f64 = xs.remainder().iter().zip(ys.remainder()).map(|(x, y)| x.to_f64() * y.to_f64()).sum();

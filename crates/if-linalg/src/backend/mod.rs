@@ -6,6 +6,7 @@ mod cpu_bag;
 mod cpu_convolution;
 mod cpu_loss;
 mod cpu_pool;
+mod cpu_steps;
 mod cpu_window;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
@@ -46,10 +47,14 @@ pub struct CgStep<'a> {
 /// What comes out of a step of conjugate gradients, one number a vector, summed in `f64`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CgProducts {
-    /// `p.q`, from which `alpha = r.z / p.q`.
+    /// `p.q` with the old `p`, from which `alpha = r.z / p.q`.
     pub pq: Vec<f64>,
     /// `r.r` with the new `r`.
     pub rr: Vec<f64>,
+    /// `r.z` with the new `r`, from which `beta`.
+    pub rz: Vec<f64>,
+    /// `p.p` with the new `p`.
+    pub pp: Vec<f64>,
 }
 
 /// The order of [`Backend::top_k`], of numbers with their columns: falling, NaN last, zeros of both signs equal, and equal
@@ -89,16 +94,19 @@ pub(crate) fn eigen_on_host<B: Backend>(backend: &B, a: &SymmetricMatrix) -> (Ve
 /// [`map`](Self::map), whose tasks are cut by the caller into a number that does not depend on the
 /// machine. The kernels on whole blocks of vectors ([`top_k`](Self::top_k),
 /// [`row_axpby`](Self::row_axpby), [`dots`](Self::dots), [`gram`](Self::gram), [`combine`](Self::combine),
-/// [`cg_step`](Self::cg_step)) may use the whole device themselves, in chunks of constant size. So results have the same bits for any number of threads.
+/// [`cg_step`](Self::cg_step), [`cg_turn`](Self::cg_turn), [`lissa_step`](Self::lissa_step)) may use the whole device
+/// themselves, in chunks of constant size. So results have the same bits for any number of threads.
 ///
 /// Coefficients are `f64` on the host for every element type. Only what returns numbers to the host
 /// ([`download`](Self::download), [`top_k`](Self::top_k), [`dots`](Self::dots), [`gram`](Self::gram),
-/// [`eigen`](Self::eigen), [`cg_step`](Self::cg_step)) waits for the device.
+/// [`eigen`](Self::eigen), [`cg_turn`](Self::cg_turn), [`lissa_step`](Self::lissa_step)) waits for the device.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// Type of the numbers in memory.
     type Elem: Real;
     /// A contiguous allocation on the device.
     type Buffer: Send + Sync;
+    /// Numbers of a step of conjugate gradients that stay on the device between its two halves.
+    type CgSums;
 
     /// Examples in one row block. A constant of the device: it fixes the order of summation.
     const ROW_BLOCK: usize;
@@ -182,8 +190,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     }
     /// `y_i = beta y_i + sum_j m[i][j] x_j` over rows, with `m` row-major; `beta = 0` never reads `y`.
     fn combine(&self, m: &[f64], x: View<Self>, beta: f64, y: ViewMut<Self>);
-    /// One step of conjugate gradients on directions `p`, their products `q = A p`, solutions `x` and residuals
-    /// `r`: where `p.q` is above its floor, `x += alpha p` and `r -= alpha q` with `alpha = r.z / p.q`. Of each
+    /// First half of a step of conjugate gradients, on directions `p`, their products `q = A p`, solutions `x` and
+    /// residuals `r`: where `p.q` is above its floor, `x += alpha p` and `r -= alpha q` with `alpha = r.z / p.q`. Of each
     /// `(start, len)` in `parts`, `len` numbers from `start + i len` on belong to vector `i`.
     fn cg_step(
         &self,
@@ -191,7 +199,28 @@ pub trait Backend: Clone + Send + Sync + 'static {
         parts: &[(usize, usize)],
         pq: [&Self::Buffer; 2],
         xr: [&mut Self::Buffer; 2],
+    ) -> Self::CgSums;
+    /// Second half: `p = z + beta p` with `beta = r.z / r'.z'`, the new one over the one given to
+    /// [`cg_step`](Self::cg_step), and `beta = 0` where that made no step. `z` is the preconditioned residual; `None` is
+    /// `r` itself.
+    fn cg_turn(
+        &self,
+        sums: Self::CgSums,
+        parts: &[(usize, usize)],
+        r: &Self::Buffer,
+        z: Option<&Self::Buffer>,
+        p: &mut Self::Buffer,
     ) -> CgProducts;
+    /// One step of LiSSA, `x += (b - ax) / scale`, and where there is a `sum`, `sum += x`; gives `x.x` of every one of
+    /// `k` vectors. `parts` is that of [`cg_step`](Self::cg_step).
+    fn lissa_step(
+        &self,
+        scale_and_k: (f64, usize),
+        parts: &[(usize, usize)],
+        b_ax: [&Self::Buffer; 2],
+        x: &mut Self::Buffer,
+        sum: Option<&mut Self::Buffer>,
+    ) -> Vec<f64>;
 
     /// One step of [`Adam`] on one row: `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
     /// `theta -= rate m / (sqrt(v) + epsilon)`.

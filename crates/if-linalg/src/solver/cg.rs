@@ -199,38 +199,25 @@ impl<'a, B: Backend> Run<'a, B> {
         let floor: Vec<f64> =
             self.state.iter().map(|column| column.quotients.floor::<B::Elem>(column.pp)).collect();
         let step = CgStep { rz: &rz, floor: &floor };
-        let CgProducts { pq, rr } = Block::cg_step(step, &self.p, &q, &mut self.x, &mut self.r);
-        let judge = |(column, pq): (&mut Column, &f64)| {
-            column.products += 1;
-            column.quotients.judge::<B::Elem>(*pq, column.pp)
-        };
-        let mut ends: Vec<Option<Termination>> = self.state.iter_mut().zip(&pq).map(judge).collect();
+        let sums = Block::cg_step(step, &self.p, &q, &mut self.x, &mut self.r);
         let z = self.preconditioner.map(|_| preconditioned(self.preconditioner, &self.r));
-        let rz = z.as_ref().map_or_else(|| rr.clone(), |z| self.r.dots(z));
-        let mut beta = vec![0.0; ends.len()];
-        for i in 0..ends.len() {
-            if ends[i].is_none() {
-                ends[i] = self.advance(i, self.state[i].rz / pq[i], [rr[i], rz[i]], &mut beta[i]);
-            }
-        }
-        self.p.row_axpby(&vec![1.0; beta.len()], z.as_ref().unwrap_or(&self.r), &beta);
-        if z.is_some() {
-            let pp = self.p.dots(&self.p);
-            self.state.iter_mut().zip(pp).for_each(|(column, pp)| column.pp = pp);
-        }
+        let products = self.p.cg_turn(sums, &self.r, z.as_ref());
+        let ends = (0..self.state.len()).map(|i| self.advance(i, &products)).collect();
         self.check(ends);
     }
 
-    /// Takes the new `r.r` and `r.z` of vector `i`. `Some(Converged)` only proposes; [`check`](Self::check) decides.
-    fn advance(&mut self, i: usize, alpha: f64, [rr, rz]: [f64; 2], beta: &mut f64) -> Option<Termination> {
+    /// Takes what came out of vector `i`. `Some(Converged)` only proposes; [`check`](Self::check) decides.
+    fn advance(&mut self, i: usize, products: &CgProducts) -> Option<Termination> {
+        let [pq, rr, rz, pp] = [&products.pq, &products.rr, &products.rz, &products.pp].map(|all| all[i]);
         let norm = self.b_norms[self.active[i]];
         let column = &mut self.state[i];
+        column.products += 1;
+        if let Some(end) = column.quotients.judge::<B::Elem>(pq, column.pp) {
+            return Some(end);
+        }
         column.iterations += 1;
-        *beta = rz / column.rz;
-        column.extend_tridiagonal(alpha, *beta);
-        // Without a preconditioner the new residual is orthogonal to the old direction.
-        column.pp = rr + *beta * *beta * column.pp;
-        column.rz = rz;
+        column.extend_tridiagonal(column.rz / pq, rz / column.rz);
+        (column.rz, column.pp) = (rz, pp);
         let limit = (column.iterations, self.settings.max_iterations);
         proposal::<B::Elem>(rr.sqrt() / norm, self.settings.tolerance, limit)
     }

@@ -454,33 +454,26 @@ impl<'a, B: Backend> Walks<'a, B> {
             if cancelled(walk.steps) {
                 return Some(Stop::Cancelled);
             }
-            self.step(place, walk);
-            if self.grown(walk) {
+            if !self.step(place, walk, depth) {
                 return Some(Stop::Grown);
-            }
-            if walk.steps > depth / 2 {
-                walk.sum.axpby(1.0, &walk.x, 1.0);
             }
         }
         None
     }
 
-    fn step(&self, place: &Place<B>, walk: &mut Walk<B>) {
+    /// One step; iterates of the last half of `depth` are added up. `false` where one is longer than contractions can
+    /// make it, or not finite.
+    fn step(&self, place: &Place<B>, walk: &mut Walk<B>, depth: usize) -> bool {
+        let Walk { sampler, x, product, sum, steps } = walk;
         match (self.plan.batch, place.operator.as_finite_sum()) {
-            (Some(batch), Some(sum)) => {
-                sum.apply_batch(&walk.sampler.draw(batch), &walk.x, &mut walk.product);
-            }
-            _ => place.operator.apply(&walk.x, &mut walk.product),
+            (Some(batch), Some(sum)) => sum.apply_batch(&sampler.draw(batch), x, product),
+            _ => place.operator.apply(x, product),
         }
-        walk.x.axpby(-1.0 / self.plan.scale, &walk.product, 1.0);
-        walk.x.axpby(1.0 / self.plan.scale, &place.b, 1.0);
-        walk.steps += 1;
-    }
-
-    /// Whether an iterate is longer than contractions can make it, or not finite.
-    fn grown(&self, walk: &Walk<B>) -> bool {
-        let bound = GROWN * (walk.steps + 1) as f64 / self.plan.scale;
-        walk.x.norms().iter().zip(&self.b_norms).any(|(x, b)| x.is_nan() || *x > bound * b)
+        *steps += 1;
+        let scale = self.plan.scale;
+        let squares = x.lissa_step(scale, &place.b, product, (*steps > depth / 2).then_some(sum));
+        let bound = GROWN * (*steps + 1) as f64 / scale;
+        squares.iter().zip(&self.b_norms).all(|(square, b)| square.sqrt() <= bound * b)
     }
 
     /// Taken by each repeat.

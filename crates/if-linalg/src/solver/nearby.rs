@@ -15,9 +15,7 @@
 use super::columns::Columns;
 use super::quotients::Quotients;
 use super::{Prepared, proposal, verdict};
-use crate::{
-    Backend, Block, CgProducts, CgStep, ColumnReport, LinearOperator, Observer, Real, Solution, Termination,
-};
+use crate::{Backend, Block, ColumnReport, LinearOperator, Observer, Real, Solution, Termination};
 
 /// Symmetric matrices near `A`, one for each right-hand side.
 pub trait Nearby<B: Backend>: Sync {
@@ -118,21 +116,21 @@ impl<B: Backend> Run<B> {
     fn step(&mut self, near: &dyn Nearby<B>, columns: &[usize], ends: &mut [Option<Termination>]) {
         let mut q = Block::zeros(self.x.backend(), self.x.layout(), self.x.k());
         near.apply(columns, &self.p, &self.ap, &mut q);
-        let pp = self.p.dots(&self.p);
-        let rz: Vec<f64> = self.state.iter().map(|state| state.rz).collect();
-        let floor = |((state, end), pp): ((&State, &Option<Termination>), &f64)| match end {
-            Some(_) => f64::INFINITY,
-            None => state.quotients.floor::<B::Elem>(*pp),
-        };
-        let floor: Vec<f64> = self.state.iter().zip(&*ends).zip(&pp).map(floor).collect();
-        let step = CgStep { rz: &rz, floor: &floor };
-        let CgProducts { pq, .. } = Block::cg_step(step, &self.p, &q, &mut self.x, &mut self.r);
+        let (pq, pp) = (self.p.dots(&q), self.p.dots(&self.p));
+        let mut alpha = vec![0.0; ends.len()];
         for (i, state) in self.state.iter_mut().enumerate() {
             state.products += 1;
             let judged = state.quotients.judge::<B::Elem>(pq[i], pp[i]);
             ends[i] = ends[i].or(judged);
-            state.iterations += usize::from(ends[i].is_none());
+            if ends[i].is_none() {
+                state.iterations += 1;
+                alpha[i] = state.rz / pq[i];
+            }
         }
+        let ones = vec![1.0; alpha.len()];
+        self.x.row_axpby(&alpha, &self.p, &ones);
+        alpha.iter_mut().for_each(|alpha| *alpha = -*alpha);
+        self.r.row_axpby(&alpha, &q, &ones);
     }
 
     /// Which of the columns that go on seem to be done.

@@ -1,7 +1,7 @@
 //! Every kernel of a backend against the reference: the CPU in `f64`.
 
 use super::{ACTIVATIONS, random};
-use crate::{Adam, Backend, CgStep, Cpu, Loss, Real, SymmetricMatrix, View, ViewMut, Window};
+use crate::{Adam, Backend, CgProducts, CgStep, Cpu, Loss, Real, SymmetricMatrix, View, ViewMut, Window};
 
 /// Runs every kernel of `backend` on random numbers, and again, and compares with the CPU in `f64`: norm-wise relative
 /// differences are at most `tolerance`, products of matrices at most `products` (which may be computed in a narrower
@@ -257,7 +257,7 @@ impl<'a, B: Backend> Results<'a, B> {
             self.backend.combine(&mixed, view(&z, other), 0.0, into(&mut fresh, shape));
             self.keep(format!("combine to nothing {k}"), &fresh, shape);
         }
-        self.conjugate_gradients();
+        self.steps();
         self.eigenproblems();
         let shape = (1, 5000, 5000);
         let (g, mut m, mut theta) = (self.given(shape), self.given(shape), self.given(shape));
@@ -272,7 +272,7 @@ impl<'a, B: Backend> Results<'a, B> {
     }
 
     /// Vectors in two parts, the last of which has a curvature below its floor.
-    fn conjugate_gradients(&mut self) {
+    fn steps(&mut self) {
         let (k, sizes) = (3, [5000, 7]);
         let shape = (1, k * (sizes[0] + sizes[1]), k * (sizes[0] + sizes[1]));
         let parts = [(OFFSET, sizes[0]), (OFFSET + k * sizes[0], sizes[1])];
@@ -281,12 +281,27 @@ impl<'a, B: Backend> Results<'a, B> {
         let mut q = self.given(shape);
         self.backend.row_axpby(&[2.0], view(&p, shape), &[0.0], into(&mut q, shape));
         self.backend.row_axpby(&[0.5], view(&noise, shape), &[1.0], into(&mut q, shape));
-        let step = CgStep { rz: &[1.0, 200.0, 30.0], floor: &[0.0, 1.0, 1e9] };
-        let products = self.backend.cg_step(step, &parts, [&p, &q], [&mut x, &mut r]);
-        self.keep("cg x", &x, shape);
-        self.keep("cg r", &r, shape);
-        self.keep_values("cg p.q", products.pq);
-        self.keep_values("cg r.r", products.rr);
+        let z = self.given(shape);
+        for (name, z) in [("cg", None), ("preconditioned cg", Some(&z))] {
+            let step = CgStep { rz: &[1.0, 200.0, 30.0], floor: &[0.0, 1.0, 1e9] };
+            let sums = self.backend.cg_step(step, &parts, [&p, &q], [&mut x, &mut r]);
+            let mut turned = self.given(shape);
+            let products = self.backend.cg_turn(sums, &parts, &r, z, &mut turned);
+            for (what, buffer) in [("x", &x), ("r", &r), ("p", &turned)] {
+                self.keep(format!("{name} {what}"), buffer, shape);
+            }
+            let CgProducts { pq, rr, rz, pp } = products;
+            for (what, values) in [("p.q", pq), ("r.r", rr), ("r.z", rz), ("p.p", pp)] {
+                self.keep_values(format!("{name} {what}"), values);
+            }
+        }
+        let mut sum = self.given(shape);
+        let squares = self.backend.lissa_step((2.5, k), &parts, [&p, &q], &mut x, None);
+        self.keep_values("lissa x.x", squares);
+        let squares = self.backend.lissa_step((2.5, k), &parts, [&p, &q], &mut x, Some(&mut sum));
+        self.keep_values("lissa x.x again", squares);
+        self.keep("lissa x", &x, shape);
+        self.keep("lissa sum", &sum, shape);
     }
 
     fn scoring(&mut self) {

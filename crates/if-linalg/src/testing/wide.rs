@@ -76,6 +76,7 @@ macro_rules! delegate {
 impl<T: Real> Backend for Wide<T> {
     type Elem = T;
     type Buffer = Vec<T>;
+    type CgSums = <Cpu<T> as Backend>::CgSums;
 
     const ROW_BLOCK: usize = 96;
     const IN_HAND: Option<usize> = Some(5000);
@@ -127,8 +128,30 @@ impl<T: Real> Backend for Wide<T> {
         parts: &[(usize, usize)],
         pq: [&Vec<T>; 2],
         xr: [&mut Vec<T>; 2],
-    ) -> CgProducts {
+    ) -> Self::CgSums {
         self.0.cg_step(step, parts, pq, xr)
+    }
+
+    fn cg_turn(
+        &self,
+        sums: Self::CgSums,
+        parts: &[(usize, usize)],
+        r: &Vec<T>,
+        z: Option<&Vec<T>>,
+        p: &mut Vec<T>,
+    ) -> CgProducts {
+        self.0.cg_turn(sums, parts, r, z, p)
+    }
+
+    fn lissa_step(
+        &self,
+        scale_and_k: (f64, usize),
+        parts: &[(usize, usize)],
+        b_ax: [&Vec<T>; 2],
+        x: &mut Vec<T>,
+        sum: Option<&mut Vec<T>>,
+    ) -> Vec<f64> {
+        self.0.lissa_step(scale_and_k, parts, b_ax, x, sum)
     }
 
     delegate! {

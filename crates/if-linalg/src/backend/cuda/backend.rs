@@ -3,15 +3,14 @@
 use cudarc::driver::result;
 
 use super::convolution::{self, Filters};
-use super::kernels::{self, Matrix, Windows};
-use super::{Cuda, CudaBuffer, CudaReal, Products, THREADS, bytes, expect};
+use super::kernels::{self, Windows};
+use super::steps::{CgSums, chunks};
+use super::{Cuda, CudaBuffer, CudaReal, Products, THREADS, expect};
 use crate::backend::{eigen_on_host, falling};
 use crate::{
     Activation, Adam, Backend, CgProducts, CgStep, Loss, Real, SymmetricMatrix, View, ViewMut, Window,
 };
 
-/// Numbers of a row that one block of threads sums up. A constant: it fixes the order of summation.
-const CHUNK: usize = 4096;
 /// Columns of one product of a Gram matrix, the sums of which are added in `f64`.
 const GRAM_CHUNK: usize = 8192;
 /// Below this length a dot is left to a single thread.
@@ -28,44 +27,12 @@ impl<T: CudaReal> Cuda<T> {
         self.each(rows * 32)
     }
 
-    /// The sum of the chunks of each of `k` vectors, on the device.
-    fn sums(&self, partial: &CudaBuffer<f64>, width: usize, out: u64, k: usize) {
-        launch!(self, "sum_partial", (k as u32, 1), partial.at(0), width as i64, out);
-    }
-
-    /// `out_i = <x_i, y_i>` for `k` vectors, of which each pair holds a part, on the device; `partial` has room for the
-    /// `width` chunks of each.
-    fn pair_dots(
-        &self,
-        pairs: &[[Matrix; 2]],
-        (partial, width): (&CudaBuffer<f64>, usize),
-        out: u64,
-        k: usize,
-    ) {
-        let mut first = 0;
-        for &[x, y] in pairs {
-            let grid = chunked(&x);
-            launch!(self, "dots_partial", grid, x, y, CHUNK as i64, partial.at(0), first, width as i64);
-            first += i64::from(grid.0);
-        }
-        self.sums(partial, width, out, k);
-    }
-
     /// Adds sums that are on the device, when they are done, to `out`.
     fn add_to(&self, out: &mut [f64], sums: &CudaBuffer<f64>) {
         let mut host = vec![0.0; out.len()];
         self.fetch(sums, 0, &mut host);
         out.iter_mut().zip(host).for_each(|(out, sum)| *out += sum);
     }
-}
-
-/// Blocks for the chunks and rows of a matrix.
-fn chunked(x: &Matrix) -> (u32, u32) {
-    (chunks(x.cols as usize) as u32, x.rows.min(65_535) as u32)
-}
-
-fn chunks(cols: usize) -> usize {
-    cols.div_ceil(CHUNK)
 }
 
 /// The one number that all are, if so.
@@ -77,6 +44,7 @@ fn uniform(numbers: &[f64]) -> Option<f64> {
 impl<T: CudaReal> Backend for Cuda<T> {
     type Elem = T;
     type Buffer = CudaBuffer<T>;
+    type CgSums = CgSums;
 
     /// So many that kernels are long against the time it takes to start them.
     const ROW_BLOCK: usize = 16384;
@@ -105,9 +73,7 @@ impl<T: CudaReal> Backend for Cuda<T> {
     }
 
     fn write(&self, buffer: &mut CudaBuffer<T>, offset: usize, host: &[T]) {
-        assert!(offset + host.len() <= buffer.len, "more numbers than the buffer holds");
-        // SAFETY: the buffer holds so many numbers, as asserted.
-        unsafe { self.device.copy_in(buffer.at(offset), bytes(host)) };
+        self.overwrite(buffer, offset, host);
     }
 
     fn download(&self, x: View<Self>) -> Vec<T> {
@@ -235,9 +201,7 @@ impl<T: CudaReal> Backend for Cuda<T> {
             [x.matrix(), y.matrix()]
         };
         let pairs: Vec<_> = pairs.iter().map(matrices).collect();
-        let (partial, sums) = (self.allocate(k * width), self.allocate(k));
-        self.pair_dots(&pairs, (&partial, width), sums.at(0), k);
-        self.add_to(out, &sums);
+        self.add_to(out, &self.pair_dots(&pairs, width, k));
     }
 
     fn gram(&self, x: View<Self>, y: View<Self>, out: &mut [f64]) {
@@ -277,43 +241,32 @@ impl<T: CudaReal> Backend for Cuda<T> {
         &self,
         step: CgStep,
         parts: &[(usize, usize)],
-        [p, q]: [&CudaBuffer<T>; 2],
-        [x, r]: [&mut CudaBuffer<T>; 2],
+        pq: [&CudaBuffer<T>; 2],
+        xr: [&mut CudaBuffer<T>; 2],
+    ) -> CgSums {
+        self.first_half(step, parts, pq, xr)
+    }
+
+    fn cg_turn(
+        &self,
+        sums: CgSums,
+        parts: &[(usize, usize)],
+        r: &CudaBuffer<T>,
+        z: Option<&CudaBuffer<T>>,
+        p: &mut CudaBuffer<T>,
     ) -> CgProducts {
-        let k = step.rz.len();
-        let width: usize = parts.iter().map(|(_, len)| chunks(*len)).sum();
-        let part = |buffer, &(start, len): &(usize, usize)| View::<Self>::new(buffer, start, k, len).matrix();
-        let given = self.send(&[step.rz, step.floor].concat());
-        // p.q, then r.r.
-        let (partial, sums) = (self.allocate(k * width), self.allocate(2 * k));
-        let pairs: Vec<_> = parts.iter().map(|at| [part(p, at), part(q, at)]).collect();
-        self.pair_dots(&pairs, (&partial, width), sums.at(0), k);
-        let mut first = 0;
-        for ([p, q], at) in pairs.into_iter().zip(parts) {
-            let ([x, r], grid) = ([&*x, &*r].map(|buffer| part(buffer, at)), chunked(&p));
-            launch!(
-                self,
-                "cg_update",
-                grid,
-                given.at(0),
-                given.at(k),
-                sums.at(0),
-                p,
-                q,
-                x,
-                r,
-                CHUNK as i64,
-                partial.at(0),
-                first,
-                width as i64
-            );
-            first += i64::from(grid.0);
-        }
-        self.sums(&partial, width, sums.at(k), k);
-        let mut pq = vec![0.0; 2 * k];
-        self.fetch(&sums, 0, &mut pq);
-        let rr = pq.split_off(k);
-        CgProducts { pq, rr }
+        self.second_half(&sums, parts, r, z, p)
+    }
+
+    fn lissa_step(
+        &self,
+        (scale, k): (f64, usize),
+        parts: &[(usize, usize)],
+        b_ax: [&CudaBuffer<T>; 2],
+        x: &mut CudaBuffer<T>,
+        sum: Option<&mut CudaBuffer<T>>,
+    ) -> Vec<f64> {
+        self.add_residual((scale, k), parts, b_ax, x, sum)
     }
 
     fn adam_update(

@@ -150,9 +150,12 @@ extern "C" __global__ void sum_partial(const double *partial, i64 width, double 
     if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
-// One pass over x, r, p, q, shaped like dots_partial.
-extern "C" __global__ void cg_update(const double *rz, const double *floor, const double *pq, Matrix p, Matrix q,
-                                     Matrix x, Matrix r, i64 chunk, double *partial, i64 first, i64 width) {
+// The three passes of solvers below are shaped like dots_partial: sums of squares of what they write.
+
+// One pass over x, r, p, q. `given` is r.z, the floor and p.q of every row, one after another.
+extern "C" __global__ void cg_update(const double *given, Matrix p, Matrix q, Matrix x, Matrix r, i64 chunk,
+                                     double *partial, i64 first, i64 width) {
+    const double *rz = given, *floor = rz + x.rows, *pq = floor + x.rows;
     for (i64 i = blockIdx.y; i < x.rows; i += gridDim.y) {
         i64 start = blockIdx.x * chunk, end = min(start + chunk, x.cols);
         real alpha = pq[i] > floor[i] ? (real)(rz[i] / pq[i]) : (real)0;
@@ -162,6 +165,41 @@ extern "C" __global__ void cg_update(const double *rz, const double *floor, cons
             real residual = row(r, i)[j] - alpha * row(q, i)[j];
             row(r, i)[j] = residual;
             sum += (double)residual * (double)residual;
+        }
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) partial[i * width + first + blockIdx.x] = sum;
+    }
+}
+
+// The next directions. `given` as above, `rz` the new r.z.
+extern "C" __global__ void cg_direct(const double *given, const double *rz, Matrix z, Matrix p, i64 chunk,
+                                     double *partial, i64 first, i64 width) {
+    const double *before = given, *floor = before + p.rows, *pq = floor + p.rows;
+    for (i64 i = blockIdx.y; i < p.rows; i += gridDim.y) {
+        i64 start = blockIdx.x * chunk, end = min(start + chunk, p.cols);
+        real beta = pq[i] > floor[i] ? (real)(rz[i] / before[i]) : (real)0;
+        double sum = 0.0;
+        for (i64 j = start + threadIdx.x; j < end; j += blockDim.x) {
+            real direction = row(z, i)[j] + beta * row(p, i)[j];
+            row(p, i)[j] = direction;
+            sum += (double)direction * (double)direction;
+        }
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) partial[i * width + first + blockIdx.x] = sum;
+    }
+}
+
+// `total` gets the new x added to it if it `adds`.
+extern "C" __global__ void lissa_step(real step, Matrix b, Matrix ax, Matrix x, int adds, Matrix total, i64 chunk,
+                                      double *partial, i64 first, i64 width) {
+    for (i64 i = blockIdx.y; i < x.rows; i += gridDim.y) {
+        i64 start = blockIdx.x * chunk, end = min(start + chunk, x.cols);
+        double sum = 0.0;
+        for (i64 j = start + threadIdx.x; j < end; j += blockDim.x) {
+            real value = row(x, i)[j] - step * row(ax, i)[j] + step * row(b, i)[j];
+            row(x, i)[j] = value;
+            if (adds) row(total, i)[j] += value;
+            sum += (double)value * (double)value;
         }
         sum = block_sum(sum);
         if (threadIdx.x == 0) partial[i * width + first + blockIdx.x] = sum;

@@ -5,7 +5,7 @@ use cudarc::driver::DeviceRepr;
 use crate::{Activation, Loss, Window};
 
 /// Names of all kernels.
-pub(super) const KERNELS: [&str; 40] = [
+pub(super) const KERNELS: [&str; 42] = [
     "copy_rows",
     "fill",
     "signs",
@@ -18,6 +18,8 @@ pub(super) const KERNELS: [&str; 40] = [
     "dots_partial",
     "sum_partial",
     "cg_update",
+    "cg_direct",
+    "lissa_step",
     "sum_parts",
     "adam",
     "scale_rows",

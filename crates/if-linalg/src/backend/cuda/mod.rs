@@ -38,6 +38,7 @@ mod error;
 mod kernels;
 mod products;
 mod staging;
+mod steps;
 
 pub use device::{CudaOptions, Products, cuda_devices};
 pub use error::CudaError;
@@ -122,6 +123,13 @@ impl<T: CudaReal> Cuda<T> {
     fn send<N: DeviceRepr>(&self, host: &[N]) -> CudaBuffer<N> {
         let pointer = self.device.upload(bytes(host));
         CudaBuffer { device: self.device.clone(), pointer, len: host.len(), real: PhantomData }
+    }
+
+    /// Host numbers in place of those from `offset` on.
+    fn overwrite<N: DeviceRepr>(&self, buffer: &CudaBuffer<N>, offset: usize, host: &[N]) {
+        assert!(offset + host.len() <= buffer.len, "more numbers than the buffer holds");
+        // SAFETY: the buffer holds so many numbers, as asserted.
+        unsafe { self.device.copy_in(buffer.at(offset), bytes(host)) };
     }
 
     /// The first numbers of a buffer from `offset` on, as many as `host` holds, when all that is in the queue is done.
