@@ -8,6 +8,8 @@ use pulp::Simd;
 pub trait Lanes: Copy {
     /// A register of the instruction set `S`.
     type Vector<S: Simd>: Copy;
+    /// A choice of its lanes.
+    type Mask<S: Simd>: Copy;
 
     /// `value` in every lane.
     fn splat<S: Simd>(simd: S, value: Self) -> Self::Vector<S>;
@@ -18,8 +20,15 @@ pub trait Lanes: Copy {
         b: Self::Vector<S>,
         c: Self::Vector<S>,
     ) -> Self::Vector<S>;
-    /// The first `count` lanes of `head`, the rest of `tail`.
-    fn join<S: Simd>(simd: S, count: usize, head: Self::Vector<S>, tail: Self::Vector<S>) -> Self::Vector<S>;
+    /// The first `count` lanes.
+    fn head<S: Simd>(simd: S, count: usize) -> Self::Mask<S>;
+    /// The lanes of `a` that are in `mask`, the others of `b`.
+    fn select<S: Simd>(
+        simd: S,
+        mask: Self::Mask<S>,
+        a: Self::Vector<S>,
+        b: Self::Vector<S>,
+    ) -> Self::Vector<S>;
     /// The sum of all lanes.
     fn reduce_sum<S: Simd>(simd: S, a: Self::Vector<S>) -> Self;
 
@@ -51,9 +60,10 @@ pub trait Lanes: Copy {
 }
 
 macro_rules! lanes {
-    ($t:ident, $vector:ident, $splat:ident, $mul_add:ident, $select:ident, $mask:ident, $index:ident, $sum:ident) => {
+    ($t:ident, $vector:ident, $mask:ident, $splat:ident, $mul_add:ident, $select:ident, $between:ident, $index:ident, $sum:ident) => {
         impl Lanes for $t {
             type Vector<S: Simd> = S::$vector;
+            type Mask<S: Simd> = S::$mask;
 
             #[inline(always)]
             fn splat<S: Simd>(simd: S, value: Self) -> S::$vector {
@@ -66,8 +76,13 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
-            fn join<S: Simd>(simd: S, count: usize, head: S::$vector, tail: S::$vector) -> S::$vector {
-                simd.$select(simd.$mask(0, count as $index).mask(), head, tail)
+            fn head<S: Simd>(simd: S, count: usize) -> S::$mask {
+                simd.$between(0, count as $index).mask()
+            }
+
+            #[inline(always)]
+            fn select<S: Simd>(simd: S, mask: S::$mask, a: S::$vector, b: S::$vector) -> S::$vector {
+                simd.$select(mask, a, b)
             }
 
             #[inline(always)]
@@ -78,5 +93,5 @@ macro_rules! lanes {
     };
 }
 
-lanes!(f32, f32s, splat_f32s, mul_add_e_f32s, select_f32s, mask_between_m32s, u32, reduce_sum_f32s);
-lanes!(f64, f64s, splat_f64s, mul_add_e_f64s, select_f64s, mask_between_m64s, u64, reduce_sum_f64s);
+lanes!(f32, f32s, m32s, splat_f32s, mul_add_e_f32s, select_f32s, mask_between_m32s, u32, reduce_sum_f32s);
+lanes!(f64, f64s, m64s, splat_f64s, mul_add_e_f64s, select_f64s, mask_between_m64s, u64, reduce_sum_f64s);

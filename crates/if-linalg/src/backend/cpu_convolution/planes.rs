@@ -121,7 +121,7 @@ impl<T: Real> Planes<T> {
     ) {
         let ([_, width], lanes) = (self.shape, T::count::<S>());
         let last = if N == 0 { last } else { (N - 1) * lanes };
-        let zero = T::splat(simd, T::ZERO);
+        let (zero, head) = (T::splat(simd, T::ZERO), T::head(simd, width - last));
         for i in 0..count {
             // SAFETY: the caller's promise.
             unsafe {
@@ -130,7 +130,7 @@ impl<T: Real> Planes<T> {
                     T::store::<S>(at.add(j), T::load::<S>(line.add(j)));
                 }
                 let end = T::load::<S>(line.add(last));
-                T::store::<S>(at.add(last), T::join(simd, width - last, end, zero));
+                T::store::<S>(at.add(last), T::select(simd, head, end, zero));
                 if N == 0 {
                     repeat::<T, S>(zero, at, last + lanes..self.pitch);
                 }

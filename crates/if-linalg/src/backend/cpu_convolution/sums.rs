@@ -1,5 +1,6 @@
 //! Sums over the terms of a few output planes at a few windows.
 
+use std::array::from_ref;
 use std::ops::Range;
 
 use pulp::Simd;
@@ -82,12 +83,12 @@ impl<T: Real> Sums<T> {
     ) -> usize {
         let groups = planes.len() / M;
         for first in (0..groups).map(|group| planes.start + group * M) {
-            let mut stretches = self.stretches.chunks_exact(STRETCHES);
-            for some in &mut stretches {
-                self.tile::<S, M, STRETCHES>(simd, wx, first, some, out);
+            let (pairs, rest) = self.stretches.as_chunks::<STRETCHES>();
+            for pair in pairs {
+                self.tile::<S, M, STRETCHES>(simd, wx, first, pair, out);
             }
-            if let one @ [_] = stretches.remainder() {
-                self.tile::<S, M, 1>(simd, wx, first, one, out);
+            for one in rest {
+                self.tile::<S, M, 1>(simd, wx, first, from_ref(one), out);
             }
         }
         planes.start + groups * M
@@ -100,7 +101,7 @@ impl<T: Real> Sums<T> {
         simd: S,
         [w, x]: [&[T]; 2],
         first: usize,
-        stretches: &[Stretch],
+        stretches: &[Stretch; N],
         out: &mut [T],
     ) {
         let w = &w[first * self.step..];
@@ -129,48 +130,54 @@ impl<T: Real> Sums<T> {
                 }
             }
         }
-        // Vectors reach beyond the windows of a stretch, but not beyond memory: except at its end.
-        let furthest = stretches.iter().map(|s| s.output).max().unwrap_or(0);
-        let fits = (first + M - 1) * self.plane + furthest + T::count::<S>() <= out.len();
-        for (r, sums) in sums.iter().enumerate() {
-            for (sum, stretch) in sums.iter().zip(stretches) {
-                let at = (first + r) * self.plane + stretch.output;
-                if fits {
-                    // SAFETY: `fits`.
-                    unsafe { self.put(simd, *sum, out.as_mut_ptr().add(at), stretch.len) };
-                } else {
-                    self.put_lanes(simd, *sum, &mut out[at..at + stretch.len]);
+        for (n, stretch) in stretches.iter().enumerate() {
+            let at = first * self.plane + stretch.output;
+            // Vectors reach beyond the windows of a stretch: into those of the next, which overwrite that...
+            if self.beta == T::ZERO && stretch.output + T::count::<S>() <= self.plane {
+                for (r, sums) in sums.iter().enumerate() {
+                    // SAFETY: `compute` has asserted that the plane is there.
+                    unsafe { T::store::<S>(out.as_mut_ptr().add(at + r * self.plane), sums[n]) };
+                }
+                continue;
+            }
+            let head = T::head(simd, stretch.len);
+            // ...or into another plane, or beyond memory at its end.
+            if at + (M - 1) * self.plane + T::count::<S>() <= out.len() {
+                for (r, sums) in sums.iter().enumerate() {
+                    // SAFETY: even behind the last plane there is a vector's worth of numbers.
+                    unsafe { self.put(simd, sums[n], out.as_mut_ptr().add(at + r * self.plane), head) };
+                }
+            } else {
+                for (r, sums) in sums.iter().enumerate() {
+                    self.put_lanes(simd, sums[n], head, &mut out[at + r * self.plane..][..stretch.len]);
                 }
             }
         }
     }
 
-    /// `out = sum + beta out` in the first `len` lanes.
+    /// `out = sum + beta out` in the lanes of `head`.
     ///
     /// # Safety
-    /// `out` points to a vector's worth of numbers, all of which are written: those beyond `len` as they were.
+    /// `out` points to a vector's worth of numbers, all of which are written: those that are not in `head` as they were.
     #[inline(always)]
-    unsafe fn put<S: Simd>(&self, simd: S, sum: T::Vector<S>, out: *mut T, len: usize) {
+    unsafe fn put<S: Simd>(&self, simd: S, sum: T::Vector<S>, out: *mut T, head: T::Mask<S>) {
         // SAFETY: the caller's promise.
         unsafe {
-            if self.beta == T::ZERO && len == T::count::<S>() {
-                return T::store::<S>(out, sum);
-            }
             let before = T::load::<S>(out);
             let after = match self.beta == T::ZERO {
                 true => sum,
                 false => T::mul_add(simd, T::splat(simd, self.beta), before, sum),
             };
-            T::store::<S>(out, T::join(simd, len, after, before));
+            T::store::<S>(out, T::select(simd, head, after, before));
         }
     }
 
-    /// The same where no vector fits behind `out`.
-    fn put_lanes<S: Simd>(&self, simd: S, sum: T::Vector<S>, out: &mut [T]) {
+    /// The same where no vector fits behind `out`, which is as long as `head`.
+    fn put_lanes<S: Simd>(&self, simd: S, sum: T::Vector<S>, head: T::Mask<S>, out: &mut [T]) {
         let mut lanes = [T::ZERO; MAX_LANES];
         lanes[..out.len()].copy_from_slice(out);
         // SAFETY: no register has more lanes.
-        unsafe { self.put(simd, sum, lanes.as_mut_ptr(), out.len()) };
+        unsafe { self.put(simd, sum, lanes.as_mut_ptr(), head) };
         out.copy_from_slice(&lanes[..out.len()]);
     }
 }
