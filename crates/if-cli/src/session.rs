@@ -1,5 +1,7 @@
 //! A problem on a device, in one precision, with a solver: what every question starts from.
 
+use std::sync::Arc;
+
 use if_linalg::{Backend, Block, LinearOperator, Observer, Prepared, SolveReport};
 use if_methods::{GroupInfluence, Influence};
 use if_models::{Curvature, CurvatureOperator, EmpiricalRisk, Inputs, Loss, Network, NewtonCg, Replica};
@@ -132,12 +134,15 @@ impl<'a, B: Backend> Session<'a, B> {
         let coverage = Coverage::of(&network, &whole);
         let features = problem.train.set.features();
         let memory = MemoryPlan::new(&network, features, queries, &settings.solver, settings.memory_budget);
-        let loaded = |network: Network<B>| -> Result<_, Failure> {
-            let inputs = inputs(&problem.model.kind, &network, &problem.train, memory.resident)?;
+        let loaded =
+            |network: &Network<B>| inputs(&problem.model.kind, network, &problem.train, memory.resident);
+        let train = loaded(&network)?;
+        let replica = |peer: &B| -> Result<_, Failure> {
+            let (_, network, _) = on(peer)?;
+            let inputs = Arc::new(loaded(&network)?);
             Ok(Replica { network, inputs })
         };
-        let Replica { network, inputs: train } = loaded(network)?;
-        let replicas = backend.peers().iter().map(|peer| loaded(on(peer)?.1)).collect::<Result<_, _>>()?;
+        let replicas = backend.peers().iter().map(replica).collect::<Result<_, _>>()?;
         Ok(Self { problem, network, theta, train, coverage, replicas, memory, settings: settings.clone() })
     }
 

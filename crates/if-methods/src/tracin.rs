@@ -14,7 +14,9 @@
 //! 2. Sketches of gradients may be factored layer by layer ([`ProjectionKind::Factored`](if_models::ProjectionKind)).
 
 use if_linalg::{Backend, Block, Observer, Real, View, ViewMut};
-use if_models::{EmpiricalRisk, Inputs, ModelError, Network, Projection, Rows, TrainState, Training};
+use if_models::{
+    EmpiricalRisk, Inputs, ModelError, Network, Projection, Replica, Rows, TrainState, Training,
+};
 
 use crate::error::observed;
 use crate::influence::{QUERY_BLOCK, identity_report};
@@ -52,6 +54,8 @@ pub struct Checkpoint<B: Backend> {
 pub struct TracIn<'a, B: Backend> {
     train: &'a Inputs<B>,
     checkpoints: &'a [Checkpoint<B>],
+    /// Further devices that score, for each checkpoint.
+    replicas: &'a [Vec<Replica<B>>],
 }
 
 impl<'a, B: Backend> TracIn<'a, B> {
@@ -68,7 +72,17 @@ impl<'a, B: Backend> TracIn<'a, B> {
             let expected = "parameters of one shape".into();
             return Err(MethodError::Setting { name: "checkpoints", expected, found: "several".into() });
         }
-        Ok(Self { train, checkpoints })
+        Ok(Self { train, checkpoints, replicas: &[] })
+    }
+
+    /// The same with the scores of [`attribute`](Self::attribute) shared by further devices, which are listed for every
+    /// checkpoint.
+    ///
+    /// # Panics
+    /// Where there are lists for more or fewer checkpoints.
+    pub fn with_replicas(self, replicas: &'a [Vec<Replica<B>>]) -> Self {
+        assert_eq!(replicas.len(), self.checkpoints.len(), "replicas of each checkpoint");
+        Self { replicas, ..self }
     }
 
     /// Scores every query against every training example; `take` gets a block of queries at a time. Nothing is solved:
@@ -85,12 +99,13 @@ impl<'a, B: Backend> TracIn<'a, B> {
         for first in (0..queries.len()).step_by(QUERY_BLOCK) {
             let rows = Rows::Range(first, QUERY_BLOCK.min(queries.len() - first));
             let mut scores = vec![B::Elem::ZERO; rows.len() * self.train.len()];
-            for Checkpoint { network, theta, learning_rate } in self.checkpoints {
+            for (c, Checkpoint { network, theta, learning_rate }) in self.checkpoints.iter().enumerate() {
                 if observer.cancelled() {
                     return Err(MethodError::Cancelled.into());
                 }
                 let rate = B::Elem::from_f64(*learning_rate);
-                let products = network.gradient_products(self.train, theta, (queries, rows));
+                let replicas = self.replicas.get(c).map_or(&[][..], |own| own);
+                let products = network.gradient_products_with(replicas, self.train, theta, (queries, rows));
                 scores.iter_mut().zip(products).for_each(|(score, product)| *score += rate * product);
             }
             let report = identity_report(rows.len());

@@ -1,5 +1,7 @@
 //! A model on several devices.
 
+use std::sync::Arc;
+
 use if_linalg::{Backend, Block, side_by_side};
 
 use crate::passes::direction_major;
@@ -9,8 +11,8 @@ use crate::{Inputs, Network, Rows, Vectors};
 pub struct Replica<B: Backend> {
     /// The same layers.
     pub network: Network<B>,
-    /// The same examples, all of them.
-    pub inputs: Inputs<B>,
+    /// The same examples, all of them. Networks at several checkpoints may share them.
+    pub inputs: Arc<Inputs<B>>,
 }
 
 /// Scores of some examples against vectors of some kind, such as [`Network::scores_at`].

@@ -15,6 +15,7 @@ use crate::inputs::{Inputs, Rows};
 use crate::layer::{Factors, Layer, Primal, Scratch};
 use crate::network::Network;
 use crate::passes::direction_major;
+use crate::replica::Replica;
 use crate::tape::Point;
 
 /// How a layer's share of a score is computed.
@@ -252,7 +253,18 @@ impl<B: Backend> Network<B> {
         theta: &Block<B>,
         (queries, rows): (&Inputs<B>, Rows),
     ) -> Vec<B::Elem> {
-        self.scores_of(inputs, theta, &self.gradient_vectors(queries, theta, rows))
+        self.gradient_products_with(&[], inputs, theta, (queries, rows))
+    }
+
+    /// [`gradient_products`](Self::gradient_products), shared with `replicas` as by [`scores_with`](Self::scores_with).
+    pub fn gradient_products_with(
+        &self,
+        replicas: &[Replica<B>],
+        inputs: &Inputs<B>,
+        theta: &Block<B>,
+        (queries, rows): (&Inputs<B>, Rows),
+    ) -> Vec<B::Elem> {
+        self.scores_of_with(replicas, inputs, theta, &self.gradient_vectors(queries, theta, rows))
     }
 
     /// Loss gradients of `rows`, in factors wherever scores against them are cheapest so.

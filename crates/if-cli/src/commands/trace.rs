@@ -1,12 +1,13 @@
 //! `influence attribute` by methods that solve nothing: TracIn over checkpoints or ideal, TRAK, representer points.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use if_data::Element;
 use if_linalg::{Backend, Real, Segment};
 use if_methods::{Checkpoint, MethodError, ScoreUnit, TracIn, ideal_tracin, representers, trak};
-use if_models::{EmpiricalRisk, Inputs, ModelError, Projection, ProjectionKind};
+use if_models::{EmpiricalRisk, Inputs, ModelError, Projection, ProjectionKind, Replica};
 use serde_json::{Value, json};
 
 use super::attribute::given;
@@ -170,6 +171,20 @@ impl Job<'_> {
         Ok((checkpoints, named))
     }
 
+    /// The networks at all checkpoints with the training examples, on every further device.
+    fn replicas<B: Backend>(&self, backend: &B, checkpoints: usize) -> Result<Vec<Vec<Replica<B>>>, Failure> {
+        let mut replicas: Vec<Vec<_>> = (0..checkpoints).map(|_| Vec::new()).collect();
+        for peer in backend.peers() {
+            let (there, _) = self.checkpoints(peer)?;
+            let budget = self.args.solve.memory_budget / 2;
+            let train = Arc::new(inputs(self.kind, &there[0].network, self.train, budget)?);
+            for (own, Checkpoint { network, .. }) in replicas.iter_mut().zip(there) {
+                own.push(Replica { network, inputs: train.clone() });
+            }
+        }
+        Ok(replicas)
+    }
+
     /// Training examples and `queries` on the device.
     fn both<B: Backend>(
         &self,
@@ -243,7 +258,11 @@ impl Job<'_> {
         let [train, queries] = self.both(&checkpoints[0].network, &self.query.rest(output.done()))?;
         let tracin = TracIn::new(&train, &checkpoints)?;
         let scored = match projection {
-            None => tracin.attribute(&queries, console, |rows| output.append(rows.scores, ())),
+            None => {
+                let replicas = self.replicas(backend, checkpoints.len())?;
+                let tracin = tracin.with_replicas(&replicas);
+                tracin.attribute(&queries, console, |rows| output.append(rows.scores, ()))
+            }
             Some(projection) => {
                 let width = projection.dim * checkpoints.len();
                 let make = || tracin.sketch(&train, projection, console);

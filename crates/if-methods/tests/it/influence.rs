@@ -1,6 +1,8 @@
 //! Influence against the explicit formula and against real retraining, on small models of every kind.
 //! Each test names the mutations of the formula that it catches.
 
+use std::sync::Arc;
+
 use if_linalg::{Backend, Block, Cg, Cholesky, Cpu, LinearOperator, Observer, Solver, SymmetricMatrix};
 use if_methods::{Agreement, Extremes, Influence, MethodError, ScoreUnit, loss_changes};
 use if_models::{
@@ -369,7 +371,7 @@ fn replicas_score_their_share() {
     let solver = Solver::<Double>::prepare(&solver, &operator).unwrap();
     let replicas = [Replica {
         network: network.clone(),
-        inputs: Inputs::new(&network, &data(n, 3, 9), usize::MAX).unwrap(),
+        inputs: Arc::new(Inputs::new(&network, &data(n, 3, 9), usize::MAX).unwrap()),
     }];
     let rank = QueryRank::Rank(1);
     type Way<'a> = Box<dyn Fn(&'a EmpiricalRisk<'a, Double>) -> Influence<'a, Double> + 'a>;

@@ -1,14 +1,16 @@
 //! TracIn and FastIF against gradients that are formed, recorded losses and scores of all examples.
 
+use std::sync::Arc;
+
 use if_linalg::testing::random;
-use if_linalg::{Cg, Cpu, Solver, SymmetricMatrix};
+use if_linalg::{Backend, Cg, Cpu, Solver, SymmetricMatrix};
 use if_methods::{
     Checkpoint, Influence, MethodError, TracIn, ideal_tracin, nearest, recall, representers, sketch_products,
     trak,
 };
 use if_models::{
     Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, LayerSpec, Lbfgs, Loss, ModelSpec, Network,
-    Optimizer, Projection, ProjectionKind, Removal, RiskSettings, Rows, Schedule, Training,
+    Optimizer, Projection, ProjectionKind, Removal, Replica, RiskSettings, Rows, Schedule, Training,
 };
 use ndarray::ArrayD;
 
@@ -72,6 +74,33 @@ fn checkpoints_add_up_inner_products_of_gradients() {
     assert_close(&tracin.mean_losses(), &mean, 1e-12);
     assert_eq!(scores.loss_change(0, 0), None);
     assert!(TracIn::new(&train, &[]).is_err());
+}
+
+/// Each device scores its share of the row blocks at every checkpoint: a replica with other examples is found out by its
+/// block. Catches: replicas that are not asked, or those of another checkpoint.
+#[test]
+fn replicas_score_their_share_at_their_checkpoint() {
+    let block = <Double as Backend>::ROW_BLOCK;
+    let n = block + 3;
+    let network: Network<Double> = Network::linear(&Cpu::new(), 16, 3, true, Loss::CrossEntropy);
+    let examples = |n, seed| Inputs::new(&network, &images(n, seed), usize::MAX).unwrap();
+    let (train, queries, others) = (examples(n, 1), examples(4, 2), [7, 8].map(|seed| examples(n, seed)));
+    let at = |seed, learning_rate| Checkpoint {
+        network: network.clone(),
+        theta: network.initial(seed),
+        learning_rate,
+    };
+    let checkpoints = [at(1, 0.5), at(2, 0.25)];
+    let scores = |train: &Inputs<Double>, c: usize| {
+        TracIn::new(train, &checkpoints[c..=c]).unwrap().scores(&queries, &()).unwrap().scores
+    };
+    let each = [0, 1].map(|c| [scores(&train, c), scores(&others[c], c)]);
+    let replicas = others.map(|inputs| vec![Replica { network: network.clone(), inputs: Arc::new(inputs) }]);
+    let shared = TracIn::new(&train, &checkpoints).unwrap().with_replicas(&replicas);
+    for (i, score) in shared.scores(&queries, &()).unwrap().scores.into_iter().enumerate() {
+        let device = usize::from(i % n >= block);
+        assert_eq!(score, each[0][device][i] + each[1][device][i], "{i}");
+    }
 }
 
 /// Catches: losses of another step, an unequal share, examples of the next batch.

@@ -1,5 +1,7 @@
 //! Scores in factors, statistics of layers, and selections of layers, against explicit gradients and matrices.
 
+use std::sync::Arc;
+
 use crate::common::{assert_close, cpu, dense_network, few_positions, pictures, random_data, random_theta};
 use if_linalg::testing::random;
 use if_linalg::{Backend, Block, LinearOperator, SignStream, SymmetricMatrix};
@@ -48,7 +50,7 @@ fn scores_of_several_devices_are_those_of_one<B: Backend<Elem = f64>>(backend: &
     let model = || {
         let network = Network::linear(backend, 4, 3, true, Loss::CrossEntropy);
         let inputs = Inputs::new(&network, &random_data(n, 4, Loss::CrossEntropy, 3, 5), usize::MAX).unwrap();
-        Replica { network, inputs }
+        Replica { network, inputs: Arc::new(inputs) }
     };
     let Replica { network, inputs } = model();
     let theta = Block::from_f64(backend, network.layout(), &random(network.layout().dim(), 8));
