@@ -37,11 +37,11 @@ fn conv(name: &str, out: usize) -> LayerSpec {
 /// 784-256-128-10, relu.
 pub fn mlp() -> Case {
     let layers = vec![
-        LayerSpec::Flatten,
+        LayerSpec::Flatten {},
         dense("0", 256),
-        LayerSpec::Relu,
+        LayerSpec::Relu {},
         dense("2", 128),
-        LayerSpec::Relu,
+        LayerSpec::Relu {},
         dense("4", 10),
     ];
     let costs = [(785 * 256, 1, false), (257 * 128, 1, true), (129 * 10, 1, true)];
@@ -53,12 +53,12 @@ pub fn cnn() -> Case {
     let pool = || LayerSpec::MaxPool { size: 2, stride: None, padding: 0 };
     let layers = vec![
         conv("0", 16),
-        LayerSpec::Relu,
+        LayerSpec::Relu {},
         pool(),
         conv("3", 32),
-        LayerSpec::Relu,
+        LayerSpec::Relu {},
         pool(),
-        LayerSpec::Flatten,
+        LayerSpec::Flatten {},
         dense("7", 10),
     ];
     let costs = [(10 * 16, 784, false), (145 * 32, 196, true), (1569 * 10, 1, true)];
@@ -67,7 +67,8 @@ pub fn cnn() -> Case {
 
 /// 3072-1024-512-10, relu.
 pub fn wide_mlp() -> Case {
-    let layers = vec![dense("0", 1024), LayerSpec::Relu, dense("2", 512), LayerSpec::Relu, dense("4", 10)];
+    let layers =
+        vec![dense("0", 1024), LayerSpec::Relu {}, dense("2", 512), LayerSpec::Relu {}, dense("4", 10)];
     let costs = [(3073 * 1024, 1, false), (1025 * 512, 1, true), (513 * 10, 1, true)];
     Case { name: "MLP 3072-1024-512-10", spec: spec(vec![3072], layers), layers: costs.map(cost).into() }
 }

@@ -79,7 +79,7 @@ pub fn network_spec(
     let input = match model {
         ModelName::File(path) => return read_spec(path).map(Some),
         ModelName::Mlp(widths) => {
-            layers.push(LayerSpec::Flatten);
+            layers.push(LayerSpec::Flatten {});
             for width in widths {
                 layers.push(dense(layers.len(), *width));
                 layers.push(activation.clone());
@@ -99,7 +99,7 @@ pub fn network_spec(
                 layers.push(activation.clone());
                 layers.push(LayerSpec::MaxPool { size: 2, stride: None, padding: 0 });
             }
-            layers.push(LayerSpec::Flatten);
+            layers.push(LayerSpec::Flatten {});
             match *shape {
                 [height, width] => vec![1, height, width],
                 [channels, height, width] => vec![channels, height, width],

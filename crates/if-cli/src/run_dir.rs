@@ -28,6 +28,9 @@ const MANIFEST: &str = "run.json";
 pub struct RunConfig {
     /// Of this file.
     pub schema: u32,
+    /// Version of this program: another one may draw other minibatches.
+    #[serde(default = "program")]
+    pub program: String,
     /// The network, as `model.toml` holds it.
     pub model: ModelSpec,
     /// The objective.
@@ -51,6 +54,11 @@ pub struct RunConfig {
 
 fn cpu() -> String {
     "cpu".into()
+}
+
+/// For a new run; those that were begun before it was written down are of the first version as well.
+pub fn program() -> String {
+    env!("CARGO_PKG_VERSION").into()
 }
 
 /// A point that a run can be resumed from.
@@ -134,6 +142,9 @@ impl Recorded {
         if self.config.model != *spec {
             return Err(self.refusal("the model", "the network that was trained", name));
         }
+        if self.config.program != program() {
+            return Err(self.refusal("the program", &program(), &self.config.program));
+        }
         if self.config.init_sha256.is_some() {
             return Err(self.refusal("the start", "a run from initial parameters", "one with --init"));
         }
@@ -154,8 +165,13 @@ fn read_manifest(folder: &Path, action: &str) -> Result<Manifest, Failure> {
     let path = folder.join(MANIFEST);
     let text = fs::read_to_string(&path)
         .map_err(|e| Failure::input(format!("{}: cannot {action}: {e}", path.display())))?;
-    serde_json::from_str(&text)
-        .map_err(|e| Failure::input(format!("{}: expected a manifest, found: {e}", path.display())))
+    let manifest: Manifest = serde_json::from_str(&text)
+        .map_err(|e| Failure::input(format!("{}: expected a manifest, found: {e}", path.display())))?;
+    let found = manifest.config.schema;
+    if found != SCHEMA {
+        return Err(Failure::input(format!("{}: expected schema {SCHEMA}, found {found}", path.display())));
+    }
+    Ok(manifest)
 }
 
 /// An open run directory.
@@ -233,12 +249,18 @@ impl RunDir {
         }
         let tensors = self.verified(&checkpoint.weights, &checkpoint.weights_sha256)?;
         let theta = self.block(network, &checkpoint.weights, &tensors, "")?;
-        let mut memory = Vec::new();
+        let (mut memory, memories) = (Vec::new(), self.manifest.config.training.optimizer.memories());
         if let (Some(name), Some(sha256)) = (&checkpoint.optimizer, &checkpoint.optimizer_sha256) {
             let tensors = self.verified(name, sha256)?;
-            for i in 0..self.manifest.config.training.optimizer.memories() {
+            for i in 0..memories {
                 memory.push(self.block(network, name, &tensors, &format!("{i}."))?);
             }
+        } else if memories > 0 {
+            return Err(Failure::input(format!(
+                "{}: step {}: expected the state of the optimiser, found none",
+                self.folder.join(MANIFEST).display(),
+                checkpoint.step
+            )));
         }
         Ok(TrainState { step: checkpoint.step, theta, memory })
     }
@@ -280,7 +302,9 @@ impl RunDir {
 
     fn write_manifest(&self) -> Result<(), Failure> {
         let path = self.folder.join(MANIFEST);
-        let text = serde_json::to_string_pretty(&self.manifest).unwrap_or_default() + "\n";
+        let text = serde_json::to_string_pretty(&self.manifest)
+            .map_err(|e| Failure::Other(format!("{}: cannot write: {e}", path.display())))?
+            + "\n";
         AtomicFile::create(&path)?.finish_with(text.as_bytes()).map_err(Failure::output)
     }
 

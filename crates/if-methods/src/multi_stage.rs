@@ -74,7 +74,7 @@ pub enum Tuning<'a, B: Backend> {
 /// };
 /// let network = |classes: usize| {
 ///     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
-///     let layers = vec![dense("embedding", 2), LayerSpec::Tanh, dense("head", classes)];
+///     let layers = vec![dense("embedding", 2), LayerSpec::Tanh {}, dense("head", classes)];
 ///     ModelSpec { input: vec![3], loss: Loss::CrossEntropy, layers }.build(&Cpu::<f64>::new())
 /// };
 /// // Pretraining on three classes, fine-tuning on two of the whole network, pulled back to where it was.

@@ -45,7 +45,7 @@ impl<'a, B: Backend> Assembly<'a, B> {
             }
             let layer = self.layer(spec).map_err(refused)?;
             self.layers.extend(layer);
-            if matches!(specs[..=position], [.., LayerSpec::Relu, LayerSpec::MaxPool { .. }]) {
+            if matches!(specs[..=position], [.., LayerSpec::Relu {}, LayerSpec::MaxPool { .. }]) {
                 self.pool_before_relu();
             }
             Ok(())
@@ -113,11 +113,11 @@ impl<'a, B: Backend> Assembly<'a, B> {
     /// A layer with the settings of `spec`; `None` where nothing is computed.
     fn layer(&mut self, spec: &LayerSpec) -> Result<Option<Arc<dyn Layer<B>>>, String> {
         let layer: Arc<dyn Layer<B>> = match spec {
-            LayerSpec::Flatten => {
+            LayerSpec::Flatten {} => {
                 self.shape = vec![self.shape.iter().product()];
                 return Ok(None);
             }
-            LayerSpec::Dropout => return Ok(None),
+            LayerSpec::Dropout {} => return Ok(None),
             LayerSpec::Dense { name, out, bias } => {
                 self.claim(name)?;
                 let [inputs] = self.shape[..] else {
@@ -148,7 +148,7 @@ impl<'a, B: Backend> Assembly<'a, B> {
             LayerSpec::AvgPool { size, stride, padding } => {
                 self.pool(Pooling::Mean, "avg_pool", *size, *stride, *padding)?
             }
-            LayerSpec::GlobalAvgPool => {
+            LayerSpec::GlobalAvgPool {} => {
                 let [channels, height, width] = self.image("global_avg_pool")?;
                 let image = [height, width];
                 self.shape = vec![channels, 1, 1];
@@ -174,6 +174,7 @@ impl<'a, B: Backend> Assembly<'a, B> {
             ));
         }
         at_least_one(dim, "embedding_bag", name)?;
+        fits(&[vocab, dim], "embedding_bag", name)?;
         self.shape = vec![dim];
         Ok(Arc::new(EmbeddingBag::new(name, vocab, dim)))
     }
@@ -187,6 +188,10 @@ impl<'a, B: Backend> Assembly<'a, B> {
     /// The window over the current images, whose height and width become the numbers of windows.
     fn slide(&mut self, layer: &str, kernel: usize, stride: usize, padding: usize) -> Result<Window, String> {
         let [channels, height, width] = self.image(layer)?;
+        // Padding has no bound of its own, so a window may be larger than memory.
+        if numbers(&[channels, kernel, kernel, 2]).is_none() {
+            return Err(format!("{layer}: a window of side {kernel} is too large"));
+        }
         let window = Window { channels, image: [height, width], kernel: [kernel; 2], stride, padding };
         let steps = window.steps().ok_or_else(|| {
             format!("{layer}: no window of side {kernel} with stride {stride} fits {height} x {width} with padding {padding}")
@@ -234,17 +239,17 @@ fn at_least_one(out: usize, layer: &str, name: &str) -> Result<(), String> {
 
 fn activation(spec: &LayerSpec) -> Result<Activation, String> {
     Ok(match spec {
-        LayerSpec::Relu => Activation::Relu,
+        LayerSpec::Relu {} => Activation::Relu,
         LayerSpec::LeakyRelu { slope } if !slope.is_finite() => {
             return Err(format!("leaky_relu takes a finite slope, found {slope}"));
         }
         LayerSpec::LeakyRelu { slope } => Activation::LeakyRelu { slope: *slope },
-        LayerSpec::Tanh => Activation::Tanh,
-        LayerSpec::Sigmoid => Activation::Sigmoid,
-        LayerSpec::Softplus => Activation::Softplus,
+        LayerSpec::Tanh {} => Activation::Tanh,
+        LayerSpec::Sigmoid {} => Activation::Sigmoid,
+        LayerSpec::Softplus {} => Activation::Softplus,
         LayerSpec::Gelu { approximate: Approximation::None } => Activation::Gelu,
         LayerSpec::Gelu { approximate: Approximation::Tanh } => Activation::GeluTanh,
-        LayerSpec::Selu => Activation::Selu,
+        LayerSpec::Selu {} => Activation::Selu,
         other => unreachable!("{other:?} is no activation"),
     })
 }

@@ -175,20 +175,37 @@ impl<B: Backend> Network<B> {
         at: Point<B>,
         mut f: impl FnMut(&mut Scratch<B>, usize, &dyn Layer<B>, Primal<B>, View<B>),
     ) {
+        let delta = self.delta(at.tape);
         if B::IN_HAND.is_some() {
             // All examples go back together: there is nothing to keep.
-            self.backward(scratch, at, self.delta(at.tape), false, |scratch, l, primal, dy| {
+            self.backward(scratch, at, delta, false, |scratch, l, primal, dy| {
                 if let Some(s) = self.segments[l] {
                     f(scratch, s, &*self.layers()[l], primal, dy);
                 }
             });
             return;
         }
-        let deltas = self.deltas(scratch, at, self.delta(at.tape), false);
-        for (s, l) in self.with_parameters().enumerate() {
-            f(scratch, s, &*self.layers()[l], self.primal(l, at), self.delta_of(&deltas, l, at));
+        let layers: Vec<usize> = self.with_parameters().collect();
+        let sizes = layers.iter().map(|&l| at.rows * self.layers()[l].width());
+        let mut deltas: Vec<B::Buffer> = sizes.map(|len| scratch.take(len)).collect();
+        for (first, rows) in self.parts(at.rows) {
+            self.backward(
+                scratch,
+                at.part(first, rows),
+                delta.row_range(first, rows),
+                false,
+                |_, l, _, dy| {
+                    if let Some(s) = self.segments[l] {
+                        self.backend().copy(dy, ViewMut::new(&mut deltas[s], first * dy.cols, rows, dy.cols));
+                    }
+                },
+            );
         }
-        self.release_deltas(scratch, deltas);
+        for (s, (l, dy)) in layers.into_iter().zip(&deltas).enumerate() {
+            let layer = &*self.layers()[l];
+            f(scratch, s, layer, self.primal(l, at), View::new(dy, 0, at.rows, layer.width()));
+        }
+        deltas.into_iter().for_each(|dy| scratch.give(dy));
     }
 
     /// `dl/dx` of every example, `n x inputs` row-major; zeros where examples are token ids.

@@ -53,7 +53,7 @@ impl<B: Backend> Network<B> {
         scores: Scores<B, V>,
     ) -> Vec<B::Elem> {
         let (n, blocks) = (inputs.len(), inputs.blocks());
-        let replicas = &replicas[..replicas.len().min(blocks - 1)];
+        let replicas = &replicas[..replicas.len().min(blocks.saturating_sub(1))];
         // Before any device is at work, as it would wait for the first one's.
         let backends = replicas.iter().map(|other| other.network.backend());
         let copies: Vec<_> = backends.map(|backend| (theta.to(backend), copied(v, backend))).collect();

@@ -36,6 +36,7 @@ pub struct ModelSpec {
 }
 
 /// One layer and its settings. Names are those of the tensors, `NAME.weight`.
+// Braces without settings: of a variant without braces serde lets any pass.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LayerSpec {
@@ -98,7 +99,7 @@ pub enum LayerSpec {
         padding: usize,
     },
     /// Mean of every plane: `(c, h, w)` to `(c, 1, 1)`.
-    GlobalAvgPool,
+    GlobalAvgPool {},
     /// Batch normalisation with frozen statistics, of planes or of single numbers.
     BatchNorm {
         /// Name of its tensors.
@@ -114,11 +115,11 @@ pub enum LayerSpec {
         layers: Vec<LayerSpec>,
     },
     /// From `(c, h, w)` to `c h w` numbers; nothing moves.
-    Flatten,
+    Flatten {},
     /// Nothing, at inference.
-    Dropout,
+    Dropout {},
     /// `max(0, x)`.
-    Relu,
+    Relu {},
     /// `x` above 0, else `slope x`.
     LeakyRelu {
         /// The factor below 0.
@@ -126,11 +127,11 @@ pub enum LayerSpec {
         slope: f64,
     },
     /// Hyperbolic tangent.
-    Tanh,
+    Tanh {},
     /// `1 / (1 + exp(-x))`.
-    Sigmoid,
+    Sigmoid {},
     /// `ln(1 + exp(x))`.
-    Softplus,
+    Softplus {},
     /// By erf, or by its approximation with tanh.
     Gelu {
         /// PyTorch's `approximate`.
@@ -138,7 +139,7 @@ pub enum LayerSpec {
         approximate: Approximation,
     },
     /// Self-normalising exponential.
-    Selu,
+    Selu {},
 }
 
 /// How gelu is computed.

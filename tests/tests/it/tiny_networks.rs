@@ -45,7 +45,7 @@ fn check(name: &str, found: &[f64], expected: &[f64]) {
 
 #[test]
 fn mlp() {
-    let layers = vec![dense("0", 12), LayerSpec::Tanh, dense("2", 8), LayerSpec::Tanh, dense("4", 4)];
+    let layers = vec![dense("0", 12), LayerSpec::Tanh {}, dense("2", 8), LayerSpec::Tanh {}, dense("4", 4)];
     check_all(&Golden::read("tiny_mlp_tanh.npz"), build(&[10], layers));
 }
 
@@ -62,12 +62,12 @@ fn cnn() {
     let pool = LayerSpec::MaxPool { size: 2, stride: None, padding: 0 };
     let layers = vec![
         conv("0", 3),
-        LayerSpec::Tanh,
+        LayerSpec::Tanh {},
         pool.clone(),
         conv("3", 4),
-        LayerSpec::Tanh,
+        LayerSpec::Tanh {},
         pool,
-        LayerSpec::Flatten,
+        LayerSpec::Flatten {},
         dense("7", 5),
     ];
     check_all(&Golden::read("tiny_cnn_tanh.npz"), build(&[1, 8, 8], layers));
@@ -105,22 +105,16 @@ fn check_all(golden: &Golden, network: Network<Cpu<f64>>) {
         let entry = |at: usize| rows[order[at / p] as usize * p + order[at % p] as usize];
         (0..p * p).map(entry).collect()
     };
-    for (curvature, name) in [(Curvature::Hessian, "H"), (Curvature::GaussNewton, "GGN")] {
+    let matrices =
+        [(Curvature::Hessian, "H"), (Curvature::GaussNewton, "GGN"), (Curvature::Fisher, "hess_emp_fisher")];
+    for (curvature, name) in matrices {
         let dense = risk.operator(&theta, curvature, 0.0, usize::MAX).to_dense();
         check(name, dense.as_slice(), &matrix(name));
         if curvature == Curvature::Hessian {
             check("H_eigs", &dense.eigen().0, &golden.values("H_eigs"));
         }
     }
-    let products = gradients.to_f64();
-    let mut fisher = vec![0.0; p * p];
-    for g in products.chunks_exact(p) {
-        for (row, gi) in fisher.chunks_exact_mut(p).zip(g) {
-            row.iter_mut().zip(g).for_each(|(out, gj)| *out += gi * gj / n as f64);
-        }
-    }
-    check("hess_emp_fisher", &fisher, &matrix("hess_emp_fisher"));
-    let damped = risk.operator(&theta, Curvature::GaussNewton, 0.05, usize::MAX);
+    let damped = risk.operator(&theta, Curvature::GaussNewton, golden.values("ggn_damp")[0], usize::MAX);
     let solver = Cholesky { tolerance: 1e-10, memory_budget: usize::MAX };
     let solution = solver.prepare(&damped).unwrap().solve(&gradients, &());
     assert!(solution.report.all_converged());

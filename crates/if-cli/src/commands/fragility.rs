@@ -54,7 +54,7 @@ fn kinds(args: &FragilityArgs, train: &Data) -> Result<Vec<Kind>, Failure> {
         )));
     }
     let of = |model: &ModelName, l2: f64, examples: usize| {
-        let spec = network_spec(model, train, &LayerSpec::Tanh)?.ok_or_else(|| {
+        let spec = network_spec(model, train, &LayerSpec::Tanh {})?.ok_or_else(|| {
             let name = model_name(model);
             Failure::input(format!("--model {name}: expected mlp:5,5, cnn:4 or FILE.toml"))
                 .hint("influence verify retrains linear models")

@@ -254,15 +254,16 @@ impl Job<'_> {
         let mut key = sketch_key.clone();
         key["method"] = json!(self.args.method);
         key["queries"] = json!(of_examples(self.query));
+        // Whatever does not fit a device is found out before outputs are opened.
+        let replicas = match projection {
+            None => self.replicas(backend, checkpoints.len())?,
+            Some(_) => checkpoints.iter().map(|_| Vec::new()).collect(),
+        };
         let mut output = self.open(Some(key), console)?;
         let [train, queries] = self.both(&checkpoints[0].network, &self.query.rest(output.done()))?;
-        let tracin = TracIn::new(&train, &checkpoints)?;
+        let tracin = TracIn::new(&train, &checkpoints)?.with_replicas(&replicas);
         let scored = match projection {
-            None => {
-                let replicas = self.replicas(backend, checkpoints.len())?;
-                let tracin = tracin.with_replicas(&replicas);
-                tracin.attribute(&queries, console, |rows| output.append(rows.scores, ()))
-            }
+            None => tracin.attribute(&queries, console, |rows| output.append(rows.scores, ())),
             Some(projection) => {
                 let width = projection.dim * checkpoints.len();
                 let make = || tracin.sketch(&train, projection, console);

@@ -34,7 +34,7 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<Report, Failure> {
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     let test = args.test.as_ref().map(|source| Data::load_like(source, label, &train)).transpose()?;
-    if let Some(spec) = network_spec(&args.model.model, &train, &LayerSpec::Relu)? {
+    if let Some(spec) = network_spec(&args.model.model, &train, &LayerSpec::Relu {})? {
         return train_network::run(args, &spec, settings, (&train, test.as_ref()), console);
     }
     if let Some(option) = args.network.given() {

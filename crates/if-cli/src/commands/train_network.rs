@@ -20,7 +20,7 @@ use crate::error::Failure;
 use crate::key::of_examples;
 use crate::model::{check_shape, read_weights};
 use crate::output::{Report, seconds, short};
-use crate::run_dir::{RunConfig, RunDir, schema, tensors};
+use crate::run_dir::{RunConfig, RunDir, program, schema, tensors};
 use crate::source::Data;
 
 /// Trains `spec` as `args` say.
@@ -118,6 +118,7 @@ impl Job<'_> {
         let Some(folder) = &self.args.network.run else { return Ok(None) };
         let config = RunConfig {
             schema: schema(),
+            program: program(),
             model: self.spec.clone(),
             objective: self.risk,
             training: *training,
@@ -160,7 +161,13 @@ impl Job<'_> {
                 let tested = format!(", {which} accuracy {:.2} %", 100.0 * accuracy);
                 let (epoch, of) = (report.step / per_epoch, training.epochs);
                 let mean = short(sum / f64::from(count));
-                console.note(&format!("epoch {epoch} of {of}: mean loss {mean}{tested}"));
+                // Of an epoch that was resumed in its middle the losses before are not known.
+                let steps = if (count as usize) < per_epoch {
+                    format!(" of the last {count} steps")
+                } else {
+                    String::new()
+                };
+                console.note(&format!("epoch {epoch} of {of}: mean loss{steps} {mean}{tested}"));
                 (sum, count) = (0.0, 0);
             }
             Ok(())
@@ -284,7 +291,9 @@ impl Job<'_> {
 fn has_kinks(layers: &[LayerSpec]) -> bool {
     layers.iter().any(|layer| match layer {
         LayerSpec::Residual { layers } => has_kinks(layers),
-        LayerSpec::Relu | LayerSpec::LeakyRelu { .. } | LayerSpec::Selu | LayerSpec::MaxPool { .. } => true,
+        LayerSpec::Relu {} | LayerSpec::LeakyRelu { .. } | LayerSpec::Selu {} | LayerSpec::MaxPool { .. } => {
+            true
+        }
         _ => false,
     })
 }

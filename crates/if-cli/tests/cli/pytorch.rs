@@ -111,6 +111,13 @@ fn settings_that_a_layer_does_not_have() {
         &["error: model.toml: layer 4: invalid type: string \"5\", expected usize"],
     );
     refused("type = \"relu\"", "", &["error: model.toml: layer 2: missing field \"type\""]);
+    for layer in ["global_avg_pool", "flatten", "dropout", "relu", "tanh", "sigmoid", "softplus", "selu"] {
+        refused(
+            "type = \"relu\"",
+            &format!("type = {layer:?}\nbeta = 2"),
+            &["error: model.toml: layer 2: unknown field \"beta\", there are no fields"],
+        );
+    }
     refused(
         "\"cross-entropy\"",
         "\"mse\"",

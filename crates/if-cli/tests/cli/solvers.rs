@@ -162,6 +162,25 @@ fn negative_curvature_is_flagged_by_every_solver_that_can_see_it() {
     }
 }
 
+/// The Hessian of a network, made definite by damping: conjugate gradients against the explicit matrix, and in the
+/// precision that networks have by default.
+#[test]
+fn hessians_of_networks() {
+    let folder = network();
+    let run = |arguments: &str| -> Vec<f64> {
+        folder.succeed(&format!(
+            "attribute --model net.toml --weights N.safetensors --train T.npz --query Q.npz --l2 0.05 --damping 1 --scores OUT.npy {arguments}"
+        ));
+        folder.scores("OUT.npy").to_f64().into_raw_vec_and_offset().0
+    };
+    let exact = run("--solver cholesky --precision f64 --curvature hessian");
+    let solved = run("--solver cg --tolerance 1e-10 --precision f64 --curvature hessian");
+    assert!(distance(&solved, &exact) < 1e-9);
+    assert!(distance(&run("--solver cg --curvature hessian"), &exact) < 1e-3);
+    let other = run("--solver cholesky --precision f64 --curvature gauss-newton");
+    assert!(distance(&other, &exact) > 1e-3, "this network tells the two matrices apart");
+}
+
 #[test]
 fn a_scale_too_small_is_backed_off_from() {
     let folder = folder();

@@ -88,6 +88,28 @@ fn threads_change_no_bit() {
     assert!(weights[0] == weights[1]);
 }
 
+/// A line for every epoch, which says of what the accuracy is and, after a resume, of which steps the loss.
+#[test]
+fn epochs_are_told_of() {
+    let folder = Folder::new();
+    let told = |command: &str| {
+        let stderr = folder.succeed(command).stderr;
+        let lines = stderr.lines().filter(|line| line.starts_with("note: epoch "));
+        lines.map(|line| line.split(char::is_numeric).collect::<String>()).collect::<Vec<_>>()
+    };
+    let train = TRAIN.replace("digits:train", "digits:train[0..600]");
+    let of_train = "note: epoch  of : mean loss ., train accuracy . %";
+    // 5 steps an epoch.
+    assert_eq!(told(&format!("{train} --epochs 2 --run run --checkpoint-at 3,10")), [of_train; 2]);
+    let with_test = told(&format!("{train} --test digits:test --epochs 1"));
+    assert_eq!(with_test, ["note: epoch  of : mean loss ., test accuracy . %"]);
+    std::fs::remove_file(folder.path("run/step-00000010.safetensors")).unwrap();
+    assert_eq!(
+        told(&format!("{train} --epochs 2 --run run --checkpoint-at 3,10 --resume")),
+        ["note: epoch  of : mean loss of the last  steps ., train accuracy . %", of_train]
+    );
+}
+
 #[test]
 fn runs_are_resumed_only_as_they_were_started() {
     let folder = Folder::new();
@@ -110,6 +132,31 @@ fn runs_are_resumed_only_as_they_were_started() {
             format!("run/run.json: {difference}: a run is resumed with the settings it was started with");
         refused(&folder.run(&format!("{short} --resume {more}")), &line);
     }
+
+    let manifest = folder.bytes("run/run.json");
+    type Change<'a> = &'a dyn Fn(&mut serde_json::Value);
+    let changes: [(Change, &str); 3] = [
+        (&|run| run["config"]["schema"] = 2.into(), "expected schema 1, found 2"),
+        (
+            &|run| run["config"]["program"] = "0.0.9".into(),
+            "expected program \"0.0.9\", found \"0.1.0\": a run is resumed with the settings it was started with",
+        ),
+        (
+            &|run| {
+                let all = run["checkpoints"].as_array_mut().unwrap();
+                all.truncate(1);
+                all[0]["optimizer"] = serde_json::Value::Null;
+            },
+            "step 12: expected the state of the optimiser, found none",
+        ),
+    ];
+    for (change, line) in changes {
+        let mut run = json(&String::from_utf8(manifest.clone()).unwrap());
+        change(&mut run);
+        folder.write("run/run.json", run.to_string().as_bytes());
+        refused(&folder.run(&format!("{short} --resume")), &format!("run/run.json: {line}"));
+    }
+    folder.write("run/run.json", &manifest);
 
     let last = "run/step-00000024.safetensors";
     let whole = folder.bytes(last);
@@ -171,6 +218,16 @@ fn outputs_and_shapes_that_would_lose_something() {
             "out = 10",
             "out = 100000000000",
             "layer 1: dense \"0\" would take 65 x 100000000000 numbers, expected at most 1073741824",
+        ),
+        (
+            "input = [4, 16]\nloss = \"cross-entropy\"\n[[layer]]\ntype = \"flatten\"",
+            "input = [64]\nloss = \"cross-entropy\"\n[[layer]]\ntype = \"embedding_bag\"\nname = \"e\"\nvocab = 16777216\ndim = 1000000",
+            "layer 0: embedding_bag \"e\" would take 16777216 x 1000000 numbers, expected at most 1073741824",
+        ),
+        (
+            "input = [4, 16]\nloss = \"cross-entropy\"\n[[layer]]\ntype = \"flatten\"",
+            "input = [1, 4, 4]\nloss = \"cross-entropy\"\n[[layer]]\ntype = \"conv2d\"\nname = \"c\"\nout = 2\nkernel = 8589934592\npadding = 4294967296",
+            "layer 0: conv2d \"c\": a window of side 8589934592 is too large",
         ),
         ("name = \"0\"", "name = \"\"", "layer 1: a layer with parameters has an empty name"),
         (

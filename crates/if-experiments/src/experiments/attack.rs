@@ -109,7 +109,8 @@ struct Trial {
 
 impl Model {
     fn new(train: Dataset, test: Dataset, seed: u64) -> anyhow::Result<Self> {
-        let layers = vec![LayerSpec::Flatten, dense("features", FEATURES), LayerSpec::Relu, dense("head", 1)];
+        let layers =
+            vec![LayerSpec::Flatten {}, dense("features", FEATURES), LayerSpec::Relu {}, dense("head", 1)];
         let spec = ModelSpec { input: vec![1, SIDE, SIDE], loss: Loss::Logistic, layers };
         let whole = spec.build(&F64::new())?;
         let mut features = whole.initial(seed);

@@ -102,9 +102,14 @@ impl Experiment for ConvNet {
 fn network(size: &Size) -> anyhow::Result<Network<F64>> {
     let mut layers = Vec::new();
     for (i, &stride) in size.strides.iter().enumerate() {
-        layers.extend([conv(&format!("conv{}", i + 1), 8, 3, stride), LayerSpec::Tanh]);
+        layers.extend([conv(&format!("conv{}", i + 1), 8, 3, stride), LayerSpec::Tanh {}]);
     }
-    layers.extend([conv("planes", 10, 1, 1), LayerSpec::Tanh, LayerSpec::GlobalAvgPool, LayerSpec::Flatten]);
+    layers.extend([
+        conv("planes", 10, 1, 1),
+        LayerSpec::Tanh {},
+        LayerSpec::GlobalAvgPool {},
+        LayerSpec::Flatten {},
+    ]);
     layers.push(dense("head", 10));
     let spec = ModelSpec { input: vec![1, size.side, size.side], loss: Loss::CrossEntropy, layers };
     Ok(spec.build(&F64::new())?)

@@ -200,10 +200,10 @@ fn network(outputs: usize, loss: Loss) -> anyhow::Result<Network<F64>> {
     let [first, second] = FROZEN;
     let layers = vec![
         conv(first, 8, 5, 2),
-        LayerSpec::Relu,
+        LayerSpec::Relu {},
         conv(second, 16, 3, 2),
-        LayerSpec::Relu,
-        LayerSpec::Flatten,
+        LayerSpec::Relu {},
+        LayerSpec::Flatten {},
         dense("head", outputs),
     ];
     Ok(ModelSpec { input: vec![1, SIDE, SIDE], loss, layers }.build(&F64::new())?)

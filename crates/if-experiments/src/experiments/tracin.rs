@@ -101,7 +101,7 @@ impl Experiment for TracInMislabel {
 }
 
 fn network() -> anyhow::Result<Network<F64>> {
-    let layers = vec![LayerSpec::Flatten, dense("1", HIDDEN), LayerSpec::Relu, dense("3", 10)];
+    let layers = vec![LayerSpec::Flatten {}, dense("1", HIDDEN), LayerSpec::Relu {}, dense("3", 10)];
     Ok(ModelSpec { input: vec![28, 28], loss: Loss::CrossEntropy, layers }.build(&F64::new())?)
 }
 
@@ -110,12 +110,12 @@ fn photo_network() -> anyhow::Result<Network<F64>> {
     let pool = |size| LayerSpec::MaxPool { size, stride: None, padding: 0 };
     let layers = vec![
         conv("0", 16, 3, 1),
-        LayerSpec::Relu,
+        LayerSpec::Relu {},
         pool(2),
         conv("3", 32, 3, 1),
-        LayerSpec::Relu,
+        LayerSpec::Relu {},
         pool(3),
-        LayerSpec::Flatten,
+        LayerSpec::Flatten {},
         dense("7", 10),
     ];
     Ok(ModelSpec { input: vec![3, 32, 32], loss: Loss::CrossEntropy, layers }.build(&F64::new())?)

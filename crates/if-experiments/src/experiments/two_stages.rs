@@ -43,13 +43,13 @@ const TUNINGS: [(&str, Option<f64>, [f64; 2]); 2] =
     [("fixed", None, [0.8, 0.62]), ("updated", Some(ALPHA), [0.6, 0.47])];
 
 fn dense_tanh(units: usize) -> Vec<LayerSpec> {
-    vec![LayerSpec::Flatten, dense("embedding", units), LayerSpec::Tanh]
+    vec![LayerSpec::Flatten {}, dense("embedding", units), LayerSpec::Tanh {}]
 }
 
 fn convolutions() -> Vec<LayerSpec> {
     let pool = LayerSpec::AvgPool { size: 2, stride: None, padding: 0 };
-    let second = [conv("conv2", 4, 3, 1), LayerSpec::Tanh, LayerSpec::Flatten];
-    [conv("conv1", 4, 3, 1), LayerSpec::Tanh, pool].into_iter().chain(second).collect()
+    let second = [conv("conv2", 4, 3, 1), LayerSpec::Tanh {}, LayerSpec::Flatten {}];
+    [conv("conv1", 4, 3, 1), LayerSpec::Tanh {}, pool].into_iter().chain(second).collect()
 }
 
 /// `4`.

@@ -119,7 +119,7 @@ impl PairModel {
     /// The mean of 16 numbers for each token, a hidden layer of 32, relu.
     fn untrained(classes: usize) -> anyhow::Result<Network<F64>> {
         let embedding = LayerSpec::EmbeddingBag { name: "0".into(), vocab: BUCKETS, dim: 16 };
-        let layers = vec![embedding, dense(TOP[0], 32), LayerSpec::Relu, dense(TOP[1], classes)];
+        let layers = vec![embedding, dense(TOP[0], 32), LayerSpec::Relu {}, dense(TOP[1], classes)];
         Ok(ModelSpec { input: vec![LENGTH], loss: Loss::CrossEntropy, layers }.build(&F64::new())?)
     }
 

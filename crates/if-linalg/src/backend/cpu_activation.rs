@@ -13,7 +13,8 @@ pub(super) fn activate<T: Real>(f: Activation, x: View<Cpu<T>>, mut y: ViewMut<C
     for i in 0..x.rows {
         let (x, y) = (x.row(i), y.row(i));
         match f {
-            Activation::Relu => map(x, y, |z| if z > T::ZERO { z } else { T::ZERO }),
+            // What is undefined stays so, and is named where losses are.
+            Activation::Relu => map(x, y, |z| if z <= T::ZERO { T::ZERO } else { z }),
             Activation::LeakyRelu { slope } => {
                 let slope = T::from_f64(slope);
                 map(x, y, |z| if z > T::ZERO { z } else { slope * z });
@@ -110,4 +111,19 @@ fn second_derivative<T: Real>(f: Activation, x: &[T], y: &[T], out: &mut [T]) {
 #[inline(always)]
 fn map<T: Real>(x: &[T], out: &mut [T], f: impl Fn(T) -> T) {
     out.iter_mut().zip(x).for_each(|(out, x)| *out = f(*x));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_undefined_stays_so() {
+        for f in [Activation::Relu, Activation::LeakyRelu { slope: 0.1 }, Activation::Tanh, Activation::Gelu]
+        {
+            let (x, mut y) = (vec![f32::NAN, 1.0], vec![0.0; 2]);
+            activate(f, View::new(&x, 0, 1, 2), ViewMut::new(&mut y, 0, 1, 2));
+            assert!(y[0].is_nan() && y[1] > 0.0, "{f:?}");
+        }
+    }
 }

@@ -46,16 +46,19 @@ pub(super) fn cg_step<T: Real>(
     let pairs: Vec<_> = parts.iter().map(|&at| [part(p, k, at), part(q, k, at)]).collect();
     Cpu::new().dots(&pairs, &mut pq);
     let stepped: Vec<bool> = pq.iter().zip(step.floor).map(|(pq, floor)| pq > floor).collect();
-    let alpha = |i: usize| T::from_f64(if stepped[i] { step.rz[i] / pq[i] } else { 0.0 });
+    let alpha = |i: usize| stepped[i].then(|| T::from_f64(step.rz[i] / pq[i]));
     for (&at, [p, q]) in parts.iter().zip(pairs) {
         let targets = rows(x, k, at).into_iter().zip(rows(r, k, at)).zip(&mut rr).enumerate();
         each(targets, (k, at.1), |(i, ((x, r), rr))| {
             let alpha = alpha(i);
             let targets = x.chunks_mut(CHUNK).zip(r.chunks_mut(CHUNK));
             for ((x, r), (p, q)) in targets.zip(p.row(i).chunks(CHUNK).zip(q.row(i).chunks(CHUNK))) {
-                for ((x, r), (p, q)) in x.iter_mut().zip(r.iter_mut()).zip(p.iter().zip(q)) {
-                    *x += alpha * *p;
-                    *r -= alpha * *q;
+                // Not a step of length 0: p and q may be infinite.
+                if let Some(alpha) = alpha {
+                    for ((x, r), (p, q)) in x.iter_mut().zip(r.iter_mut()).zip(p.iter().zip(q)) {
+                        *x += alpha * *p;
+                        *r -= alpha * *q;
+                    }
                 }
                 *rr += dot(r, r);
             }
@@ -82,14 +85,17 @@ pub(super) fn cg_turn<T: Real>(
             Cpu::new().dots(&pairs, &mut rz);
         }
     }
-    let beta = |i: usize| T::from_f64(if stepped[i] { rz[i] / before[i] } else { 0.0 });
+    let beta = |i: usize| stepped[i].then(|| T::from_f64(rz[i] / before[i]));
     let mut pp = vec![0.0; k];
     for &at in parts {
         let z = part(z.unwrap_or(r), k, at);
         each(rows(p, k, at).into_iter().zip(&mut pp).enumerate(), (k, at.1), |(i, (p, pp))| {
             let beta = beta(i);
             for (p, z) in p.chunks_mut(CHUNK).zip(z.row(i).chunks(CHUNK)) {
-                p.iter_mut().zip(z).for_each(|(p, z)| *p = *z + beta * *p);
+                match beta {
+                    Some(beta) => p.iter_mut().zip(z).for_each(|(p, z)| *p = *z + beta * *p),
+                    None => p.copy_from_slice(z),
+                }
                 *pp += dot(p, p);
             }
         });
@@ -128,4 +134,26 @@ pub(super) fn lissa_step<T: Real>(
         });
     }
     squares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A direction that is not finite makes no step: what was there stays, and the next direction is the residual.
+    #[test]
+    fn vectors_below_their_floor_stay() {
+        let (p, q) = (vec![1.0, 2.0, f64::INFINITY, f64::NAN], vec![3.0, 4.0, 1.0, 1.0]);
+        let (mut x, mut r) = (vec![0.5; 4], vec![0.25; 4]);
+        let (parts, step) = ([(0, 2)], CgStep { rz: &[22.0, 1.0], floor: &[0.0, 0.0] });
+        let sums = cg_step(step, &parts, [&p, &q], [&mut x, &mut r]);
+        let mut turned = p.clone();
+        let CgProducts { pq, rr, rz, pp } = cg_turn(sums, &parts, &r, None, &mut turned);
+        assert_eq!((x, r), (vec![2.5, 4.5, 0.5, 0.5], vec![-5.75, -7.75, 0.25, 0.25]));
+        assert_eq!((pq[0], rr[1]), (11.0, 0.125));
+        assert_eq!(rz, rr);
+        let beta = rr[0] / 22.0;
+        assert_eq!(turned, [-5.75 + beta, -7.75 + beta * 2.0, 0.25, 0.25]);
+        assert_eq!(pp[1], 0.125);
+    }
 }

@@ -391,8 +391,11 @@ impl<'a, B: Backend> Walks<'a, B> {
         let (b, sum) = (columns.b(), operator.as_finite_sum());
         let (b_norms, n) = (b.norms(), sum.map_or(0, |sum| sum.examples()));
         let replicas = sum.map_or(Vec::new(), |sum| sum.replicas());
-        let others: Vec<_> =
-            replicas.into_iter().map(|operator| Place { operator, b: b.to(operator.backend()) }).collect();
+        let others: Vec<_> = replicas
+            .into_iter()
+            .take(plan.repeats - 1)
+            .map(|operator| Place { operator, b: b.to(operator.backend()) })
+            .collect();
         let places: Vec<_> = [Place { operator, b }].into_iter().chain(others).collect();
         let walk = |g: usize| {
             let b = &places[g % places.len()].b;

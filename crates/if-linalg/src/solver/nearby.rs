@@ -96,7 +96,16 @@ impl<B: Backend> Run<B> {
 
     /// The next direction. A column ends whose solve with `A` failed.
     fn turn(&mut self, solver: &dyn Prepared<B>, observer: &dyn Observer) -> Vec<Option<Termination>> {
-        let Solution { x: z, report } = solver.solve(&self.r, observer);
+        let Solution { x: mut z, report } = solver.solve(&self.r, observer);
+        let failed = |column: &ColumnReport| match column.termination {
+            Termination::Converged => None,
+            // Nothing is known of `A z` then.
+            Termination::Approximate => Some(Termination::Stagnated),
+            other => Some(other),
+        };
+        let ends: Vec<_> = report.columns.iter().map(failed).collect();
+        // What is not solved leaves the iterate as it is, whatever came of it.
+        ends.iter().enumerate().filter(|(_, end)| end.is_some()).for_each(|(i, _)| z.fill_row(i, 0.0));
         let rz = self.r.dots(&z);
         let beta: Vec<f64> =
             self.state.iter().zip(&rz).map(|(s, rz)| if s.rz == 0.0 { 0.0 } else { rz / s.rz }).collect();
@@ -104,13 +113,7 @@ impl<B: Backend> Run<B> {
         self.p.row_axpby(&ones, &z, &beta);
         self.ap.row_axpby(&ones, &self.r, &beta);
         self.state.iter_mut().zip(rz).for_each(|(state, rz)| state.rz = rz);
-        let failed = |column: &ColumnReport| match column.termination {
-            Termination::Converged => None,
-            // Nothing is known of `A z` then.
-            Termination::Approximate => Some(Termination::Stagnated),
-            other => Some(other),
-        };
-        report.columns.iter().map(failed).collect()
+        ends
     }
 
     fn step(&mut self, near: &dyn Nearby<B>, columns: &[usize], ends: &mut [Option<Termination>]) {

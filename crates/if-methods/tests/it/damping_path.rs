@@ -38,7 +38,7 @@ impl Problem {
     /// Parameters that are no optimum: the Hessian is far from definite.
     fn tanh() -> Self {
         let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
-        let layers = vec![dense("0", 4), LayerSpec::Tanh, dense("2", 3)];
+        let layers = vec![dense("0", 4), LayerSpec::Tanh {}, dense("2", 3)];
         let spec = ModelSpec { input: vec![3], loss: Loss::CrossEntropy, layers };
         let network = spec.build(&Cpu::new()).unwrap();
         let theta: Vec<f64> = random(network.layout().dim(), 8).iter().map(|v| 2.0 * v).collect();

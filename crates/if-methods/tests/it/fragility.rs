@@ -25,7 +25,7 @@ fn fragility() -> Fragility {
 
 fn hidden() -> Network<Double> {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
-    let layers = vec![dense("0", 4), LayerSpec::Tanh, dense("2", 3)];
+    let layers = vec![dense("0", 4), LayerSpec::Tanh {}, dense("2", 3)];
     ModelSpec { input: vec![WIDTH], loss: Loss::CrossEntropy, layers }.build(&Cpu::new()).unwrap()
 }
 
@@ -211,7 +211,7 @@ fn points_are_ranks() {
 #[test]
 fn layers_before_the_first_with_parameters() {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
-    let layers = vec![LayerSpec::Flatten, dense("0", 4), LayerSpec::Tanh, dense("2", 3)];
+    let layers = vec![LayerSpec::Flatten {}, dense("0", 4), LayerSpec::Tanh {}, dense("2", 3)];
     let spec = ModelSpec { input: vec![WIDTH], loss: Loss::CrossEntropy, layers };
     let flattened: Network<Double> = spec.build(&Cpu::new()).unwrap();
     let [plain, behind] = [hidden(), flattened].map(|network| trial(&fragility(), &network).unwrap());

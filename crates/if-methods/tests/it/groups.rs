@@ -265,7 +265,7 @@ fn rescaled_influence_is_a_sum_of_newton_steps() {
 
 fn mlp() -> Network<Double> {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
-    let layers = vec![dense("0", 4), LayerSpec::Tanh, dense("2", 3)];
+    let layers = vec![dense("0", 4), LayerSpec::Tanh {}, dense("2", 3)];
     ModelSpec { input: vec![WIDTH], loss: Loss::CrossEntropy, layers }.build(&Cpu::new()).unwrap()
 }
 

@@ -25,7 +25,7 @@ fn data(n: usize, seed: u64) -> Dataset {
 /// examples, the penalty's share truncated or lost, results of later blocks lost.
 fn check<B: Backend>(backend: &B, removal: Removal, rounding: f64) {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
-    let layers = vec![dense("0", 16), LayerSpec::Tanh, dense("2", 10), LayerSpec::Tanh, dense("4", 4)];
+    let layers = vec![dense("0", 16), LayerSpec::Tanh {}, dense("2", 10), LayerSpec::Tanh {}, dense("4", 4)];
     let spec = ModelSpec { input: vec![WIDTH], loss: Loss::CrossEntropy, layers };
     let network = spec.build(backend).unwrap();
     let [train, queries] =

@@ -21,7 +21,7 @@ fn data(n: usize, classes: usize, seed: u64) -> Dataset {
 
 fn network(classes: usize) -> Network<Double> {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
-    let layers = vec![dense("embedding", 3), LayerSpec::Tanh, dense("head", classes)];
+    let layers = vec![dense("embedding", 3), LayerSpec::Tanh {}, dense("head", classes)];
     ModelSpec { input: vec![WIDTH], loss: Loss::CrossEntropy, layers }.build(&Cpu::new()).unwrap()
 }
 

@@ -28,8 +28,14 @@ fn images(n: usize, seed: u64) -> Dataset {
 fn network() -> Network<Double> {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
     let conv = LayerSpec::Conv2d { name: "0".into(), out: 2, kernel: 2, stride: 1, padding: 0, bias: true };
-    let layers =
-        vec![conv, LayerSpec::Tanh, LayerSpec::Flatten, dense("3", 6), LayerSpec::Tanh, dense("5", 3)];
+    let layers = vec![
+        conv,
+        LayerSpec::Tanh {},
+        LayerSpec::Flatten {},
+        dense("3", 6),
+        LayerSpec::Tanh {},
+        dense("5", 3),
+    ];
     ModelSpec { input: vec![1, 4, 4], loss: Loss::CrossEntropy, layers }.build(&Cpu::new()).unwrap()
 }
 
@@ -276,7 +282,7 @@ fn representer_points_add_up_to_the_outputs() {
         let x = ArrayD::from_shape_vec(vec![N, 4], random(N * 4, 5)).unwrap();
         let data = Dataset::new(HostArray::F64(x), y).unwrap();
         let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
-        let layers = vec![dense("0", 5), LayerSpec::Tanh, dense("2", outputs)];
+        let layers = vec![dense("0", 5), LayerSpec::Tanh {}, dense("2", outputs)];
         let network: Network<Double> = ModelSpec { input: vec![4], loss, layers }.build(&Cpu::new()).unwrap();
         let train = Inputs::new(&network, &data, usize::MAX).unwrap();
         let risk = EmpiricalRisk::new(&network, &train, RiskSettings::mean(0.02)).unwrap();

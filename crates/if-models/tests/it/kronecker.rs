@@ -31,9 +31,9 @@ fn conv(name: &str, out: usize, kernel: usize) -> LayerSpec {
 fn images<B: Backend>(backend: &B, n: usize) -> (Network<B>, Dataset) {
     let layers = vec![
         conv("0", 3, 2),
-        LayerSpec::Tanh,
+        LayerSpec::Tanh {},
         conv("2", 2, 1),
-        LayerSpec::Flatten,
+        LayerSpec::Flatten {},
         LayerSpec::Dense { name: "fc".into(), out: 3, bias: true },
     ];
     let spec = ModelSpec { input: vec![2, 4, 4], loss: Loss::CrossEntropy, layers };
@@ -46,7 +46,7 @@ fn tokens<B: Backend>(backend: &B, n: usize) -> (Network<B>, Dataset) {
     let layers = vec![
         LayerSpec::EmbeddingBag { name: "words".into(), vocab: 6, dim: 4 },
         LayerSpec::BatchNorm { name: "bn".into(), eps: 1e-5 },
-        LayerSpec::Tanh,
+        LayerSpec::Tanh {},
         LayerSpec::Dense { name: "fc".into(), out: 3, bias: true },
     ];
     let spec = ModelSpec { input: vec![5], loss: Loss::CrossEntropy, layers };

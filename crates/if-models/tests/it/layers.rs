@@ -1,20 +1,22 @@
 //! Every layer through the kit, on every device; and a kit that sees every fault planted in a layer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use crate::common::{Double, cpu};
 use if_linalg::testing::{ACTIVATIONS, random};
 use if_linalg::{Backend, Segment, View, ViewMut, Window};
 use if_models::layer::{
-    BatchNorm, Conv2d, Delta, Dense, Direction, Elementwise, EmbeddingBag, Factors, Layer, Pool2d, Pooling,
-    Primal, Scratch,
+    BatchNorm, Conv2d, Delta, Dense, Direction, Elementwise, EmbeddingBag, Factors, Frozen, Layer, Pool2d,
+    Pooling, Primal, ResidualSum, Scratch,
 };
 use if_models::testing::{LayerCheck, check_layer};
 use proptest::prelude::*;
 
 test_on_devices!(
     f64: dense, dense_of_any_shape, conv2d_of_any_shape, conv2d_in_groups, embedding_bag_of_any_shape,
-    batch_norm_of_any_shape, pools_of_any_shape, elementwise,
+    batch_norm_of_any_shape, pools_of_any_shape, elementwise, elementwise_of_any_shape,
+    residual_sum_of_any_shape, frozen,
 );
 
 fn dense<B: Backend<Elem = f64>>(backend: &B) {
@@ -148,6 +150,53 @@ fn elementwise<B: Backend<Elem = f64>>(backend: &B) {
             check_layer(backend, &layer, LayerCheck { inputs, rows, directions, seed: 5 });
         }
     }
+}
+
+/// Rows of fewer and of more than the 512 numbers whose derivatives the processor keeps at a time. Catches: the later
+/// part of a row with derivatives of the first, a direction with those of another example.
+fn elementwise_of_any_shape<B: Backend<Elem = f64>>(backend: &B) {
+    for activation in ACTIVATIONS {
+        // Differences take time with the square of the numbers: few cases of the wide ones.
+        for (cases, widths, most) in [(10, 1usize..20, 9usize), (2, 513..600, 3)] {
+            proptest!(ProptestConfig { cases, ..config() }, |(
+                inputs in widths, rows in 1..most, directions in 1usize..5, seed in 0u64..1000,
+            )| {
+                // Within a step of a difference from 0, relu has both of its slopes.
+                let x = random(rows * inputs, 100 * seed + 2);
+                prop_assume!(x.iter().all(|x| x.abs() > 2e-5));
+                let sizes = LayerCheck { inputs, rows, directions, seed };
+                check_layer(backend, &Elementwise::new(activation, inputs), sizes);
+            });
+        }
+    }
+}
+
+/// Catches: a tangent or a gradient that is scaled or added to what was there, and one that is not written where the
+/// input does not move.
+fn residual_sum_of_any_shape<B: Backend<Elem = f64>>(backend: &B) {
+    proptest!(config(), |(
+        inputs in 1usize..12, rows in 1usize..9, directions in 1usize..6, seed in 0u64..1000,
+    )| {
+        check_layer(backend, &ResidualSum::new(inputs), LayerCheck { inputs, rows, directions, seed });
+    });
+}
+
+/// Every layer with parameters, at constant ones. Catches: a product without the weights that are held, and one that
+/// drops the input's direction together with that of the weights.
+fn frozen<B: Backend<Elem = f64>>(backend: &B) {
+    let check = |layer: Arc<dyn Layer<B>>, inputs: usize| {
+        let segment = layer.segment().expect("a layer with parameters");
+        let w = backend.upload(&random(segment.rows * segment.cols, 8));
+        let frozen = Frozen::new(backend, layer, View::new(&w, 0, segment.rows, segment.cols));
+        for (rows, directions) in [(1, 1), (1, 3), (5, 3), (9, 33)] {
+            check_layer(backend, &frozen, LayerCheck { inputs, rows, directions, seed: 3 });
+        }
+    };
+    check(Arc::new(Dense::new("fc", 4, 3, true)), 4);
+    let window = Window { channels: 2, image: [3, 4], kernel: [3, 2], stride: 1, padding: 1 };
+    check(Arc::new(Conv2d::new("conv", window, 2, true)), window.inputs());
+    check(Arc::new(BatchNorm::new("bn", 2, vec![0.3, -0.5, 0.1], vec![0.5, 1.0, 2.0], 1e-5)), 6);
+    check(Arc::new(EmbeddingBag::new("emb", 5, 3)), 4);
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn softmax() -> (Network<Double>, Dataset) {
 
 fn mlp_spec() -> ModelSpec {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
-    let layers = vec![dense("0", 5), LayerSpec::Tanh, dense("2", 3)];
+    let layers = vec![dense("0", 5), LayerSpec::Tanh {}, dense("2", 3)];
     ModelSpec { input: vec![4], loss: Loss::CrossEntropy, layers }
 }
 

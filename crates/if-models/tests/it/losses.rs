@@ -60,6 +60,19 @@ fn hessian_product(loss: Loss, z: &[f64], y: f64, v: &[f64]) -> Vec<f64> {
     out
 }
 
+/// The roots `first..first + count` of one example's Hessian.
+fn roots(loss: Loss, z: &[f64], y: f64, first: usize, count: usize) -> Vec<f64> {
+    let curvature = kernel(loss, z, y)[2].clone();
+    let mut out = vec![f64::NAN; count * z.len()];
+    cpu().loss_root(
+        loss,
+        View::new(&curvature, 0, 1, z.len()),
+        first,
+        ViewMut::new(&mut out, 0, count, z.len()),
+    );
+    out
+}
+
 /// The formulas of the losses, for numbers that carry derivatives.
 fn formula(loss: Loss, z: &[Dual2_64], y: f64) -> Dual2_64 {
     let zero = Dual2_64::from(0.0);
@@ -221,6 +234,26 @@ fn measurements_by_hand() {
         assert_eq!(kernel(loss, &[3.0], 1.0).concat(), [-3.0, -1.0, 0.0]);
         assert_eq!(kernel(loss, &[3.0], -1.0).concat(), [3.0, 1.0, 0.0]);
     }
+}
+
+/// Catches: another root of the same Hessian, and roots counted from another one than the first that is asked for.
+#[test]
+fn roots_by_hand() {
+    // sqrt(p_c) (e_c - p) for the classes 1 and 2, of which the first has the root 1/2.
+    let last = 0.625f64.sqrt() / 8.0;
+    let expected = [-0.0625, 0.375, -0.3125, -last, -2.0 * last, 3.0 * last];
+    for loss in [Loss::CrossEntropy, Loss::LabelSmoothing { smoothing: 0.3 }] {
+        crate::common::assert_close(&roots(loss, &by_hand(), 1.0, 1, 2), &expected, 1e-14);
+    }
+    // With q = (1, 0, 5) / 6 the class itself has none.
+    let last = (5.0f64 / 6.0).sqrt() / 6.0;
+    let expected = [0.0, 0.0, 0.0, -last, 0.0, last];
+    crate::common::assert_close(&roots(Loss::Margin, &by_hand(), 1.0, 1, 2), &expected, 1e-14);
+    assert_eq!(roots(Loss::Squared, &by_hand(), 1.0, 1, 2), [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
+    // u = ln 3 at t = 1/2: l'' = 3/8.
+    let smooth = Loss::SmoothHinge { temperature: 0.5 };
+    let found = roots(smooth, &[1.0 - 0.5 * 3.0f64.ln()], 1.0, 0, 1);
+    crate::common::assert_close(&found, &[0.375f64.sqrt()], 1e-14);
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn data() -> Dataset {
 
 fn network() -> Network<crate::common::Double> {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
-    let layers = vec![dense("0", 4), LayerSpec::Tanh, dense("2", 3)];
+    let layers = vec![dense("0", 4), LayerSpec::Tanh {}, dense("2", 3)];
     ModelSpec { input: vec![3], loss: Loss::CrossEntropy, layers }.build(&cpu()).unwrap()
 }
 

@@ -121,9 +121,9 @@ fn small_networks_of_every_kind<B: Backend<Elem = f64>>(backend: &B) {
     let mean = LayerSpec::AvgPool { size: 2, stride: None, padding: 1 };
     let gelu = LayerSpec::Gelu { approximate: Approximation::None };
     let lists = [
-        vec![dense("0", 4), LayerSpec::Softplus, dense("2", 3)],
-        vec![dense("0", 4), LayerSpec::Relu, dense("2", 3), LayerSpec::Selu, dense("4", 3)],
-        vec![dense("0", 5), gelu, LayerSpec::Dropout, dense("2", 3)],
+        vec![dense("0", 4), LayerSpec::Softplus {}, dense("2", 3)],
+        vec![dense("0", 4), LayerSpec::Relu {}, dense("2", 3), LayerSpec::Selu {}, dense("4", 3)],
+        vec![dense("0", 5), gelu, LayerSpec::Dropout {}, dense("2", 3)],
     ];
     for layers in lists {
         let spec = ModelSpec { input: vec![3], loss: Loss::CrossEntropy, layers };
@@ -131,11 +131,11 @@ fn small_networks_of_every_kind<B: Backend<Elem = f64>>(backend: &B) {
         check_network(&network, &random_data(9, 3, Loss::CrossEntropy, 3, 5), &random_theta(&network, 9));
     }
     let lists = [
-        vec![conv("0", 2, 1), LayerSpec::Tanh, max, LayerSpec::Flatten, dense("4", 2)],
-        vec![mean, conv("1", 2, 1), LayerSpec::Sigmoid, conv("3", 2, 0), LayerSpec::GlobalAvgPool],
+        vec![conv("0", 2, 1), LayerSpec::Tanh {}, max, LayerSpec::Flatten {}, dense("4", 2)],
+        vec![mean, conv("1", 2, 1), LayerSpec::Sigmoid {}, conv("3", 2, 0), LayerSpec::GlobalAvgPool {}],
     ];
     for mut layers in lists {
-        layers.push(LayerSpec::Flatten);
+        layers.push(LayerSpec::Flatten {});
         let spec = ModelSpec { input: vec![1, 3, 3], loss: Loss::CrossEntropy, layers };
         let network = spec.build(backend).unwrap();
         check_network(&network, &random_data(7, 9, Loss::CrossEntropy, 2, 5), &random_theta(&network, 9));
@@ -158,8 +158,8 @@ fn networks_of_token_ids<B: Backend<Elem = f64>>(backend: &B) {
     let ids = ids.iter().flatten().map(|id| f64::from(*id)).collect();
     let data = crate::common::dataset(4, ids, vec![0.0, 2.0, 1.0, 1.0, 0.0, 2.0, 0.0]);
     let lists = [
-        vec![bag(3), dense("fc", 4), LayerSpec::Relu, dense("out", 3)],
-        vec![LayerSpec::Dropout, bag(2), LayerSpec::Tanh, dense("out", 3)],
+        vec![bag(3), dense("fc", 4), LayerSpec::Relu {}, dense("out", 3)],
+        vec![LayerSpec::Dropout {}, bag(2), LayerSpec::Tanh {}, dense("out", 3)],
         // Linear in the parameters, but no dense layer.
         vec![bag(3)],
     ];
@@ -175,14 +175,14 @@ fn residual_networks<B: Backend<Elem = f64>>(backend: &B) {
     let block = |layers| LayerSpec::Residual { layers };
     let norm = |name: &str| LayerSpec::BatchNorm { name: name.into(), eps: 1e-5 };
     let lists = [
-        vec![block(vec![dense("a", 3), LayerSpec::Tanh]), dense("z", 3)],
+        vec![block(vec![dense("a", 3), LayerSpec::Tanh {}]), dense("z", 3)],
         vec![
             dense("a", 4),
-            block(vec![norm("n"), LayerSpec::Tanh, block(vec![dense("b", 4), LayerSpec::Softplus])]),
-            block(vec![LayerSpec::Sigmoid]),
+            block(vec![norm("n"), LayerSpec::Tanh {}, block(vec![dense("b", 4), LayerSpec::Softplus {}])]),
+            block(vec![LayerSpec::Sigmoid {}]),
             dense("z", 3),
         ],
-        vec![block(vec![LayerSpec::Tanh]), dense("a", 3), norm("n"), block(vec![dense("z", 3)])],
+        vec![block(vec![LayerSpec::Tanh {}]), dense("a", 3), norm("n"), block(vec![dense("z", 3)])],
     ];
     for layers in lists {
         let spec = ModelSpec { input: vec![3], loss: Loss::CrossEntropy, layers };

@@ -40,7 +40,7 @@ fn problem(input: &[usize], tokens: Option<usize>, layers: Vec<LayerSpec>) -> Pr
 /// So wide that 40 directions are more than a GPU takes at a time.
 fn mlp() -> Problem {
     let gelu = LayerSpec::Gelu { approximate: Approximation::None };
-    problem(&[20], None, vec![dense("0", 300), LayerSpec::Tanh, dense("2", 100), gelu, dense("4", 10)])
+    problem(&[20], None, vec![dense("0", 300), LayerSpec::Tanh {}, dense("2", 100), gelu, dense("4", 10)])
 }
 
 /// One convolution without patches where a device has that, one with. The largest pixels
@@ -57,11 +57,11 @@ fn cnn() -> Problem {
     let layers = vec![
         LayerSpec::MaxPool { size: 3, stride: Some(2), padding: 1 },
         conv("1", 4, 5, 1, 2),
-        LayerSpec::Softplus,
+        LayerSpec::Softplus {},
         LayerSpec::AvgPool { size: 2, stride: None, padding: 0 },
         conv("4", 5, 3, 2, 1),
-        LayerSpec::Tanh,
-        LayerSpec::Flatten,
+        LayerSpec::Tanh {},
+        LayerSpec::Flatten {},
         dense("7", 5),
     ];
     problem(&[3, 24, 24], None, layers)
@@ -70,7 +70,11 @@ fn cnn() -> Problem {
 /// Texts of up to 8 tokens, some of them empty.
 fn texts() -> Problem {
     let bag = LayerSpec::EmbeddingBag { name: "words".into(), vocab: 50, dim: 300 };
-    problem(&[8], Some(50), vec![bag, LayerSpec::Tanh, dense("fc", 60), LayerSpec::Softplus, dense("out", 4)])
+    problem(
+        &[8],
+        Some(50),
+        vec![bag, LayerSpec::Tanh {}, dense("fc", 60), LayerSpec::Softplus {}, dense("out", 4)],
+    )
 }
 
 /// Random numbers that `f32` holds exactly, so that every precision is asked the same.
@@ -275,7 +279,7 @@ const SHIFT: f64 = 0.03;
 /// `|x - x*| <= |r| / (l2 + damping)`.
 fn check_solves<B: Backend>(backend: &B, solvers: &[(Box<dyn Solver<B>>, f64)]) {
     let (n, k) = (Problem::rows::<B>(), 5);
-    let small = problem(&[6], None, vec![dense("0", 7), LayerSpec::Tanh, dense("2", 3)]);
+    let small = problem(&[6], None, vec![dense("0", 7), LayerSpec::Tanh {}, dense("2", 3)]);
     let data = small.data(n, 3);
     let rhs = exact(k * (7 * 7 + 3 * 8), 1.0, 4);
     let cholesky = Cholesky { tolerance: 1e-10, memory_budget: 1 << 24 };

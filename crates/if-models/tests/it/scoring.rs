@@ -116,8 +116,8 @@ fn moments_multiply_to_the_gauss_newton_block_of_one_example<B: Backend<Elem = f
     // A convolution whose window covers the image has one position.
     let layers = vec![
         LayerSpec::Conv2d { name: "conv".into(), out: 2, kernel: 2, stride: 1, padding: 0, bias: true },
-        LayerSpec::Tanh,
-        LayerSpec::Flatten,
+        LayerSpec::Tanh {},
+        LayerSpec::Flatten {},
         LayerSpec::Dense { name: "fc".into(), out: 3, bias: false },
     ];
     let spec = ModelSpec { input: vec![2, 2, 2], loss: Loss::CrossEntropy, layers };

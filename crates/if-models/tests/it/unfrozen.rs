@@ -66,8 +66,8 @@ fn a_skip_across_keeps_the_network_whole() {
         bias: true,
     };
     let layers = vec![
-        LayerSpec::Residual { layers: vec![conv("a"), LayerSpec::Tanh, conv("b")] },
-        LayerSpec::Flatten,
+        LayerSpec::Residual { layers: vec![conv("a"), LayerSpec::Tanh {}, conv("b")] },
+        LayerSpec::Flatten {},
         LayerSpec::Dense { name: "c".into(), out: 3, bias: true },
     ];
     let spec = ModelSpec { input: vec![2, 3, 3], loss: Loss::CrossEntropy, layers };

@@ -79,7 +79,7 @@ fn descriptions_are_checked_layer_by_layer() {
         "layer 0: dense \"0\" takes a flat input, found shape [1, 2, 2]"
     );
     assert_eq!(error(spec(&[4], vec![dense("0", 0)])), "layer 0: dense \"0\" has no outputs");
-    assert!(error(spec(&[4], vec![LayerSpec::Flatten])).contains("found none"));
+    assert!(error(spec(&[4], vec![LayerSpec::Flatten {}])).contains("found none"));
     assert!(error(spec(&[4, 0], vec![dense("0", 5)])).contains("found [4, 0]"));
     let image = |layers| error(spec(&[1, 5, 5], layers));
     let conv = |name: &str, kernel| LayerSpec::Conv2d {
@@ -95,7 +95,7 @@ fn descriptions_are_checked_layer_by_layer() {
         "layer 0: conv2d \"c\": no window of side 6 with stride 1 fits 5 x 5 with padding 0"
     );
     assert_eq!(
-        image(vec![conv("c", 3), LayerSpec::Flatten, conv("d", 1)]),
+        image(vec![conv("c", 3), LayerSpec::Flatten {}, conv("d", 1)]),
         "layer 2: conv2d \"d\" takes an image (channels, height, width), found shape [18]"
     );
     let pool = LayerSpec::MaxPool { size: 2, stride: None, padding: 2 };
@@ -188,7 +188,7 @@ fn an_embedding_bag_is_the_first_layer() {
     let error = |spec: ModelSpec| spec.build(&Cpu::<f64>::new()).err().unwrap().to_string();
     let first = "embedding_bag \"emb\" takes token ids: it can only be the first layer";
     assert_eq!(error(spec(&[4], vec![dense("fc", 4), bag(3, 2)])), format!("layer 1: {first}"));
-    assert_eq!(error(spec(&[4], vec![LayerSpec::Relu, bag(3, 2)])), format!("layer 1: {first}"));
+    assert_eq!(error(spec(&[4], vec![LayerSpec::Relu {}, bag(3, 2)])), format!("layer 1: {first}"));
     assert_eq!(
         error(spec(&[4], vec![LayerSpec::Residual { layers: vec![bag(3, 4)] }])),
         "layer 0: an embedding_bag cannot stand in a residual block: nothing is added to token ids"

@@ -118,7 +118,7 @@ const ROUTES: [&str; 2] = ["last layer", "all layers"];
 
 fn trial(context: &Context, n: usize, seed: u64) -> anyhow::Result<Trial> {
     let dense = |name: &str, out| LayerSpec::Dense { name: name.into(), out, bias: true };
-    let layers = vec![LayerSpec::Flatten, dense("1", 100), LayerSpec::Relu, dense("3", 10)];
+    let layers = vec![LayerSpec::Flatten {}, dense("1", 100), LayerSpec::Relu {}, dense("3", 10)];
     let spec = ModelSpec { input: vec![28, 28], loss: Loss::CrossEntropy, layers };
     let network: Network<F64> = spec.build(&F64::new())?;
     let drawn = |source: &str, count: usize| -> anyhow::Result<_> {

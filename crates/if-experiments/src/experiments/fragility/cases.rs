@@ -46,7 +46,7 @@ pub fn mnist(context: &Context) -> anyhow::Result<Case> {
         train: images("mnist:train[0..2000]")?,
         test: images("mnist:test[0..500]")?,
         input: vec![1, SIDE, SIDE],
-        hidden: |setting| tanh_layers(setting, vec![LayerSpec::Flatten]),
+        hidden: |setting| tanh_layers(setting, vec![LayerSpec::Flatten {}]),
         base,
         grid: axes(base, &[1, 2, 4], &[6, 12], &[150, 600]),
         left_out: 20,
@@ -99,16 +99,16 @@ fn unique(all: Vec<Setting>) -> Vec<Setting> {
 
 /// Dense layers with tanh after `first`.
 fn tanh_layers(setting: &Setting, first: Vec<LayerSpec>) -> Vec<LayerSpec> {
-    let layer = |l: usize| [dense(&l.to_string(), setting.width), LayerSpec::Tanh];
+    let layer = |l: usize| [dense(&l.to_string(), setting.width), LayerSpec::Tanh {}];
     first.into_iter().chain((0..setting.depth).flat_map(layer)).collect()
 }
 
 /// 3 x 3 convolutions with tanh, the first of stride 2, and the mean of each plane.
 fn convolutions(setting: &Setting) -> Vec<LayerSpec> {
     let layer =
-        |l: usize| [conv(&l.to_string(), setting.width, 3, if l == 0 { 2 } else { 1 }), LayerSpec::Tanh];
+        |l: usize| [conv(&l.to_string(), setting.width, 3, if l == 0 { 2 } else { 1 }), LayerSpec::Tanh {}];
     let mut layers = vec![LayerSpec::AvgPool { size: 2, stride: None, padding: 0 }];
     layers.extend((0..setting.depth).flat_map(layer));
-    layers.extend([LayerSpec::GlobalAvgPool, LayerSpec::Flatten]);
+    layers.extend([LayerSpec::GlobalAvgPool {}, LayerSpec::Flatten {}]);
     layers
 }

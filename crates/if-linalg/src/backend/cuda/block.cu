@@ -1,4 +1,4 @@
-// Vectors and blocks of vectors: twins in cpu.rs.
+// Vectors and blocks of vectors: twins in cpu.rs, of steps of solvers in cpu_steps.rs.
 
 extern "C" __global__ void copy_rows(Matrix x, Matrix y) {
     each(y, [=](i64 i, i64 j) { return row(x, i)[j]; });
@@ -150,7 +150,7 @@ extern "C" __global__ void sum_partial(const double *partial, i64 width, double 
     if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
-// The three passes of solvers below are shaped like dots_partial: sums of squares of what they write.
+// The three passes of solvers below are shaped like dots_partial: sums of squares of r, p and x.
 
 // One pass over x, r, p, q. `given` is r.z, the floor and p.q of every row, one after another.
 extern "C" __global__ void cg_update(const double *given, Matrix p, Matrix q, Matrix x, Matrix r, i64 chunk,
@@ -158,12 +158,16 @@ extern "C" __global__ void cg_update(const double *given, Matrix p, Matrix q, Ma
     const double *rz = given, *floor = rz + x.rows, *pq = floor + x.rows;
     for (i64 i = blockIdx.y; i < x.rows; i += gridDim.y) {
         i64 start = blockIdx.x * chunk, end = min(start + chunk, x.cols);
-        real alpha = pq[i] > floor[i] ? (real)(rz[i] / pq[i]) : (real)0;
+        const bool steps = pq[i] > floor[i];
+        const real alpha = (real)(rz[i] / pq[i]);
         double sum = 0.0;
         for (i64 j = start + threadIdx.x; j < end; j += blockDim.x) {
-            row(x, i)[j] += alpha * row(p, i)[j];
-            real residual = row(r, i)[j] - alpha * row(q, i)[j];
-            row(r, i)[j] = residual;
+            real residual = row(r, i)[j];
+            // Not a step of length 0: p and q may be infinite.
+            if (steps) {
+                row(x, i)[j] += alpha * row(p, i)[j];
+                row(r, i)[j] = residual -= alpha * row(q, i)[j];
+            }
             sum += (double)residual * (double)residual;
         }
         sum = block_sum(sum);
@@ -177,10 +181,11 @@ extern "C" __global__ void cg_direct(const double *given, const double *rz, Matr
     const double *before = given, *floor = before + p.rows, *pq = floor + p.rows;
     for (i64 i = blockIdx.y; i < p.rows; i += gridDim.y) {
         i64 start = blockIdx.x * chunk, end = min(start + chunk, p.cols);
-        real beta = pq[i] > floor[i] ? (real)(rz[i] / before[i]) : (real)0;
+        const bool steps = pq[i] > floor[i];
+        const real beta = (real)(rz[i] / before[i]);
         double sum = 0.0;
         for (i64 j = start + threadIdx.x; j < end; j += blockDim.x) {
-            real direction = row(z, i)[j] + beta * row(p, i)[j];
+            real direction = steps ? row(z, i)[j] + beta * row(p, i)[j] : row(z, i)[j];
             row(p, i)[j] = direction;
             sum += (double)direction * (double)direction;
         }

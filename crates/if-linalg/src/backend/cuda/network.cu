@@ -17,7 +17,7 @@ __device__ inline void activation(int kind, real slope, real z, real &f, real &f
     case LEAKY_RELU: {
         real s = kind == RELU ? (real)0 : slope;
         f1 = z > 0 ? (real)1 : s;
-        f = z > 0 ? z : s * z;
+        f = z > 0 ? z : kind == RELU && z <= 0 ? (real)0 : s * z;
         f2 = 0;
         break;
     }

@@ -79,6 +79,7 @@ impl<T: CudaReal> Cuda<T> {
         [x, r]: [&mut CudaBuffer<T>; 2],
     ) -> CgSums {
         let k = step.rz.len();
+        assert_eq!(step.floor.len(), k, "a floor for every vector");
         let sums = CgSums { all: self.allocate(6 * k), k };
         self.overwrite(&sums.all, 0, &[step.rz, step.floor].concat());
         let partial = self.partial_of(parts, k);
@@ -135,9 +136,8 @@ impl<T: CudaReal> Cuda<T> {
         self.sums(&partial, sums.at(5));
         let mut host = vec![0.0; 4 * k];
         self.fetch(&sums.all, 2 * k, &mut host);
-        let [pq, rr, rz, pp] = [0, 1, 2, 3].map(|which| host[which * k..][..k].to_vec());
-        let rz = if z.is_some() { rz } else { rr.clone() };
-        CgProducts { pq, rr, rz, pp }
+        let part = |which: usize| host[which * k..][..k].to_vec();
+        CgProducts { pq: part(0), rr: part(1), rz: part(if z.is_some() { 2 } else { 1 }), pp: part(3) }
     }
 
     /// [`Backend::lissa_step`](crate::Backend::lissa_step).

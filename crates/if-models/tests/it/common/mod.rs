@@ -61,7 +61,7 @@ pub fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
 pub fn mlp<B: Backend>(backend: &B, widths: &[usize], loss: Loss) -> Network<B> {
     let mut layers = Vec::new();
     for (l, out) in widths[1..].iter().enumerate() {
-        layers.extend((l > 0).then_some(LayerSpec::Tanh));
+        layers.extend((l > 0).then_some(LayerSpec::Tanh {}));
         layers.push(LayerSpec::Dense { name: format!("{l}"), out: *out, bias: true });
     }
     ModelSpec { input: vec![widths[0]], loss, layers }.build(backend).unwrap()
@@ -80,12 +80,12 @@ pub fn pictures<B: Backend>(backend: &B, n: usize) -> (Network<B>, Block<B>, Dat
     let layers = vec![
         conv("first", 2, 1),
         LayerSpec::BatchNorm { name: "norm".into(), eps: 1e-5 },
-        LayerSpec::Tanh,
-        LayerSpec::Residual { layers: vec![conv("second", 2, 1), LayerSpec::Softplus] },
+        LayerSpec::Tanh {},
+        LayerSpec::Residual { layers: vec![conv("second", 2, 1), LayerSpec::Softplus {}] },
         LayerSpec::MaxPool { size: 2, stride: None, padding: 0 },
-        LayerSpec::Flatten,
+        LayerSpec::Flatten {},
         LayerSpec::Dense { name: "third".into(), out: 4, bias: true },
-        LayerSpec::Tanh,
+        LayerSpec::Tanh {},
         LayerSpec::Dense { name: "last".into(), out: 3, bias: true },
     ];
     let spec = ModelSpec { input: vec![1, 4, 4], loss: Loss::CrossEntropy, layers };
@@ -101,7 +101,7 @@ pub fn few_positions<B: Backend>(backend: &B, n: usize) -> (Network<B>, Block<B>
     let conv =
         LayerSpec::Conv2d { name: "conv".into(), out: 12, kernel: 2, stride: 1, padding: 0, bias: true };
     let dense = LayerSpec::Dense { name: "fc".into(), out: 3, bias: true };
-    let layers = vec![conv, LayerSpec::Tanh, LayerSpec::Flatten, dense];
+    let layers = vec![conv, LayerSpec::Tanh {}, LayerSpec::Flatten {}, dense];
     let spec = ModelSpec { input: vec![8, 2, 3], loss: Loss::CrossEntropy, layers };
     let network = spec.build(backend).expect("the layers fit");
     let x = ArrayD::from_shape_vec(vec![n, 8, 2, 3], random(48 * n, 3)).expect("as many numbers");
