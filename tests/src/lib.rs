@@ -4,9 +4,18 @@
 use ndarray_linalg as _;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use if_data::Array;
+
+/// A folder of this package, or one beside this program, where that was copied to another machine.
+///
+/// # Panics
+/// Where a program has no place.
+pub fn files(folder: &str) -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    if built.exists() { built } else { std::env::current_exe().expect("a place").with_file_name(folder) }
+}
 
 /// Arrays of an npz file in this package's `data` folder.
 pub struct Golden(BTreeMap<String, Array>);
@@ -17,7 +26,7 @@ impl Golden {
     /// # Panics
     /// Where it cannot be read.
     pub fn read(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(name);
+        let path = files("data").join(name);
         Self(if_data::read_npz(&path).expect("golden values can be read"))
     }
 

@@ -1,14 +1,13 @@
 //! A `state_dict()` and a `model.toml` give what PyTorch gives (`interop/README.md`), tensor by tensor.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use if_data::Array;
 use if_linalg::{Block, Cpu, LinearOperator, Real};
 use if_models::{
     Curvature, Dataset, EmpiricalRisk, HostArray, Inputs, ModelSpec, Network, RiskSettings, Tensors,
 };
-use if_tests::relative_error;
+use if_tests::{files, relative_error};
 
 #[test]
 fn mlp() {
@@ -40,7 +39,7 @@ struct Reference {
 
 impl Reference {
     fn read(name: &str) -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("interop").join(name);
+        let folder = files("interop").join(name);
         let tensors = |file: &str| if_data::read_tensors(&folder.join(file)).unwrap();
         Self {
             spec: toml::from_str(&std::fs::read_to_string(folder.join("model.toml")).unwrap()).unwrap(),

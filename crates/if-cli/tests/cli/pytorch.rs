@@ -8,7 +8,10 @@ use ndarray::ArrayD;
 use crate::support::{Folder, Outcome, json};
 
 fn interop(network: &str, file: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop").join(network).join(file)
+    let built = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop");
+    // Beside this program, where that was copied to another machine.
+    let all = if built.exists() { built } else { std::env::current_exe().unwrap().with_file_name("interop") };
+    all.join(network).join(file)
 }
 
 /// model.toml, W.safetensors and the examples T.npz.

@@ -286,12 +286,17 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn scale_rows(&self, weights: View<Self>, mut y: ViewMut<Self>) {
-        for i in 0..y.rows {
-            let weight = weights.row(i % weights.rows)[0];
-            for value in y.row(i) {
-                *value *= weight;
-            }
-        }
+        wide(
+            #[inline(always)]
+            || {
+                for i in 0..y.rows {
+                    let weight = weights.row(i % weights.rows)[0];
+                    for value in y.row(i) {
+                        *value *= weight;
+                    }
+                }
+            },
+        );
     }
 
     fn row_dots(&self, x: View<Self>, y: View<Self>, beta: f64, mut out: ViewMut<Self>) {

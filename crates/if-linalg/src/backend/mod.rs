@@ -99,7 +99,8 @@ pub(crate) fn eigen_on_host<B: Backend>(backend: &B, a: &SymmetricMatrix) -> (Ve
 ///
 /// Coefficients are `f64` on the host for every element type. Only what returns numbers to the host
 /// ([`download`](Self::download), [`top_k`](Self::top_k), [`dots`](Self::dots), [`gram`](Self::gram),
-/// [`eigen`](Self::eigen), [`cg_turn`](Self::cg_turn), [`lissa_step`](Self::lissa_step)) waits for the device.
+/// [`eigen`](Self::eigen), [`cg_turn`](Self::cg_turn), [`lissa_step`](Self::lissa_step)) waits for the device, and on a
+/// GPU [`bag_scatter`](Self::bag_scatter), which sorts tokens on the host.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// Type of the numbers in memory.
     type Elem: Real;

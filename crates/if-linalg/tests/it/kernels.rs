@@ -52,7 +52,7 @@ mod cuda {
         on_gpus::<f32>(Products::Full, module_path!(), |cuda| {
             let bytes = 1usize << 50;
             let error = CudaError::catch(|| drop(cuda.zeros(bytes / 4))).err();
-            assert_eq!(error, Some(CudaError::OutOfMemory { bytes }));
+            assert_eq!(error, Some(CudaError::OutOfMemory { bytes: Some(bytes) }));
             assert_eq!(<Cuda<f32> as Backend>::len(&cuda.zeros(10)), 10);
         });
     }

@@ -50,83 +50,132 @@ impl BatchNorm {
         self.mean.len()
     }
 
-    /// Row `i` of an activation or a gradient, one plane a row.
-    fn at<'a, B: Backend>(&self, x: View<'a, B>, i: usize) -> View<'a, B> {
-        x.row_as(i, self.planes(), self.positions)
+    /// Numbers of `x` in a row, without ones.
+    fn numbers(&self) -> usize {
+        self.planes() * self.positions
     }
 
-    /// `out = scale x + shift`, plane by plane.
-    fn affine<B: Backend>(
-        &self,
-        backend: &B,
-        (scale, shift): (&[f64], &[f64]),
-        x: View<B>,
-        mut out: ViewMut<B>,
-    ) {
-        for (c, shift) in shift.iter().enumerate() {
-            backend.fill(*shift, out.part(c, 1, self.positions));
-        }
-        backend.row_axpby(scale, x, &vec![1.0; self.planes()], out);
+    /// A copy of `x`, whose rows may lie apart.
+    fn together<B: Backend>(&self, scratch: &mut Scratch<B>, x: View<B>) -> Rows<B> {
+        let (backend, width) = (scratch.backend(), self.numbers());
+        let mut buffer = scratch.take(x.rows * width);
+        backend.copy(x.col_range(0, width), ViewMut::new(&mut buffer, 0, x.rows, width));
+        Rows { buffer, rows: x.rows, planes: self.planes(), positions: self.positions }
     }
 
-    /// `x^` of row `i`.
-    fn normalised<B: Backend>(&self, scratch: &mut Scratch<B>, x: View<B>, i: usize) -> B::Buffer {
-        let mut out = scratch.take(self.planes() * self.positions);
-        let shift: Vec<f64> = Self::products(&self.mean, &self.rate).iter().map(|shift| -shift).collect();
-        let target = ViewMut::new(&mut out, 0, self.planes(), self.positions);
-        self.affine(&scratch.backend(), (&self.rate, &shift), self.at(x, i), target);
-        out
+    /// A number for every plane, on the device.
+    fn column<B: Backend>(backend: &B, numbers: impl Iterator<Item = f64>) -> B::Buffer {
+        backend.upload(&numbers.map(B::Elem::from_f64).collect::<Vec<_>>())
     }
 
-    /// Scales and shifts `k` stacked directions of the parameters: `k` times the planes each.
-    fn columns<B: Backend>(&self, backend: &B, w: View<B>) -> [Vec<f64>; 2] {
-        let host: Vec<f64> = backend.download(w).into_iter().map(Real::to_f64).collect();
-        [0, 1].map(|column| host.iter().skip(column).step_by(2).copied().collect())
+    /// Multiplies every plane by its `r`.
+    fn scale_by_rate<B: Backend>(&self, backend: &B, x: ViewMut<B>) {
+        let rate = Self::column(backend, self.rate.iter().copied());
+        backend.scale_rows(View::new(&rate, 0, self.planes(), 1), x);
     }
 
-    /// `<x, y>` of every plane.
-    fn dots<B: Backend>(&self, backend: &B, x: View<B>, y: View<B>) -> Vec<f64> {
-        let mut out = vec![0.0; self.planes()];
-        backend.dots(&[[x, y]], &mut out);
-        out
+    /// Multiplies every plane by its `g r`.
+    fn scale_through<B: Backend>(&self, scratch: &mut Scratch<B>, w: Option<View<B>>, x: ViewMut<B>) {
+        let (backend, planes) = (scratch.backend(), self.planes());
+        let scale = w.expect("batch normalisation has parameters").col_range(0, 1);
+        let mut through = scratch.take(planes);
+        backend.copy(scale, ViewMut::new(&mut through, 0, planes, 1));
+        self.scale_by_rate(&backend, ViewMut::new(&mut through, 0, planes, 1));
+        backend.scale_rows(View::new(&through, 0, planes, 1), x);
+        scratch.give(through);
     }
 
-    /// Sum of every plane.
-    fn sums<B: Backend>(&self, scratch: &mut Scratch<B>, x: View<B>) -> Vec<f64> {
+    /// `x^` of all rows.
+    fn normalised<B: Backend>(&self, scratch: &mut Scratch<B>, x: View<B>) -> Rows<B> {
         let backend = scratch.backend();
-        let len = self.planes() * self.positions;
-        let mut ones = scratch.take(len);
-        backend.fill(1.0, ViewMut::new(&mut ones, 0, 1, len));
-        let sums = self.dots(&backend, x, View::new(&ones, 0, self.planes(), self.positions));
-        scratch.give(ones);
-        sums
+        let mut out = self.together(scratch, x);
+        self.scale_by_rate(&backend, out.by_plane_mut());
+        let shift = Self::column(&backend, self.mean.iter().zip(&self.rate).map(|(m, r)| -m * r));
+        out.add(scratch, View::new(&shift, 0, self.planes(), 1));
+        out
     }
 
-    /// Gradients `[dg, db]` of row `i`, plane by plane interleaved as the parameters are.
-    fn gradient<B: Backend>(
-        &self,
+    /// Adds the gradient of one direction to `dw`, its `planes x 2` parameters.
+    fn add_gradient<B: Backend>(
         scratch: &mut Scratch<B>,
-        normalised: &B::Buffer,
+        (normalised, rows): (&Rows<B>, usize),
         dy: View<B>,
-    ) -> Vec<f64> {
-        let x = View::new(normalised, 0, self.planes(), self.positions);
-        let scale = self.dots(&scratch.backend(), dy, x);
-        let shift = self.sums(scratch, dy);
-        scale.into_iter().zip(shift).flat_map(|(scale, shift)| [scale, shift]).collect()
+        mut dw: ViewMut<B>,
+    ) {
+        let [scale, shift] = normalised.gradients(scratch, dy);
+        for (column, sums) in [scale, shift].into_iter().enumerate() {
+            sum_rows(scratch, View::new(&sums, 0, rows, dw.rows), dw.col_part(column, 1));
+            scratch.give(sums);
+        }
+    }
+}
+
+/// Rows of activations or gradients, one right after another.
+struct Rows<B: Backend> {
+    buffer: B::Buffer,
+    rows: usize,
+    planes: usize,
+    positions: usize,
+}
+
+impl<B: Backend> Rows<B> {
+    /// `(rows planes) x positions`.
+    fn by_plane(&self) -> View<'_, B> {
+        View::new(&self.buffer, 0, self.rows * self.planes, self.positions)
     }
 
-    /// Adds `planes x 2` host numbers to `dw`.
-    fn add<B: Backend>(backend: &B, gradient: &[f64], dw: ViewMut<B>) {
-        let host: Vec<B::Elem> = gradient.iter().map(|v| B::Elem::from_f64(*v)).collect();
-        let device = backend.upload(&host);
-        let (rows, cols) = (dw.rows, dw.cols);
-        let ones = vec![1.0; rows];
-        backend.row_axpby(&ones, View::new(&device, 0, rows, cols), &ones, dw);
+    fn by_plane_mut(&mut self) -> ViewMut<'_, B> {
+        ViewMut::new(&mut self.buffer, 0, self.rows * self.planes, self.positions)
     }
 
-    fn products(a: &[f64], b: &[f64]) -> Vec<f64> {
-        a.iter().zip(b).map(|(a, b)| a * b).collect()
+    /// The rows `first..first + rows`, `(rows planes) x positions`.
+    fn part(&self, first: usize, rows: usize) -> View<'_, B> {
+        self.by_plane().row_range(first * self.planes, rows * self.planes)
     }
+
+    /// `rows x (planes positions)`.
+    fn by_row(&self) -> View<'_, B> {
+        View::new(&self.buffer, 0, self.rows, self.planes * self.positions)
+    }
+
+    /// Adds to every plane its `shift`, `planes x 1`.
+    fn add(&mut self, scratch: &mut Scratch<B>, shift: View<B>) {
+        let (backend, count) = (scratch.backend(), self.rows * self.planes);
+        let ones = ones(scratch, self.rows.max(self.positions));
+        let mut shifts = scratch.take(count);
+        let column = View::new(&ones, 0, self.rows, 1);
+        let target = ViewMut::new(&mut shifts, 0, self.rows, self.planes);
+        backend.gemm(1.0, column, shift.t(), 0.0, target);
+        let (shifts_view, row) = (View::new(&shifts, 0, count, 1), View::new(&ones, 0, 1, self.positions));
+        backend.gemm(1.0, shifts_view, row, 1.0, self.by_plane_mut());
+        scratch.give(shifts);
+        scratch.give(ones);
+    }
+
+    /// `<dy, x^>` and `sum dy` of every plane of every row, `(rows planes) x 1` each, where these are the `x^`.
+    fn gradients(&self, scratch: &mut Scratch<B>, dy: View<B>) -> [B::Buffer; 2] {
+        let (backend, count) = (scratch.backend(), self.rows * self.planes);
+        let [mut scale, mut shift] = [(); 2].map(|()| scratch.take(count));
+        backend.row_dots(self.by_plane(), dy, 0.0, ViewMut::new(&mut scale, 0, count, 1));
+        let ones = ones(scratch, self.positions);
+        let column = View::new(&ones, 0, self.positions, 1);
+        backend.gemm(1.0, dy, column, 0.0, ViewMut::new(&mut shift, 0, count, 1));
+        scratch.give(ones);
+        [scale, shift]
+    }
+}
+
+fn ones<B: Backend>(scratch: &mut Scratch<B>, len: usize) -> B::Buffer {
+    let mut ones = scratch.take(len);
+    scratch.backend().fill(1.0, ViewMut::new(&mut ones, 0, 1, len));
+    ones
+}
+
+/// Adds the sum of the rows of `x` to the column `out`.
+fn sum_rows<B: Backend>(scratch: &mut Scratch<B>, x: View<B>, out: ViewMut<B>) {
+    let ones = ones(scratch, x.rows);
+    scratch.backend().gemm(1.0, x.t(), View::new(&ones, 0, x.rows, 1), 1.0, out);
+    scratch.give(ones);
 }
 
 impl<B: Backend> Layer<B> for BatchNorm {
@@ -155,23 +204,16 @@ impl<B: Backend> Layer<B> for BatchNorm {
     }
 
     fn width(&self) -> usize {
-        self.planes() * self.positions
+        self.numbers()
     }
 
-    fn forward(&self, scratch: &mut Scratch<B>, w: Option<View<B>>, x: View<B>, mut y: ViewMut<B>) {
-        let backend = scratch.backend();
-        let [scale, shift] = self.columns(&backend, w.expect("batch normalisation has parameters"));
-        // y = (g r) x + (b - g r m)
-        let scale = Self::products(&scale, &self.rate);
-        let shift: Vec<f64> = Self::products(&scale, &self.mean)
-            .iter()
-            .zip(shift)
-            .map(|(moved, shift)| shift - moved)
-            .collect();
-        for i in 0..x.rows {
-            let row = y.row_as(i, self.planes(), self.positions);
-            self.affine(&backend, (&scale, &shift), self.at(x, i), row);
-        }
+    fn forward(&self, scratch: &mut Scratch<B>, w: Option<View<B>>, x: View<B>, y: ViewMut<B>) {
+        let (backend, w) = (scratch.backend(), w.expect("batch normalisation has parameters"));
+        let mut out = self.normalised(scratch, x);
+        backend.scale_rows(w.col_range(0, 1), out.by_plane_mut());
+        out.add(scratch, w.col_range(1, 1));
+        backend.copy(out.by_row(), y);
+        scratch.give(out.buffer);
     }
 
     fn jvp(
@@ -183,30 +225,27 @@ impl<B: Backend> Layer<B> for BatchNorm {
         mut ry: ViewMut<B>,
     ) {
         let (backend, rows, planes) = (scratch.backend(), at.x.rows, self.planes());
-        let [scale, _] = self.columns(&backend, at.w.expect("batch normalisation has parameters"));
-        let along = v.map(|v| self.columns(&backend, v));
-        let through = Self::products(&scale, &self.rate);
-        let ones = vec![1.0; planes];
-        for i in 0..rows {
-            let normalised = self.normalised(scratch, at.x, i);
-            for j in 0..ry.rows / rows {
-                let row = j * rows + i;
-                let mut target = ry.row_as(row, planes, self.positions);
-                match &along {
-                    Some([v_scale, v_shift]) => {
-                        let part = j * planes..(j + 1) * planes;
-                        let x = View::new(&normalised, 0, planes, self.positions);
-                        let moved = (&v_scale[part.clone()], &v_shift[part]);
-                        self.affine(&backend, moved, x, target.reborrow());
-                    }
-                    None => backend.fill(0.0, target.reborrow()),
-                }
-                if let Some(rx) = rx {
-                    backend.row_axpby(&through, self.at(rx, row), &ones, target);
-                }
+        match rx {
+            Some(rx) => {
+                let mut through = self.together(scratch, rx);
+                self.scale_through(scratch, at.w, through.by_plane_mut());
+                backend.copy(through.by_row(), ry.reborrow());
+                scratch.give(through.buffer);
             }
-            scratch.give(normalised);
+            None => backend.fill(0.0, ry.reborrow()),
         }
+        let Some(v) = v else { return };
+        let (normalised, ones) = (self.normalised(scratch, at.x), vec![1.0; rows]);
+        for j in 0..ry.rows / rows {
+            let v = v.row_range(j * planes, planes);
+            let mut along = self.together(scratch, normalised.by_row());
+            backend.scale_rows(v.col_range(0, 1), along.by_plane_mut());
+            along.add(scratch, v.col_range(1, 1));
+            let target = ry.part(j * rows, rows, self.numbers());
+            backend.row_axpby(&ones, along.by_row(), &ones, target);
+            scratch.give(along.buffer);
+        }
+        scratch.give(normalised.buffer);
     }
 
     fn backward(
@@ -214,28 +253,24 @@ impl<B: Backend> Layer<B> for BatchNorm {
         scratch: &mut Scratch<B>,
         at: Primal<B>,
         dy: View<B>,
-        mut dx: Option<ViewMut<B>>,
-        mut dw: Option<ViewMut<B>>,
+        dx: Option<ViewMut<B>>,
+        dw: Option<ViewMut<B>>,
     ) {
         let (backend, rows, planes) = (scratch.backend(), at.x.rows, self.planes());
-        let [scale, _] = self.columns(&backend, at.w.expect("batch normalisation has parameters"));
-        let through = Self::products(&scale, &self.rate);
-        for i in 0..rows {
-            let normalised = self.normalised(scratch, at.x, i);
+        let mut all = self.together(scratch, dy);
+        if let Some(mut dw) = dw {
+            let normalised = self.normalised(scratch, at.x);
             for j in 0..dy.rows / rows {
-                let row = j * rows + i;
-                let dy = self.at(dy, row);
-                if let Some(dx) = &mut dx {
-                    let target = dx.row_as(row, planes, self.positions);
-                    backend.row_axpby(&through, dy, &vec![0.0; planes], target);
-                }
-                if let Some(dw) = &mut dw {
-                    let gradient = self.gradient(scratch, &normalised, dy);
-                    Self::add(&backend, &gradient, dw.part(j * planes, planes, 2));
-                }
+                let target = dw.part(j * planes, planes, 2);
+                Self::add_gradient(scratch, (&normalised, rows), all.part(j * rows, rows), target);
             }
-            scratch.give(normalised);
+            scratch.give(normalised.buffer);
         }
+        if let Some(dx) = dx {
+            self.scale_through(scratch, at.w, all.by_plane_mut());
+            backend.copy(all.by_row(), dx);
+        }
+        scratch.give(all.buffer);
     }
 
     fn r_backward(
@@ -250,30 +285,42 @@ impl<B: Backend> Layer<B> for BatchNorm {
         let (first_rdx, first_dw) = (rdx.as_mut().map(ViewMut::reborrow), dw.as_mut().map(ViewMut::reborrow));
         self.backward(scratch, at, delta.rdy, first_rdx, first_dw);
         let (backend, rows, planes) = (scratch.backend(), at.x.rows, self.planes());
-        let along = direction.v.map(|v| self.columns(&backend, v)[0].clone());
-        for row in 0..delta.rdy.rows {
-            let (j, dy) = (row / rows, self.at(delta.dy, row % rows));
-            if let (Some(rdx), Some(v_scale)) = (&mut rdx, &along) {
-                let through = Self::products(&v_scale[j * planes..(j + 1) * planes], &self.rate);
-                let target = rdx.row_as(row, planes, self.positions);
-                backend.row_axpby(&through, dy, &vec![1.0; planes], target);
-            }
-            if let (Some(dw), Some(rx)) = (&mut dw, direction.rx) {
-                let scale = Self::products(&self.dots(&backend, dy, self.at(rx, row)), &self.rate);
-                let gradient: Vec<f64> = scale.into_iter().flat_map(|scale| [scale, 0.0]).collect();
-                Self::add(&backend, &gradient, dw.part(j * planes, planes, 2));
+        let (directions, ones) = (delta.rdy.rows / rows, vec![1.0; rows]);
+        // r dy, which both of what is left have.
+        let mut dy = self.together(scratch, delta.dy);
+        self.scale_by_rate(&backend, dy.by_plane_mut());
+        if let (Some(mut rdx), Some(v)) = (rdx, direction.v) {
+            for j in 0..directions {
+                let mut through = self.together(scratch, dy.by_row());
+                backend.scale_rows(v.row_range(j * planes, planes).col_range(0, 1), through.by_plane_mut());
+                let target = rdx.part(j * rows, rows, self.numbers());
+                backend.row_axpby(&ones, through.by_row(), &ones, target);
+                scratch.give(through.buffer);
             }
         }
+        if let (Some(mut dw), Some(rx)) = (dw, direction.rx) {
+            let (rx, mut dots) = (self.together(scratch, rx), scratch.take(rows * planes));
+            for j in 0..directions {
+                let target = ViewMut::new(&mut dots, 0, rows * planes, 1);
+                backend.row_dots(dy.by_plane(), rx.part(j * rows, rows), 0.0, target);
+                let mut own = dw.part(j * planes, planes, 2);
+                sum_rows(scratch, View::new(&dots, 0, rows, planes), own.col_part(0, 1));
+            }
+            scratch.give(dots);
+            scratch.give(rx.buffer);
+        }
+        scratch.give(dy.buffer);
     }
 
-    fn example_gradients(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, mut out: ViewMut<B>) {
-        let backend = scratch.backend();
-        for i in 0..dy.rows {
-            let normalised = self.normalised(scratch, at.x, i);
-            let gradient = self.gradient(scratch, &normalised, self.at(dy, i));
-            backend.fill(0.0, out.part(i, 1, 2 * self.planes()));
-            Self::add(&backend, &gradient, out.part(i, 1, 2 * self.planes()));
-            scratch.give(normalised);
+    fn example_gradients(&self, scratch: &mut Scratch<B>, at: Primal<B>, dy: View<B>, out: ViewMut<B>) {
+        let (backend, count) = (scratch.backend(), dy.rows * self.planes());
+        let (normalised, dy) = (self.normalised(scratch, at.x), self.together(scratch, dy));
+        let mut out = out.reshape(count, 2);
+        for (column, own) in normalised.gradients(scratch, dy.by_plane()).into_iter().enumerate() {
+            backend.copy(View::new(&own, 0, count, 1), out.col_part(column, 1));
+            scratch.give(own);
         }
+        scratch.give(normalised.buffer);
+        scratch.give(dy.buffer);
     }
 }

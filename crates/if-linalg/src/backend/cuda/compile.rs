@@ -1,7 +1,9 @@
 //! Kernels from source to machine code: by NVRTC, for the device found, kept in a folder.
 
 use std::ffi::{CStr, CString, c_char};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{fs, process};
 
 use cudarc::nvrtc::{result, sys};
@@ -71,8 +73,11 @@ impl Compiler {
     pub fn kernels(&self, real: &str, cache: Option<&Path>) -> Result<Image, CudaError> {
         let options = self.options(real);
         let kept = cache.map(|folder| self.kept(folder, &options));
-        if let Some(image) =
-            kept.as_deref().and_then(|path| fs::read(path).ok()).and_then(|bytes| self.image(bytes))
+        if let Some(image) = kept
+            .as_deref()
+            .and_then(|path| fs::read(path).ok())
+            .and_then(whole)
+            .and_then(|bytes| self.image(bytes))
         {
             return Ok(image);
         }
@@ -141,14 +146,28 @@ impl Drop for Program {
     }
 }
 
-/// Writes a whole file or none, whoever else writes it at the same time.
+/// Writes a whole file or none, whoever else writes it at the same time: a checksum, and what it is of.
 fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    static PARTS: AtomicUsize = AtomicUsize::new(0);
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let part = path.with_extension(format!("part{}", process::id()));
-    fs::write(&part, bytes)?;
+    let number = PARTS.fetch_add(1, Ordering::Relaxed);
+    let part = path.with_extension(format!("part{}-{number}", process::id()));
+    let mut file = fs::File::create(&part)?;
+    file.write_all(&Sha256::digest(bytes))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
     fs::rename(&part, path)
 }
+
+/// What was kept, if it is whole: a driver would refuse anything else at every start.
+fn whole(mut kept: Vec<u8>) -> Option<Vec<u8>> {
+    let bytes = kept.split_off(kept.len().min(CHECKSUM));
+    (*kept == *Sha256::digest(&bytes)).then_some(bytes)
+}
+
+/// Bytes of a checksum.
+const CHECKSUM: usize = 32;
 
 /// C text up to its end.
 fn text(chars: &[c_char]) -> String {
@@ -201,6 +220,13 @@ mod tests {
             }
             let Ok(Image::Cubin(kept)) = compiler.kernels(real, Some(folder.path())) else { panic!() };
             assert!(first == kept, "the kept file is another");
+            // One that is cut short is made again; once is enough.
+            if (capability, real) == (80, "float") {
+                let path = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+                fs::write(&path, &fs::read(&path).unwrap()[..first.len() / 2]).unwrap();
+                let Ok(Image::Cubin(again)) = compiler.kernels(real, Some(folder.path())) else { panic!() };
+                assert!(first == again, "half a file is taken");
+            }
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "one file for each type");
     }

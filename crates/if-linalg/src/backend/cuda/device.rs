@@ -193,7 +193,7 @@ impl Device {
         // SAFETY: the stream is alive, and the memory is freed by `free` alone.
         let pointer = unsafe { result::malloc_async(stream.cu_stream(), bytes.max(1)) };
         pointer.unwrap_or_else(|error| match error.into() {
-            CudaError::OutOfMemory { .. } => CudaError::OutOfMemory { bytes }.raise(),
+            CudaError::OutOfMemory { .. } => CudaError::OutOfMemory { bytes: Some(bytes) }.raise(),
             other => other.raise(),
         })
     }

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use cudarc::cublas::result::CublasError;
+use cudarc::cublas::sys::cublasStatus_t;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
 
@@ -36,11 +37,11 @@ pub enum CudaError {
     },
     /// Device memory is used up.
     #[error(
-        "the GPU's memory is used up: no {bytes} bytes are left; use a smaller --memory-budget or --device cpu"
+        "the GPU's memory is used up{}; use a smaller --memory-budget or --device cpu", asked(*.bytes)
     )]
     OutOfMemory {
-        /// What was asked for last.
-        bytes: usize,
+        /// What was asked for last, where it is known.
+        bytes: Option<usize>,
     },
     /// A kernel does not compile: a defect of this program, or a compiler that is too old.
     #[error("the CUDA compiler (NVRTC) failed for {target}: {log}")]
@@ -55,6 +56,10 @@ pub enum CudaError {
     Failed(String),
 }
 
+fn asked(bytes: Option<usize>) -> String {
+    bytes.map_or_else(String::new, |bytes| format!(": no {bytes} bytes are left"))
+}
+
 fn found(devices: &[String]) -> String {
     match devices {
         [] => "none".into(),
@@ -65,7 +70,7 @@ fn found(devices: &[String]) -> String {
 impl From<DriverError> for CudaError {
     fn from(error: DriverError) -> Self {
         match error.0 {
-            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Self::OutOfMemory { bytes: 0 },
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Self::OutOfMemory { bytes: None },
             _ => Self::Failed(error.to_string()),
         }
     }
@@ -73,7 +78,10 @@ impl From<DriverError> for CudaError {
 
 impl From<CublasError> for CudaError {
     fn from(error: CublasError) -> Self {
-        Self::Failed(error.to_string())
+        match error.0 {
+            cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED => Self::OutOfMemory { bytes: None },
+            _ => Self::Failed(error.to_string()),
+        }
     }
 }
 
@@ -110,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_failure_under_way_is_caught_and_a_panic_is_not() {
-        let error = CudaError::OutOfMemory { bytes: 7 };
+        let error = CudaError::OutOfMemory { bytes: Some(7) };
         assert_eq!(CudaError::catch(|| -> () { error.clone().raise() }), Err(error));
         assert_eq!(CudaError::catch(|| 1), Ok(1));
         let other = catch_unwind(|| CudaError::catch(|| resume_unwind(Box::new("another"))).is_ok());
@@ -126,5 +134,9 @@ mod tests {
         );
         let none = CudaError::NoDevice { ordinal: 2, devices: vec!["A".into(), "B".into()] };
         assert_eq!(none.to_string(), "there is no GPU 2; found 0: A, 1: B");
+        let memory = |bytes| CudaError::OutOfMemory { bytes }.to_string();
+        let rest = "use a smaller --memory-budget or --device cpu";
+        assert_eq!(memory(None), format!("the GPU's memory is used up; {rest}"));
+        assert_eq!(memory(Some(7)), format!("the GPU's memory is used up: no 7 bytes are left; {rest}"));
     }
 }
