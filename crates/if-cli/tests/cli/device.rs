@@ -204,12 +204,24 @@ fn a_gpu_computes_the_same() {
     }
     let folder = folder();
     let net = format!("attribute {NET} {SOLVE} --scores OUT.npy --solver");
+    let fisher = net.replace("gauss-newton", "fisher");
     let softmax = "--model softmax --train T.npz --query Q.npz --l2 0.05";
     let trace = format!("attribute {NET} --scores OUT.npy --training-run R --method");
     let cases = [
         (format!("{net} cholesky --precision f64"), "OUT.npy", 1e-9),
         (format!("{net} block-cg --precision f64"), "OUT.npy", 1e-6),
         (format!("{net} cg --preconditioner nystroem --rank 5 --precision f64"), "OUT.npy", 1e-6),
+        (format!("{net} cg --tolerance 1e-8 --precision f64"), "OUT.npy", 1e-6),
+        (format!("{net} cg --preconditioner kfac --tolerance 1e-8 --precision f64"), "OUT.npy", 1e-6),
+        (format!("{net} dual --precision f64"), "OUT.npy", 1e-8),
+        (format!("{net} eigen --precision f64"), "OUT.npy", 1e-8),
+        (format!("{net} kfac --precision f64"), "OUT.npy", 1e-7),
+        (format!("{net} diagonal --precision f64"), "OUT.npy", 1e-9),
+        (format!("{net} arnoldi --rank 6 --precision f64"), "OUT.npy", 1e-6),
+        (format!("{net} neumann --tolerance 1e-3 --precision f64"), "OUT.npy", 1e-6),
+        (format!("{net} cholesky --query-rank 2 --precision f64"), "OUT.npy", 1e-6),
+        (format!("{fisher} cholesky --precision f64"), "OUT.npy", 1e-9),
+        (format!("{fisher} datainf --precision f64"), "OUT.npy", 1e-9),
         (format!("{net} ekfac --precision f64"), "OUT.npy", 1e-7),
         (format!("{net} identity --precision f64"), "OUT.npy", 1e-9),
         (format!("{net} lissa --repeats 3 --batch 20 --tolerance 0.2 --precision f64"), "OUT.npy", 1e-9),
