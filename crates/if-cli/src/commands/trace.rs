@@ -137,11 +137,11 @@ impl Job<'_> {
         self.args.training_run.as_deref().map(Recorded::read).transpose()
     }
 
-    /// The checkpoints that were named, or those of a run.
+    /// The checkpoints that were named, or those of a run, on each of `devices`. Every file is read once.
     fn checkpoints<B: Backend>(
         &self,
-        backend: &B,
-    ) -> Result<(Vec<Checkpoint<B>>, Vec<CheckpointArg>), Failure> {
+        devices: &[&B],
+    ) -> Result<(Vec<Vec<Checkpoint<B>>>, Vec<CheckpointArg>), Failure> {
         let named = match self.recorded()? {
             None => self.args.checkpoint.clone(),
             Some(recorded) => {
@@ -154,31 +154,36 @@ impl Job<'_> {
                 "expected at least one --checkpoint FILE:RATE, or the --training-run that kept them",
             ));
         }
-        let mut checkpoints: Vec<Checkpoint<_>> = Vec::new();
+        let mut all: Vec<Vec<Checkpoint<_>>> = devices.iter().map(|_| Vec::new()).collect();
         for CheckpointArg { weights, learning_rate } in &named {
             let model = Model::read(self.kind, weights, self.train)?;
-            let (network, theta) = model.build(backend)?;
-            let (network, theta) = select(&network, theta, &self.args.solve.layers)?;
-            if checkpoints.first().is_some_and(|first| first.theta.layout() != theta.layout()) {
-                return Err(Failure::input(format!(
-                    "{}: expected parameters of the shapes in {}, found others",
-                    weights.display(),
-                    named[0].weights.display()
-                )));
+            for (backend, checkpoints) in devices.iter().zip(&mut all) {
+                let (network, theta) = model.build(*backend)?;
+                let (network, theta) = select(&network, theta, &self.args.solve.layers)?;
+                if checkpoints.first().is_some_and(|first| first.theta.layout() != theta.layout()) {
+                    return Err(Failure::input(format!(
+                        "{}: expected parameters of the shapes in {}, found others",
+                        weights.display(),
+                        named[0].weights.display()
+                    )));
+                }
+                checkpoints.push(Checkpoint { network, theta, learning_rate: *learning_rate });
             }
-            checkpoints.push(Checkpoint { network, theta, learning_rate: *learning_rate });
         }
-        Ok((checkpoints, named))
+        Ok((all, named))
     }
 
-    /// The networks at all checkpoints with the training examples, on every further device.
-    fn replicas<B: Backend>(&self, backend: &B, checkpoints: usize) -> Result<Vec<Vec<Replica<B>>>, Failure> {
-        let mut replicas: Vec<Vec<_>> = (0..checkpoints).map(|_| Vec::new()).collect();
-        for peer in backend.peers() {
-            let (there, _) = self.checkpoints(peer)?;
+    /// The networks at every one of `count` checkpoints with the training examples, on all further devices.
+    fn replicas<B: Backend>(
+        &self,
+        count: usize,
+        others: Vec<Vec<Checkpoint<B>>>,
+    ) -> Result<Vec<Vec<Replica<B>>>, Failure> {
+        let mut replicas: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
+        for checkpoints in others {
             let budget = self.args.solve.memory_budget / 2;
-            let train = Arc::new(inputs(self.kind, &there[0].network, self.train, budget)?);
-            for (own, Checkpoint { network, .. }) in replicas.iter_mut().zip(there) {
+            let train = Arc::new(inputs(self.kind, &checkpoints[0].network, self.train, budget)?);
+            for (own, Checkpoint { network, .. }) in replicas.iter_mut().zip(checkpoints) {
                 own.push(Replica { network, inputs: train.clone() });
             }
         }
@@ -245,8 +250,11 @@ impl Job<'_> {
         backend: &B,
         console: &Console,
     ) -> Result<(Output<B::Elem>, Value), Failure> {
-        let (checkpoints, named) = self.checkpoints(backend)?;
         let projection = self.args.projection.map(|dim| self.projection(dim));
+        // Sketches are made by the first alone.
+        let others = backend.peers().iter().filter(|_| projection.is_none());
+        let (mut all, named) = self.checkpoints(&[backend].into_iter().chain(others).collect::<Vec<_>>())?;
+        let checkpoints = all.remove(0);
         if let Some(projection) = projection {
             self.check_projection(projection, &checkpoints, 0)?;
         }
@@ -255,10 +263,7 @@ impl Job<'_> {
         key["method"] = json!(self.args.method);
         key["queries"] = json!(of_examples(self.query));
         // Whatever does not fit a device is found out before outputs are opened.
-        let replicas = match projection {
-            None => self.replicas(backend, checkpoints.len())?,
-            Some(_) => checkpoints.iter().map(|_| Vec::new()).collect(),
-        };
+        let replicas = self.replicas(checkpoints.len(), all)?;
         let mut output = self.open(Some(key), console)?;
         let [train, queries] = self.both(&checkpoints[0].network, &self.query.rest(output.done()))?;
         let tracin = TracIn::new(&train, &checkpoints)?.with_replicas(&replicas);
@@ -284,7 +289,8 @@ impl Job<'_> {
         backend: &B,
         console: &Console,
     ) -> Result<(Output<B::Elem>, Value), Failure> {
-        let (checkpoints, named) = self.checkpoints(backend)?;
+        let (mut all, named) = self.checkpoints(&[backend])?;
+        let checkpoints = all.remove(0);
         let projection = self.projection(self.args.projection.unwrap_or(TRAK_DIM));
         // The matrix that is inverted, and its factor.
         self.check_projection(projection, &checkpoints, 2 * size_of::<f64>())?;
