@@ -19,9 +19,12 @@ type Device = Cpu<f32>;
 struct Measured {
     case: Case,
     n: usize,
-    /// Bytes for activations kept between products.
-    cache: usize,
+    /// Bytes for activations kept between products: all, or none.
+    caches: &'static [usize],
 }
+
+/// Row blocks of the examples whose gradients are multiplied with those of 100 queries: 10,240 examples.
+const MANY: usize = 20;
 
 impl Measured {
     fn run(&self, criterion: &mut Criterion) {
@@ -34,14 +37,17 @@ impl Measured {
         let theta = vectors(1, 0.05);
         for threads in [1, 2] {
             on_threads(threads, || {
-                for curvature in [Curvature::Hessian, Curvature::GaussNewton] {
-                    self.products(&risk, curvature, threads, (&theta, &vectors(16, 1.0)));
+                for cache in self.caches {
+                    for curvature in [Curvature::Hessian, Curvature::GaussNewton] {
+                        self.products(&risk, (curvature, *cache), threads, (&theta, &vectors(16, 1.0)));
+                    }
                 }
                 self.scoring(&network, &inputs, threads, (&theta, &vectors(100, 1.0)));
+                self.inner_products(&network, threads, &theta);
                 self.statistics(&risk, threads, (&theta, &vectors(1, 1.0)));
             });
         }
-        let operator = risk.operator(&theta, Curvature::Hessian, 0.0, self.cache);
+        let operator = risk.operator(&theta, Curvature::Hessian, 0.0, self.caches[0]);
         let (x, mut y) = (vectors(16, 1.0), vectors(16, 1.0));
         criterion.bench_function(&format!("{} Hessian product, 16 directions", self.case.name), |bench| {
             bench.iter(|| operator.apply(&x, &mut y));
@@ -52,18 +58,20 @@ impl Measured {
     fn products(
         &self,
         risk: &EmpiricalRisk<Device>,
-        curvature: Curvature,
+        (curvature, cache): (Curvature, usize),
         threads: usize,
         (theta, x): (&Block<Device>, &Block<Device>),
     ) {
-        let operator = risk.operator(theta, curvature, 0.0, self.cache);
+        let operator = risk.operator(theta, curvature, 0.0, cache);
         let mut seconds = Vec::new();
         for k in [1, 16] {
             let (x, mut y) = (x.select(&(0..k).collect::<Vec<_>>()), x.select(&(0..k).collect::<Vec<_>>()));
             let (gemm, time) = beside_gemm::<f32>(5, || operator.apply(&x, &mut y));
-            let shared = if self.cache > 0 { 0.0 } else { self.case.forward() + self.shared(curvature) };
+            let shared = if cache > 0 { 0.0 } else { self.case.forward() + self.shared(curvature) };
             let flops = self.n as f64 * (shared + k as f64 * self.case.direction(curvature));
-            let what = format!("{} {curvature:?} product, {k} directions, {threads} threads", self.case.name);
+            let how = if cache > 0 { "" } else { ", activations recomputed" };
+            let what =
+                format!("{} {curvature:?} product, {k} directions{how}, {threads} threads", self.case.name);
             print_fraction(&what, flops, time, gemm);
             let each = 1e3 * time / k as f64 * 1000.0 / self.n as f64;
             println!("    {each:.1} ms per direction and 1000 examples");
@@ -93,7 +101,6 @@ impl Measured {
         let example = self.case.forward() + self.case.backward() + self.case.scores(v.k());
         let what = format!("{} scoring, {} vectors, {threads} threads", self.case.name, v.k());
         print_fraction(&what, self.n as f64 * example, seconds, gemm);
-        self.inner_products(network, inputs, threads, theta);
     }
 
     /// Fits of K-FAC and EK-FAC with the exact expectation over classes, in Hessian products of one direction.
@@ -104,7 +111,7 @@ impl Measured {
         (theta, x): (&Block<Device>, &Block<Device>),
     ) {
         let (network, inputs) = (risk.network(), risk.inputs());
-        let operator = risk.operator(theta, Curvature::Hessian, 0.0, self.cache);
+        let operator = risk.operator(theta, Curvature::Hessian, 0.0, self.caches[0]);
         let mut y = x.clone();
         let product = best_seconds(3, || operator.apply(x, &mut y));
         let kfac = best_seconds(2, || drop(network.kfac(inputs, theta, LabelExpectation::Exact)));
@@ -118,20 +125,16 @@ impl Measured {
     }
 
     /// Inner products of the gradients of 100 examples with those of all, beside one forward and backward pass.
-    fn inner_products(
-        &self,
-        network: &Network<Device>,
-        inputs: &Inputs<Device>,
-        threads: usize,
-        theta: &Block<Device>,
-    ) {
-        let risk = EmpiricalRisk::new(network, inputs, RiskSettings::mean(0.0)).expect("in range");
-        let passes = best_seconds(3, || drop(risk.batch_gradient(theta, &(0..self.n).collect::<Vec<_>>())));
-        let queries = (inputs, Rows::Range(0, 100));
-        let products = best_seconds(3, || drop(network.gradient_products(inputs, theta, queries)));
+    fn inner_products(&self, network: &Network<Device>, threads: usize, theta: &Block<Device>) {
+        let n = MANY * Device::ROW_BLOCK;
+        let inputs = Inputs::new(network, &self.case.examples(n), usize::MAX).expect("the data fit");
+        let risk = EmpiricalRisk::new(network, &inputs, RiskSettings::mean(0.0)).expect("in range");
+        let passes = best_seconds(3, || drop(risk.batch_gradient(theta, &(0..n).collect::<Vec<_>>())));
+        let queries = (&inputs, Rows::Range(0, 100));
+        let products = best_seconds(3, || drop(network.gradient_products(&inputs, theta, queries)));
         println!(
-            "    inner products of gradients, 100 x {}, {threads} threads: {products:.3} s; forward and backward {passes:.3} s",
-            self.n
+            "    inner products of gradients, 100 x {n}, {threads} threads: {products:.3} s, {:.2} of forward and backward",
+            products / passes
         );
     }
 }
@@ -144,9 +147,9 @@ fn wanted(case: &Case) -> bool {
 
 fn benches(criterion: &mut Criterion) {
     let rows = Device::ROW_BLOCK;
-    let all = [(mlp(), 10 * rows, usize::MAX), (cnn(), 2 * rows, 0)];
-    for (case, n, cache) in all.into_iter().filter(|(case, ..)| wanted(case)) {
-        Measured { case, n, cache }.run(criterion);
+    let all: [(Case, usize, &[usize]); 2] = [(mlp(), MANY * rows, &[usize::MAX, 0]), (cnn(), 2 * rows, &[0])];
+    for (case, n, caches) in all.into_iter().filter(|(case, ..)| wanted(case)) {
+        Measured { case, n, caches }.run(criterion);
     }
 }
 

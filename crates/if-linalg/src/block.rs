@@ -200,6 +200,18 @@ impl<B: Backend> Block<B> {
         }
     }
 
+    /// Adds each of `xs`, in order, to the vectors from `start` on.
+    pub fn add_all_at(&mut self, start: usize, xs: &[&Self]) {
+        let backend = self.backend.clone();
+        let Some(k) = xs.first().map(|x| x.k) else { return };
+        for s in 0..self.layout.segments.len() {
+            let len = self.layout.len(s);
+            let offset = self.k * self.layout.start(s) + start * len;
+            let parts: Vec<View<B>> = xs.iter().map(|x| x.segment(s)).collect();
+            backend.add_all(&parts, ViewMut::new(&mut self.buffer, offset, k, len));
+        }
+    }
+
     /// `<self_i, x_i>` for every vector, in `f64`.
     pub fn dots(&self, x: &Self) -> Vec<f64> {
         let mut out = vec![0.0; self.k];

@@ -271,7 +271,7 @@ pub(crate) fn direction_major<T: Real>(
     all
 }
 
-/// Parts of a sum over examples that are added up apart. A constant: it fixes the order of
+/// Parts of a sum over examples that are added up apart, at most. A constant: it fixes the order of
 /// summation, and bounds how many processors a single vector can use.
 const SEGMENTS: usize = 16;
 /// Bytes of sums in flight: enough that no processor waits for the slowest task of a wave.
@@ -291,7 +291,7 @@ impl<B: Backend> Network<B> {
         out: &mut Block<B>,
         body: impl Fn(&mut Scratch<B>, usize, usize, &mut Block<B>) -> R + Send + Sync,
     ) -> Vec<R> {
-        Plan { blocks, segments: SEGMENTS.min(blocks), k: out.k() }.sum(out, |task, sum| {
+        Plan { blocks, segments: segments(blocks), k: out.k() }.sum(out, |task, sum| {
             self.with_scratch(|scratch| {
                 task.blocks.clone().map(|b| body(scratch, b, task.vectors.0, sum)).collect::<Vec<R>>()
             })
@@ -303,12 +303,19 @@ impl<B: Backend> Network<B> {
     pub fn bytes_in_hand(&self, n: usize, k: usize) -> usize {
         let (threads, size) = (self.backend().concurrency(), size_of::<B::Elem>());
         let sum = size * DIRECTIONS.min(k) * self.layout().dim();
-        let tasks = SEGMENTS.min(n.div_ceil(B::ROW_BLOCK)) * k.div_ceil(DIRECTIONS);
+        let tasks = segments(n.div_ceil(B::ROW_BLOCK)) * k.div_ceil(DIRECTIONS);
         let sums = (tasks * sum).min(IN_FLIGHT.max(WAVE * threads * sum));
         let rows = B::ROW_BLOCK.min(n);
         let products = products::<B>().min(rows * k * self.widest());
         sums + threads * (rows * self.passes_bytes() + size * products)
     }
+}
+
+/// Segments of `blocks` row blocks: the fewest, by twos, that leave none longer than [`SEGMENTS`] would, as 10 of two blocks
+/// for 20 where 16 would be of one or two. Processors wait for the longest, and every segment has sums of its own.
+fn segments(blocks: usize) -> usize {
+    let fewest = blocks.div_ceil(blocks.div_ceil(SEGMENTS).max(1));
+    fewest.next_multiple_of(2).min(SEGMENTS).min(blocks)
 }
 
 /// How a sum over row blocks, for `k` vectors, is cut into tasks.
@@ -356,8 +363,10 @@ impl Plan {
                 let result = body(&task, &mut sum);
                 (task.vectors.0, sum, result)
             });
-            for (start, sum, result) in sums {
-                out.add_at(start, 1.0, &sum);
+            for same in sums.chunk_by(|a, b| a.0 == b.0) {
+                out.add_all_at(same[0].0, &same.iter().map(|(_, sum, _)| sum).collect::<Vec<_>>());
+            }
+            for (_, sum, result) in sums {
                 spare.lock().unwrap_or_else(PoisonError::into_inner).push(sum);
                 results.extend(result);
             }

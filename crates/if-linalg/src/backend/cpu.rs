@@ -173,14 +173,12 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn row_axpby(&self, alpha: &[f64], x: View<Self>, beta: &[f64], y: ViewMut<Self>) {
-        let parallel = y.rows * y.cols >= PARALLEL_FROM;
-        let body = |(i, row): (usize, &mut [T])| axpby(alpha[i], x.row(i), beta[i], row);
-        let rows = y.into_rows();
-        if parallel {
-            rows.into_par_iter().enumerate().for_each(body);
-        } else {
-            rows.into_iter().enumerate().for_each(body);
-        }
+        each_chunk(y, |i, start, y| axpby(alpha[i], &x.row(i)[start..], beta[i], y));
+    }
+
+    /// One pass over `y`.
+    fn add_all(&self, xs: &[View<Self>], y: ViewMut<Self>) {
+        each_chunk(y, |i, start, y| xs.iter().for_each(|x| axpby(1.0, &x.row(i)[start..], 1.0, y)));
     }
 
     fn dots(&self, pairs: &[[View<Self>; 2]], out: &mut [f64]) {
@@ -515,6 +513,19 @@ impl<T: Real> Backend for Cpu<T> {
 /// Start and length of the chunks of a row.
 fn chunks(cols: usize) -> Vec<(usize, usize)> {
     (0..cols).step_by(CHUNK).map(|start| (start, CHUNK.min(cols - start))).collect()
+}
+
+/// `body(i, start, chunk)` for the chunks of all rows, `chunk` being what row `i` has from `start` on.
+fn each_chunk<T: Real>(y: ViewMut<Cpu<T>>, body: impl Fn(usize, usize, &mut [T]) + Send + Sync) {
+    let parallel = y.rows * y.cols >= PARALLEL_FROM;
+    let rows = y.into_rows().into_iter().enumerate();
+    let chunks =
+        rows.flat_map(|(i, row)| row.chunks_mut(CHUNK).enumerate().map(move |(c, y)| (i, c * CHUNK, y)));
+    if parallel {
+        chunks.collect::<Vec<_>>().into_par_iter().for_each(|(i, start, y)| body(i, start, y));
+    } else {
+        chunks.for_each(|(i, start, y)| body(i, start, y));
+    }
 }
 
 fn operand<T: Real>(view: View<'_, Cpu<T>>) -> Operand<'_, T> {

@@ -177,6 +177,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Row `i`: `y_i = alpha_i x_i + beta_i y_i`; `beta_i = 0` never reads `y_i`.
     fn row_axpby(&self, alpha: &[f64], x: View<Self>, beta: &[f64], y: ViewMut<Self>);
+    /// `y += x_1`, then `y += x_2` and so on, number by number in this order.
+    fn add_all(&self, xs: &[View<Self>], mut y: ViewMut<Self>) {
+        let ones = vec![1.0; y.rows];
+        xs.iter().for_each(|x| self.row_axpby(&ones, *x, &ones, y.reborrow()));
+    }
     /// `out_i += <x_i, y_i>` over the rows of every pair `[x, y]`, accumulated in `f64`, in a fixed order.
     fn dots(&self, pairs: &[[View<Self>; 2]], out: &mut [f64]);
     /// `out[i][j] += <x_i, y_j>` over all pairs of rows, row-major, summed in a fixed order.

@@ -240,6 +240,9 @@ impl<'a, B: Backend> Results<'a, B> {
             let mut fresh = self.poison(shape);
             self.backend.row_axpby(&each(0.5), view(&x, shape), &vec![0.0; k], into(&mut fresh, shape));
             self.keep(format!("row_axpby of nothing {k}"), &fresh, shape);
+            self.backend
+                .add_all(&[view(&x, shape), view(&fresh, shape), view(&x, shape)], into(&mut y, shape));
+            self.keep(format!("add_all {k}"), &y, shape);
 
             let mut out = vec![0.5; k];
             let pairs = [[view(&x, shape), view(&x, shape)], [view(&x, shape), view(&y, shape)]];
