@@ -344,11 +344,14 @@ impl<B: Backend> Network<B> {
         View::new(&tape.loss[2], 0, tape.rows, self.outputs())
     }
 
-    /// Tangents of every layer's output along `v`; the last entry is `Rz`, each `(k rows) x width`.
+    /// Tangents of every layer's output along `v`; the last entry is `Rz`, each `(k rows) x width`. Those of layers
+    /// before the first with parameters, which would be zero, are empty.
     pub fn jvp(&self, scratch: &mut Scratch<B>, point: Point<B>, v: Directions<B>) -> Vec<B::Buffer> {
         let stacked = v.k * point.rows;
         let mut tangents: Vec<B::Buffer> = Vec::with_capacity(self.layers.len());
-        for (l, layer) in self.layers.iter().enumerate() {
+        let first = self.first_with_parameters().min(self.layers.len() - 1);
+        tangents.resize_with(first, || scratch.take(0));
+        for (l, layer) in self.layers.iter().enumerate().skip(first) {
             let width = layer.width();
             let mut buffer = scratch.take(stacked * width);
             let rx = self.tangent_into(l, &tangents, stacked);
@@ -501,16 +504,6 @@ impl<B: Backend> Network<B> {
         }
         owned.into_iter().for_each(|buffer| scratch.give(buffer));
         None
-    }
-
-    /// The layer that a backward pass ends at.
-    fn lowest(&self, to_input: bool) -> usize {
-        if to_input { 0 } else { self.first_with_parameters() }
-    }
-
-    /// Below this layer nothing depends on parameters.
-    fn first_with_parameters(&self) -> usize {
-        self.segments.iter().position(Option::is_some).unwrap_or(self.layers.len())
     }
 
     fn weights<'t>(&self, l: usize, theta: &'t Block<B>) -> Option<View<'t, B>> {

@@ -67,13 +67,12 @@ impl<B: Backend> Network<B> {
     /// `(dz/dtheta) v_j` of every example: `k x n x outputs`, row-major.
     pub fn output_tangents(&self, inputs: &Inputs<B>, theta: &Block<B>, v: &Block<B>) -> Vec<f64> {
         let (n, outputs, k) = (inputs.len(), self.outputs(), v.k());
-        let v = Directions { block: v, start: 0, k };
         let blocks = self.map_blocks(inputs, theta, |scratch, at| {
-            self.map_parts(at, |part| {
-                let tangents = self.jvp(scratch, part, v);
+            self.map_parts(at, k, |part, start, k| {
+                let tangents = self.jvp(scratch, part, Directions { block: v, start, k });
                 let last = self.host(View::new(&tangents[tangents.len() - 1], 0, k * part.rows, outputs));
                 tangents.into_iter().for_each(|buffer| scratch.give(buffer));
-                (part.rows, last)
+                last
             })
         });
         direction_major(blocks.into_iter().flatten(), k, n, outputs)
@@ -91,10 +90,10 @@ impl<B: Backend> Network<B> {
         assert_eq!(u.k(), v.k(), "one vector on the left for each on the right");
         let (n, k, outputs) = (inputs.len(), u.k(), self.outputs());
         let blocks = self.map_blocks(inputs, theta, |scratch, at| {
-            self.map_parts(at, |part| {
+            self.map_parts(at, k, |part, start, k| {
                 let stacked = k * part.rows;
-                let left = self.jvp(scratch, part, Directions { block: u, start: 0, k });
-                let right = self.jvp(scratch, part, Directions { block: v, start: 0, k });
+                let left = self.jvp(scratch, part, Directions { block: u, start, k });
+                let right = self.jvp(scratch, part, Directions { block: v, start, k });
                 let product = self.r_delta(scratch, part, &right, k);
                 let mut forms = scratch.take(stacked);
                 self.backend().row_dots(
@@ -105,7 +104,7 @@ impl<B: Backend> Network<B> {
                 );
                 let host = self.host(View::new(&forms, 0, stacked, 1));
                 left.into_iter().chain(right).chain([product, forms]).for_each(|buffer| scratch.give(buffer));
-                (part.rows, host)
+                host
             })
         });
         direction_major(blocks.into_iter().flatten(), k, n, 1)
@@ -212,13 +211,15 @@ impl<B: Backend> Network<B> {
     pub fn input_gradients(&self, inputs: &Inputs<B>, theta: &Block<B>) -> Vec<f64> {
         let width = self.inputs();
         let blocks = self.map_blocks(inputs, theta, |scratch, at| {
-            self.map_parts(at, |part| {
+            self.map_parts(at, 1, |part, _, _| {
                 let dz = part.rows_of(self.delta(part.tape));
-                let dx = self.backward(scratch, part, dz, true, |_, _, _, _| {});
-                self.host(View::new(&dx.expect("asked for"), 0, part.rows, width))
+                let dx = self.backward(scratch, part, dz, true, |_, _, _, _| {}).expect("asked for");
+                let host = self.host(View::new(&dx, 0, part.rows, width));
+                scratch.give(dx);
+                host
             })
         });
-        blocks.into_iter().flatten().flatten().collect()
+        direction_major(blocks.into_iter().flatten(), 1, inputs.len(), width)
     }
 
     /// `d/dx <grad_theta l_i, v_j>`, how a change of the input changes a score: `k x n x inputs`,
@@ -228,23 +229,37 @@ impl<B: Backend> Network<B> {
         let (n, width, k) = (inputs.len(), self.inputs(), v.k());
         let blocks = self.map_blocks(inputs, theta, |scratch, at| {
             let outputs = self.outputs();
-            let v = Directions { block: v, start: 0, k };
             let deltas = self.deltas(scratch, at, self.delta(at.tape), true);
-            self.map_parts(at, |part| {
+            let products = self.map_parts(at, k, |part, start, k| {
+                let v = Directions { block: v, start, k };
                 let tangents = self.jvp(scratch, part, v);
                 let stacked = k * part.rows;
                 let rdz = self.r_delta(scratch, part, &tangents, k);
                 let gradients = (&deltas, View::new(&rdz, 0, stacked, outputs));
-                let rdx = self.r_backward(scratch, part, (v, &tangents), gradients, None);
-                (part.rows, self.host(View::new(&rdx.expect("asked for"), 0, stacked, width)))
-            })
+                let rdx = self.r_backward(scratch, part, (v, &tangents), gradients, None).expect("asked for");
+                let host = self.host(View::new(&rdx, 0, stacked, width));
+                tangents.into_iter().chain([rdz, rdx]).for_each(|buffer| scratch.give(buffer));
+                host
+            });
+            self.release_deltas(scratch, deltas);
+            products
         });
         direction_major(blocks.into_iter().flatten(), k, n, width)
     }
 
-    /// `f` on every part of a row block, in order.
-    fn map_parts<'t, R>(&self, at: Point<'t, B>, f: impl FnMut(Point<'t, B>) -> R) -> Vec<R> {
-        self.parts(at.rows).map(|(first, rows)| at.part(first, rows)).map(f).collect()
+    /// `f(part, start, count)` on every part of a row block, with the directions `start..start + count` of `k`: as many as
+    /// go through the layers together. Of each part its rows and what `f` says of all directions.
+    fn map_parts<'t>(
+        &self,
+        at: Point<'t, B>,
+        k: usize,
+        mut f: impl FnMut(Point<'t, B>, usize, usize) -> Vec<f64>,
+    ) -> Vec<(usize, Vec<f64>)> {
+        let mut each = |part: Point<'t, B>| {
+            let groups = (0..k).step_by(self.group());
+            groups.flat_map(|start| f(part, start, self.group().min(k - start))).collect()
+        };
+        self.parts(at.rows).map(|(first, rows)| (rows, each(at.part(first, rows)))).collect()
     }
 
     fn host(&self, x: View<B>) -> Vec<f64> {

@@ -6,6 +6,15 @@ use super::cpu_window::Inside;
 use super::{Cpu, View, ViewMut};
 use crate::{Real, Window};
 
+/// Whether `later` takes the place of `earlier` as the maximum of a window: equal numbers do not, and what is not a number
+/// does, so that no pool hides it.
+#[inline(always)]
+fn beats<T: Real>(later: T, earlier: T) -> bool {
+    #[allow(clippy::eq_op)]
+    let nan = later != later;
+    later > earlier || nan
+}
+
 /// Position in a plane of the first maximum under every window.
 ///
 /// A row of windows at a time, all windows across under one offset after another, so that the innermost loop
@@ -27,7 +36,7 @@ fn maxima<T: Real>(window: &Window, plane: &[T], found: &mut Vec<usize>) {
                 for (w, (at, best)) in slots.enumerate() {
                     let source = line + inside.start + w * inside.stride;
                     let value = plane[source];
-                    let better = *at == usize::MAX || value > *best;
+                    let better = *at == usize::MAX || beats(value, *best);
                     *at = if better { source } else { *at };
                     *best = if better { value } else { *best };
                 }
@@ -143,7 +152,7 @@ fn gathered<T: Real>(x: [&Pairs<T>; 2], rx: [&Pairs<T>; 2]) -> [T; PIECE] {
     let mut chosen = [T::ZERO; PIECE];
     for w in 0..PIECE {
         let (above, below) = (above[w], below[w]);
-        chosen[w] = if down[w] > up[w] { below } else { above };
+        chosen[w] = if beats(down[w], up[w]) { below } else { above };
     }
     chosen
 }
@@ -155,11 +164,11 @@ fn scattered<T: Real>(x: [&Pairs<T>; 2], dy: &[T; PIECE]) -> [Pairs<T>; 2] {
     let [mut above, mut below] = [[T::ZERO; PIECE]; 2];
     for w in 0..PIECE {
         let dy = dy[w];
-        above[w] = if down[w] > up[w] { T::ZERO } else { dy };
+        above[w] = if beats(down[w], up[w]) { T::ZERO } else { dy };
     }
     for w in 0..PIECE {
         let dy = dy[w];
-        below[w] = if down[w] > up[w] { dy } else { T::ZERO };
+        below[w] = if beats(down[w], up[w]) { dy } else { T::ZERO };
     }
     [at_larger(x[0], &above), at_larger(x[1], &below)]
 }
@@ -170,7 +179,7 @@ fn larger<T: Real>(x: &Pairs<T>, values: &Pairs<T>) -> [T; PIECE] {
     let mut chosen = [T::ZERO; PIECE];
     for w in 0..PIECE {
         let (first, second) = (values[2 * w], values[2 * w + 1]);
-        chosen[w] = if x[2 * w + 1] > x[2 * w] { second } else { first };
+        chosen[w] = if beats(x[2 * w + 1], x[2 * w]) { second } else { first };
     }
     chosen
 }
@@ -181,8 +190,8 @@ fn at_larger<T: Real>(x: &Pairs<T>, values: &[T; PIECE]) -> Pairs<T> {
     let mut spread = [T::ZERO; 2 * PIECE];
     for w in 0..PIECE {
         let value = values[w];
-        spread[2 * w] = if x[2 * w + 1] > x[2 * w] { T::ZERO } else { value };
-        spread[2 * w + 1] = if x[2 * w + 1] > x[2 * w] { value } else { T::ZERO };
+        spread[2 * w] = if beats(x[2 * w + 1], x[2 * w]) { T::ZERO } else { value };
+        spread[2 * w + 1] = if beats(x[2 * w + 1], x[2 * w]) { value } else { T::ZERO };
     }
     spread
 }
@@ -260,13 +269,14 @@ mod tests {
     use super::*;
     use crate::testing::random;
 
-    /// Pools of tiles against the positions of maxima that other windows go by, with ties.
+    /// Pools of tiles against the positions of maxima that other windows go by, with ties and with what is not a number.
     #[test]
     fn tiles_have_the_maxima_of_windows() {
         for image in [[2, 2], [8, 2], [4, 6], [14, 14], [2, 16], [6, 34]] {
             let window = Window { channels: 2, image, kernel: [2, 2], stride: 2, padding: 0 };
             let [inputs, outputs] = [window.inputs(), 2 * window.positions()];
-            let x: Vec<f64> = random(inputs, 1).iter().map(|v| (3.0 * v).round()).collect();
+            let mut x: Vec<f64> = random(inputs, 1).iter().map(|v| (3.0 * v).round()).collect();
+            x.iter_mut().skip(1).step_by(5).for_each(|x| *x = f64::NAN);
             let view = View::<Cpu<f64>>::new(&x, 0, 1, inputs);
             let mut positions = Vec::new();
             each_plane(&window, view, 1, |found, _, input, _| {
@@ -278,6 +288,14 @@ mod tests {
             tiles.gather(&x, &rx, &mut out);
             tiles.scatter(&x, &dy, &mut dx);
             assert_eq!(out, positions.iter().map(|&at| rx[at]).collect::<Vec<_>>());
+            let source = |at: usize| {
+                let (plane, in_plane) = (at / (image[0] * image[1]), at % (image[0] * image[1]));
+                let [line, column] = [in_plane / image[1], in_plane % image[1]];
+                (plane * image[0] / 2 + line / 2) * image[1] / 2 + column / 2
+            };
+            for (at, _) in x.iter().enumerate().filter(|(_, x)| x.is_nan()) {
+                assert!(x[positions[source(at)]].is_nan(), "the window over {at} hides what is not a number");
+            }
             let mut expected = vec![0.0; inputs];
             positions.iter().zip(&dy).for_each(|(&at, dy)| expected[at] = *dy);
             assert_eq!(dx, expected);

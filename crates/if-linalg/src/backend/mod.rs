@@ -300,8 +300,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn convolve_weights(&self, _window: &Window, _dy: View<Self>, _x: View<Self>, _dw: ViewMut<Self>) {
         unreachable!("by patches")
     }
-    /// `out_i = rx_i` at the maximum (the first where several are equal) under every window of row
-    /// `i mod x.rows` of `x`; padding is below everything. With `rx = x` this is max pooling.
+    /// `out_i = rx_i` at the maximum under every window of row `i mod x.rows` of `x`: the first where several are equal,
+    /// the last NaN where there is one; padding is below everything. With `rx = x` this is max pooling.
     fn max_pool_gather(&self, window: &Window, x: View<Self>, rx: View<Self>, out: ViewMut<Self>);
     /// The transpose of [`max_pool_gather`](Self::max_pool_gather); overwrites `out`.
     fn max_pool_scatter(&self, window: &Window, x: View<Self>, dy: View<Self>, out: ViewMut<Self>);

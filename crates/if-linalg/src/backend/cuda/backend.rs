@@ -62,9 +62,11 @@ impl<T: CudaReal> Backend for Cuda<T> {
 
     fn zeros(&self, len: usize) -> CudaBuffer<T> {
         let buffer = self.allocate(len);
-        let stream = self.device.stream.cu_stream();
-        // SAFETY: the buffer has so many bytes.
-        expect(unsafe { result::memset_d8_async(buffer.pointer, 0, len * size_of::<T>(), stream) });
+        if len > 0 {
+            let stream = self.device.stream.cu_stream();
+            // SAFETY: the buffer has so many bytes.
+            expect(unsafe { result::memset_d8_async(buffer.pointer, 0, len * size_of::<T>(), stream) });
+        }
         buffer
     }
 

@@ -78,6 +78,12 @@ extern "C" __global__ void col2im(Window w, Matrix cols, Matrix images) {
     });
 }
 
+// Whether `later` takes the place of `earlier` as the maximum of a window: equal numbers do not, and what is not a number
+// does, so that no pool hides it.
+__device__ inline bool beats(real later, real earlier) {
+    return later > earlier || later != later;
+}
+
 // Where the first maximum under window (i, j) of plane c is, in the image. `SIZE` is that of the window, without padding;
 // 0 if it is rare.
 template <int SIZE> __device__ inline int maximum(const Window &w, const real *image, int c, int i, int j) {
@@ -91,7 +97,7 @@ template <int SIZE> __device__ inline int maximum(const Window &w, const real *i
         real highest = values[0];
 #pragma unroll
         for (int n = 1; n < SIZE * SIZE; n++) {
-            if (values[n] > highest) {
+            if (beats(values[n], highest)) {
                 best = n;
                 highest = values[n];
             }
@@ -104,7 +110,7 @@ template <int SIZE> __device__ inline int maximum(const Window &w, const real *i
             for (int x = max(left, 0); x < min(left + w.kernel_width, w.width); x++) {
                 int at = (c * w.height + y) * w.width + x;
                 real value = image[at];
-                if (best < 0 || value > highest) {
+                if (best < 0 || beats(value, highest)) {
                     best = at;
                     highest = value;
                 }
