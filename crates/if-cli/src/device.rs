@@ -1,5 +1,8 @@
 //! The device of a command: opened once, before anything is computed or written.
 
+#[cfg(feature = "cuda")]
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use if_linalg::Cpu;
 #[cfg(feature = "cuda")]
 use if_linalg::{Backend, Cuda, CudaError, CudaOptions, CudaReal, Products};
@@ -16,6 +19,9 @@ pub struct Device {
     pub precision: Precision,
     /// What commands run on, by [`on_device!`] or [`in_double!`].
     pub backend: AnyBackend,
+    /// Whether `--device auto` chose it.
+    #[cfg(feature = "cuda")]
+    pub automatic: bool,
 }
 
 /// The backends.
@@ -39,9 +45,13 @@ macro_rules! on_device {
             $crate::device::AnyBackend::CpuF32($backend) => $body,
             $crate::device::AnyBackend::CpuF64($backend) => $body,
             #[cfg(feature = "cuda")]
-            $crate::device::AnyBackend::CudaF32($backend) => $crate::device::caught(|| $body),
+            $crate::device::AnyBackend::CudaF32($backend) => {
+                $crate::device::caught($device.automatic, || $body)
+            }
             #[cfg(feature = "cuda")]
-            $crate::device::AnyBackend::CudaF64($backend) => $crate::device::caught(|| $body),
+            $crate::device::AnyBackend::CudaF64($backend) => {
+                $crate::device::caught($device.automatic, || $body)
+            }
         }
     };
 }
@@ -52,7 +62,9 @@ macro_rules! in_double {
         match &$device.backend {
             $crate::device::AnyBackend::CpuF64($backend) => $body,
             #[cfg(feature = "cuda")]
-            $crate::device::AnyBackend::CudaF64($backend) => $crate::device::caught(|| $body),
+            $crate::device::AnyBackend::CudaF64($backend) => {
+                $crate::device::caught($device.automatic, || $body)
+            }
             _ => unreachable!("the command opens its device in double precision"),
         }
     };
@@ -62,8 +74,34 @@ pub(crate) use {in_double, on_device};
 
 /// The result of `body`, or what happened to the GPU under way, such as that its memory is used up.
 #[cfg(feature = "cuda")]
-pub fn caught<R>(body: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
-    CudaError::catch(body).unwrap_or_else(|error| Err(Failure::input(error.to_string())))
+pub fn caught<R>(automatic: bool, body: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+    CudaError::catch(body).unwrap_or_else(|error| match error {
+        CudaError::OutOfMemory { .. } if automatic => Err(Failure::TooSmallGpu),
+        other => Err(Failure::input(other.to_string())),
+    })
+}
+
+/// Whether the memory of the GPU that `--device auto` chose was too small: then it chooses the processor.
+#[cfg(feature = "cuda")]
+static TOO_SMALL: AtomicBool = AtomicBool::new(false);
+
+/// Runs `command`, and all of it once more on the processor where `--device auto` chose a GPU whose memory is too small,
+/// which shows under way.
+#[cfg(feature = "cuda")]
+pub fn or_on_cpu<R>(console: &Console, command: impl Fn() -> Result<R, Failure>) -> Result<R, Failure> {
+    match command() {
+        Err(Failure::TooSmallGpu) => {
+            TOO_SMALL.store(true, Ordering::Relaxed);
+            console.note("--device auto: the GPU's memory is used up; beginning again on the cpu");
+            command()
+        }
+        other => other,
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+pub fn or_on_cpu<R>(_: &Console, command: impl Fn() -> Result<R, Failure>) -> Result<R, Failure> {
+    command()
 }
 
 impl Device {
@@ -80,9 +118,13 @@ impl Device {
             DeviceName::Cpu => Self::cpu(precision),
             DeviceName::Cuda(numbers) => named(numbers),
             DeviceName::AllCuda => named(&all_gpus()),
+            #[cfg(feature = "cuda")]
+            DeviceName::Auto if TOO_SMALL.load(Ordering::Relaxed) => Self::cpu(precision),
             DeviceName::Auto => match Self::cuda(&[0], precision) {
                 Ok(device) => {
                     console.note(&format!("--device auto: {}", device.name));
+                    #[cfg(feature = "cuda")]
+                    let device = Self { automatic: true, ..device };
                     Ok(device)
                 }
                 Err(reason) => {
@@ -92,6 +134,14 @@ impl Device {
                 }
             },
         }
+    }
+
+    /// The same for a run that names its device, and so goes on there or not at all.
+    pub fn of_run(self) -> Self {
+        #[cfg(feature = "cuda")]
+        return Self { automatic: false, ..self };
+        #[cfg(not(feature = "cuda"))]
+        self
     }
 
     fn cpu(precision: Precision) -> Result<Self, Failure> {
@@ -104,7 +154,13 @@ impl Device {
                 )));
             }
         };
-        Ok(Self { name: "cpu".into(), precision, backend })
+        Ok(Self {
+            name: "cpu".into(),
+            precision,
+            backend,
+            #[cfg(feature = "cuda")]
+            automatic: false,
+        })
     }
 
     #[cfg(feature = "cuda")]
@@ -124,7 +180,7 @@ impl Device {
                 (name, AnyBackend::CudaF32(cuda))
             }
         };
-        Ok(Self { name, precision, backend })
+        Ok(Self { name, precision, backend, automatic: false })
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -158,4 +214,46 @@ fn opened<T: CudaReal>(numbers: &[usize], products: Products) -> Result<(String,
     names.dedup();
     let first = all.remove(0);
     Ok((names.join(" + "), first.with_peers(all)))
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use std::cell::RefCell;
+    use std::panic::resume_unwind;
+
+    use super::*;
+
+    /// What a GPU does whose memory ends under way.
+    fn without_memory() -> Result<(), Failure> {
+        resume_unwind(Box::new(CudaError::OutOfMemory { bytes: None }))
+    }
+
+    #[test]
+    fn auto_goes_back_to_the_cpu_where_cuda_memory_ends_under_way() {
+        let args = DeviceArgs { device: DeviceName::Auto };
+        let console = Console::default();
+        let names = RefCell::new(Vec::new());
+        or_on_cpu(&console, || {
+            if names.borrow().is_empty() {
+                names.borrow_mut().push("a GPU".to_owned());
+                return caught(true, without_memory);
+            }
+            names.borrow_mut().push(Device::open(&args, Precision::F32, &console)?.name);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(*names.borrow(), ["a GPU", "cpu"]);
+    }
+
+    #[test]
+    fn a_cuda_device_that_was_named_is_not_left() {
+        let failure = or_on_cpu(&Console::default(), || caught(false, without_memory)).unwrap_err();
+        assert_eq!(
+            failure.message(),
+            "the GPU's memory is used up; use a smaller --memory-budget or --device cpu"
+        );
+        let other = || resume_unwind(Box::new(CudaError::Failed("misaligned address".into())));
+        let failure = or_on_cpu(&Console::default(), || caught::<()>(true, other)).unwrap_err();
+        assert_eq!(failure.message(), "CUDA failed: misaligned address");
+    }
 }

@@ -22,6 +22,9 @@ pub enum Failure {
     /// The input cannot be used: one line that says where, what was expected, what was found, and
     /// perhaps one more that says what to do.
     Input(String, Option<String>),
+    /// The memory of the GPU that `--device auto` chose was used up.
+    #[cfg(feature = "cuda")]
+    TooSmallGpu,
     /// Ctrl-C.
     Interrupted,
     /// Ctrl-C in a run that can go on: the line that says so.
@@ -53,6 +56,8 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input(..) => INPUT,
+            #[cfg(feature = "cuda")]
+            Self::TooSmallGpu => INPUT,
             Self::Interrupted | Self::Suspended(_) => INTERRUPTED,
             Self::Other(_) => OTHER,
         }
@@ -62,6 +67,8 @@ impl Failure {
     pub fn message(&self) -> &str {
         match self {
             Self::Input(message, _) | Self::Suspended(message) | Self::Other(message) => message,
+            #[cfg(feature = "cuda")]
+            Self::TooSmallGpu => "the GPU's memory is used up",
             Self::Interrupted => "interrupted; nothing was written",
         }
     }

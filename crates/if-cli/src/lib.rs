@@ -59,7 +59,8 @@ fn execute(cli: &Cli) -> u8 {
     console::catch_interrupts();
     let console = Console::default();
     let name = command_name(&cli.command);
-    let result = start_threads(cli.global.threads).and_then(|()| commands::run(&cli.command, &console));
+    let command = || commands::run(&cli.command, &console);
+    let result = start_threads(cli.global.threads).and_then(|()| device::or_on_cpu(&console, command));
     console.clear();
     match result {
         Ok(Report { text, json, flagged }) => {

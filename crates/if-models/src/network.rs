@@ -105,6 +105,12 @@ impl<B: Backend> Network<B> {
         Self::new(backend, inputs, vec![Arc::new(Dense::new("fc", inputs, outputs, bias))], loss)
     }
 
+    /// The same network, whose passes use the buffers of `other`'s, on the same device: for several that run one after
+    /// another, such as the checkpoints of a training run.
+    pub fn with_buffers_of(self, other: &Self) -> Self {
+        Self { scratches: other.scratches.clone(), ..self }
+    }
+
     /// The same layers under another loss, such as a smooth hinge at weights trained on the hinge.
     pub fn with_loss(&self, loss: Loss) -> Self {
         Self { loss, ..self.clone() }

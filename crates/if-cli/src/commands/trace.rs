@@ -159,7 +159,10 @@ impl Job<'_> {
             let model = Model::read(self.kind, weights, self.train)?;
             for (backend, checkpoints) in devices.iter().zip(&mut all) {
                 let (network, theta) = model.build(*backend)?;
-                let (network, theta) = select(&network, theta, &self.args.solve.layers)?;
+                let (mut network, theta) = select(&network, theta, &self.args.solve.layers)?;
+                if let Some(first) = checkpoints.first() {
+                    network = network.with_buffers_of(&first.network);
+                }
                 if checkpoints.first().is_some_and(|first| first.theta.layout() != theta.layout()) {
                     return Err(Failure::input(format!(
                         "{}: expected parameters of the shapes in {}, found others",

@@ -32,7 +32,10 @@ pub fn run(
     console: &Console,
 ) -> Result<Report, Failure> {
     let (plan, precision) = Plan::new(args)?;
-    let device = Device::open(&args.network.device, precision, console)?;
+    let mut device = Device::open(&args.network.device, precision, console)?;
+    if args.network.run.is_some() {
+        device = device.of_run();
+    }
     for data in std::iter::once(train).chain(test) {
         check_shape(spec, data)?;
     }

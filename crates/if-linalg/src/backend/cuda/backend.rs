@@ -48,8 +48,8 @@ impl<T: CudaReal> Backend for Cuda<T> {
 
     /// So many that kernels are long against the time it takes to start them.
     const ROW_BLOCK: usize = 16384;
-    /// A gigabyte of `f32`.
-    const IN_HAND: Option<usize> = Some(1 << 28);
+    /// A gigabyte.
+    const IN_HAND: Option<usize> = Some((1 << 30) / size_of::<T>());
 
     fn describe(&self) -> String {
         let products = match self.products {
