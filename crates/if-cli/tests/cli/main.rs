@@ -11,6 +11,7 @@ mod dense;
 mod device;
 mod fragility;
 mod lds;
+mod mnist;
 mod pytorch;
 mod remove;
 mod resume;

@@ -1,7 +1,7 @@
 //! Folders with small problems, and the program in them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -112,10 +112,16 @@ impl Folder {
 
     /// Runs `influence` with arguments that are separated by spaces.
     pub fn run(&self, arguments: &str) -> Outcome {
+        // An empty name is no folder.
+        self.run_with_data(arguments, Path::new(""))
+    }
+
+    /// The same with a folder of datasets.
+    pub fn run_with_data(&self, arguments: &str, data: &Path) -> Outcome {
         let output = Command::new(program())
             .args(arguments.split_whitespace())
             .current_dir(self.0.path())
-            .env_remove("INFLUENCE_DATA")
+            .env("INFLUENCE_DATA", data)
             .env("XDG_CACHE_HOME", self.path("cache"))
             .output()
             .unwrap();
