@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{fs, process};
 
+use cudarc::driver::DriverError;
 use cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
 
@@ -87,6 +88,14 @@ impl Compiler {
             let _ = keep(&path, &bytes);
         }
         self.image(bytes).ok_or_else(|| CudaError::Failed("NVRTC returned no text".into()))
+    }
+
+    /// What to say where a driver of version `driver` (1000 times the major one) does not load the kernels.
+    pub fn refused(&self, driver: i32, error: DriverError) -> CudaError {
+        if driver / 1000 < self.version.0 {
+            return CudaError::NewerCompiler { driver, compiler: self.version };
+        }
+        error.into()
     }
 
     /// Machine code for a device the compiler knows, else an intermediate form that the driver translates.
@@ -199,6 +208,16 @@ mod tests {
                 scope.spawn(move || check_kernels(capability));
             }
         });
+    }
+
+    #[test]
+    fn a_driver_older_than_the_compiler_is_named() {
+        use cudarc::driver::sys::CUresult;
+        let compiler = Compiler { version: (13, 0), architecture: 80, exact: true };
+        let error = DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+        let newer = CudaError::NewerCompiler { driver: 12_080, compiler: (13, 0) };
+        assert_eq!(compiler.refused(12_080, error), newer);
+        assert_eq!(compiler.refused(13_000, error), CudaError::OutOfMemory { bytes: None });
     }
 
     fn check_kernels(capability: i32) {

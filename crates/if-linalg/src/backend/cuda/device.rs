@@ -54,9 +54,7 @@ pub fn cuda_devices() -> Result<Vec<String>, CudaError> {
             package: "the driver of your GPU",
         });
     }
-    let mut version = 0;
-    // SAFETY: the library is there, this function is as old as CUDA itself, and the pointer is to an integer.
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    let version = driver_version()?;
     if version < 12_000 {
         return Err(CudaError::OldDriver { version });
     }
@@ -67,6 +65,14 @@ pub fn cuda_devices() -> Result<Vec<String>, CudaError> {
     };
     let name = |i| result::device::get(i).and_then(result::device::get_name);
     Ok((0..count).map(name).collect::<Result<_, _>>()?)
+}
+
+/// 1000 times the major version of CUDA that the driver supports, plus 10 times the minor one; the library is there.
+fn driver_version() -> Result<i32, CudaError> {
+    let mut version = 0;
+    // SAFETY: this function is as old as CUDA itself, and the pointer is to an integer.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    Ok(version)
 }
 
 /// What all buffers and clones of a backend share.
@@ -119,11 +125,13 @@ impl Device {
         keep_freed_memory(&context)?;
         let stream = context.new_stream()?;
         let (major, minor) = context.compute_capability()?;
-        let image = Compiler::new(10 * major + minor)?.kernels(real, options.cache.as_deref())?;
-        let module = context.load_module(match image {
+        let compiler = Compiler::new(10 * major + minor)?;
+        let image = match compiler.kernels(real, options.cache.as_deref())? {
             Image::Cubin(bytes) => Ptx::from_binary(bytes),
             Image::Ptx(text) => Ptx::from_src(text),
-        })?;
+        };
+        let driver = driver_version()?;
+        let module = context.load_module(image).map_err(|error| compiler.refused(driver, error))?;
         let kernels = functions(&module)?;
         let handle = Blas(blas::create_handle()?);
         // SAFETY: the handle and the stream both live as long as this device.

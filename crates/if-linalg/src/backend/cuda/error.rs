@@ -27,6 +27,18 @@ pub enum CudaError {
         /// As the driver reports it: 1000 times the major version plus 10 times the minor one.
         version: i32,
     },
+    /// The driver does not load what a newer compiler made.
+    #[error(
+        "the NVIDIA driver supports CUDA {}.{} and does not load what NVRTC {}.{} compiles; update the driver, or install the \
+         NVRTC and cuBLAS of CUDA {}",
+        .driver / 1000, .driver % 1000 / 10, .compiler.0, .compiler.1, .driver / 1000
+    )]
+    NewerCompiler {
+        /// As the driver reports it.
+        driver: i32,
+        /// Major and minor version of NVRTC.
+        compiler: (i32, i32),
+    },
     /// There is a driver, but no GPU, or not that one.
     #[error("there is no GPU {ordinal}; found {}", found(.devices))]
     NoDevice {
@@ -131,6 +143,12 @@ mod tests {
         assert_eq!(
             old.to_string(),
             "the NVIDIA driver supports CUDA 11.4, expected 12.0 or newer; update the driver"
+        );
+        let newer = CudaError::NewerCompiler { driver: 12_040, compiler: (13, 0) };
+        assert_eq!(
+            newer.to_string(),
+            "the NVIDIA driver supports CUDA 12.4 and does not load what NVRTC 13.0 compiles; update the driver, or install \
+             the NVRTC and cuBLAS of CUDA 12"
         );
         let none = CudaError::NoDevice { ordinal: 2, devices: vec!["A".into(), "B".into()] };
         assert_eq!(none.to_string(), "there is no GPU 2; found 0: A, 1: B");
