@@ -124,7 +124,8 @@ impl Device {
                 Ok(device) => {
                     console.note(&format!("--device auto: {}", device.name));
                     #[cfg(feature = "cuda")]
-                    let device = Self { automatic: true, ..device };
+                    let device =
+                        Self { automatic: matches!(precision, Precision::F32 | Precision::F64), ..device };
                     Ok(device)
                 }
                 Err(reason) => {
@@ -136,12 +137,15 @@ impl Device {
         }
     }
 
-    /// The same for a run that names its device, and so goes on there or not at all.
-    pub fn of_run(self) -> Self {
+    /// The same, where work is `kept` for one device alone: it goes on there or not at all.
+    pub fn keeping(self, kept: bool) -> Self {
         #[cfg(feature = "cuda")]
-        return Self { automatic: false, ..self };
+        return Self { automatic: self.automatic && !kept, ..self };
         #[cfg(not(feature = "cuda"))]
-        self
+        {
+            let _ = kept;
+            self
+        }
     }
 
     fn cpu(precision: Precision) -> Result<Self, Failure> {

@@ -12,6 +12,7 @@ use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use if_data::{AtomicFile, DataError, Element, NpyWriter, sha256_of_text};
+use if_linalg::Real;
 use if_methods::QUERY_BLOCK;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub struct Partial<T, C> {
     shape: [usize; 2],
     /// Queries that have their scores.
     done: usize,
+    /// Those of them of which a score is infinite or undefined.
+    undefined: Vec<usize>,
     blocks: Vec<C>,
 }
 
@@ -39,6 +42,9 @@ pub struct Partial<T, C> {
 struct Entry<C> {
     queries: usize,
     sha256: String,
+    /// Queries, counted in the block, of which a score is not finite.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    undefined: Vec<usize>,
     certificate: C,
 }
 
@@ -49,7 +55,7 @@ struct Journal {
     stays: bool,
 }
 
-impl<T: Element, C: Serialize + DeserializeOwned> Partial<T, C> {
+impl<T: Element + Real, C: Serialize + DeserializeOwned> Partial<T, C> {
     /// Opens the outputs, both before the long run: what cannot be written fails now. With `resume` it goes on after the
     /// blocks that are there, and says so; else they are written over.
     ///
@@ -86,9 +92,9 @@ impl<T: Element, C: Serialize + DeserializeOwned> Partial<T, C> {
         // Not kept open: a program that is killed leaves nothing of it.
         drop(AtomicFile::create(certificates)?);
         let journal = Journal::open(path, entries.last().map_or(0, |(_, end)| *end), key)?;
-        let done = entries.iter().map(|(entry, _)| entry.queries).sum();
-        let blocks = entries.into_iter().map(|(entry, _)| entry.certificate).collect();
-        let partial = Self { scores, names, journal, shape, done, blocks };
+        let mut partial =
+            Self { scores, names, journal, shape, done: 0, undefined: Vec::new(), blocks: Vec::new() };
+        entries.into_iter().for_each(|(entry, _)| partial.count(entry));
         match (resume, kept) {
             (true, 0) => {
                 console.note("--resume: nothing whole is there to go on from; starting at the beginning")
@@ -107,23 +113,37 @@ impl<T: Element, C: Serialize + DeserializeOwned> Partial<T, C> {
         self.done
     }
 
+    /// Queries of which a score is infinite or undefined.
+    pub fn undefined(&self) -> &[usize] {
+        &self.undefined
+    }
+
+    fn count(&mut self, Entry { queries, undefined, certificate, .. }: Entry<C>) {
+        self.undefined.extend(undefined.iter().map(|query| self.done + query));
+        self.done += queries;
+        self.blocks.push(certificate);
+    }
+
     /// Adds the rows of the next block of queries.
     ///
     /// # Errors
     /// A full disk.
     pub fn append(&mut self, rows: &[T], certificate: C) -> Result<(), Failure> {
+        let each = rows.chunks_exact(self.shape[1]).enumerate();
+        let undefined = each.filter(|(_, row)| !row.iter().all(|score| score.to_f64().is_finite()));
+        let undefined = undefined.map(|(query, _)| query).collect();
         let queries = rows.len() / self.shape[1];
-        self.done += queries;
-        if self.done == self.shape[0] {
-            self.scores.append(rows).map_err(Failure::output)?;
-            self.blocks.push(certificate);
-            return Ok(());
+        let last = self.done + queries == self.shape[0];
+        let sha256 = match last {
+            true => self.scores.append(rows).map(|()| String::new()),
+            false => self.scores.append_block(rows),
+        };
+        let entry = Entry { queries, sha256: sha256.map_err(Failure::output)?, undefined, certificate };
+        if !last {
+            let text = serde_json::to_string(&entry).map_err(|error| Failure::Other(error.to_string()))?;
+            self.journal.add(&text)?;
         }
-        let sha256 = self.scores.append_block(rows).map_err(Failure::output)?;
-        let entry = Entry { queries, sha256, certificate };
-        let text = serde_json::to_string(&entry).map_err(|error| Failure::Other(error.to_string()))?;
-        self.journal.add(&text)?;
-        self.blocks.push(entry.certificate);
+        self.count(entry);
         Ok(())
     }
 

@@ -417,8 +417,27 @@ pub fn report_flags<I: ToString>(report: &SolveReport, ids: &[I], what: &str, co
     if flagged.is_empty() {
         return false;
     }
-    let shown = flagged[..flagged.len().min(10)].join(", ");
-    let more = if flagged.len() > 10 { format!(" and {} more", flagged.len() - 10) } else { String::new() };
-    console.warn(&format!("{}; {what} {shown}{more}", report.summary()));
+    console.warn(&format!("{}; {what} {}", report.summary(), some(&flagged)));
     true
+}
+
+/// Names the queries, by number, of which a score is not finite; whether there are any.
+pub fn report_undefined<I: ToString>(undefined: &[usize], ids: &[I], console: &Console) -> bool {
+    let names: Vec<String> = undefined.iter().map(|query| ids[*query].to_string()).collect();
+    if names.is_empty() {
+        return false;
+    }
+    console.warn(&format!(
+        "scores of {} of {} queries are not finite: features or weights are not of ordinary size; queries {}",
+        names.len(),
+        ids.len(),
+        some(&names)
+    ));
+    true
+}
+
+/// The first names, and how many more there are.
+fn some(names: &[String]) -> String {
+    let shown = names[..names.len().min(10)].join(", ");
+    if names.len() > 10 { format!("{shown} and {} more", names.len() - 10) } else { shown }
 }

@@ -19,7 +19,7 @@ use crate::key::of_examples;
 use crate::model::Kind;
 use crate::output::{Report, document, seconds};
 use crate::partial::Partial;
-use crate::session::{Session, report_flags};
+use crate::session::{Session, report_flags, report_undefined};
 use crate::source::{Data, keep_inputs};
 
 /// Runs the command.
@@ -42,7 +42,8 @@ pub fn run(args: &AttributeArgs, console: &Console) -> Result<Report, Failure> {
     }
     let (weights, objective) = given(args)?;
     let kind = Kind::new(&args.model)?;
-    let device = Device::open(&args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let device = Device::open(&args.device, args.precision.unwrap_or(kind.default_precision()), console)?
+        .keeping(args.resume);
     let settings = Settings::new(&objective, &args.solve, &device, SolverName::Cg)?;
     let weights = WeightsArgs { weights: Some(weights.clone()), no_bias: false };
     let problem = Problem::new(&args.model, &weights, settings.risk, console)?;
@@ -102,8 +103,10 @@ impl Job<'_> {
         json["optimality"] = json!(optimality);
         json["parameters"] = json!(session.coverage);
         let text = format!("{:#}\n", document("attribute", json.clone()));
+        let (undefined, ids) = (output.undefined().to_vec(), self.query.set.ids());
         output.finish(&text)?;
-        let flagged = report_flags(&report, self.query.set.ids(), "queries", console);
+        let flagged =
+            report_flags(&report, ids, "queries", console) || report_undefined(&undefined, ids, console);
         let elapsed = start.elapsed().as_secs_f64();
         json["seconds"] = json!(elapsed);
         Ok(Report { text: self.text(&report, elapsed) + &bounds(&truncations, largest), json, flagged })

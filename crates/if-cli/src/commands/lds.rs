@@ -41,7 +41,7 @@ pub fn run(args: &LdsArgs, console: &Console) -> Result<Report, Failure> {
     let kind = Kind::new(&args.model)?;
     let recorded = recorded(args, &kind)?;
     let precision = recorded.as_ref().map_or(Ok(Precision::F64), precision_of)?;
-    let device = Device::open(&args.device, precision, console)?;
+    let device = Device::open(&args.device, precision, console)?.keeping(args.resume);
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     let query = Data::load_like(&args.query, label, &train)?;

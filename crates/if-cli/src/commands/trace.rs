@@ -23,7 +23,7 @@ use crate::model::{Kind, Model, read_weights};
 use crate::output::{Report, document, seconds};
 use crate::partial::Partial;
 use crate::run_dir::Recorded;
-use crate::session::{inputs, select};
+use crate::session::{inputs, report_undefined, select};
 use crate::sketches::Sketches;
 use crate::source::Data;
 
@@ -42,7 +42,8 @@ pub fn run(args: &AttributeArgs, certificates: &Path, console: &Console) -> Resu
         ));
     }
     let kind = Kind::new(&args.model)?;
-    let device = Device::open(&args.device, args.precision.unwrap_or(kind.default_precision()), console)?;
+    let device = Device::open(&args.device, args.precision.unwrap_or(kind.default_precision()), console)?
+        .keeping(args.resume);
     let label = args.model.label.as_deref();
     let train = Data::load(&args.model.train, label)?;
     let query = Data::load_like(&args.query, label, &train)?;
@@ -91,7 +92,9 @@ impl Job<'_> {
         json["scores"]["shape"] = json!(shape);
         json["details"] = details;
         let text = format!("{:#}\n", document("attribute", json.clone()));
+        let undefined = output.undefined().to_vec();
         output.finish(&text)?;
+        let flagged = report_undefined(&undefined, self.query.set.ids(), console);
         let name = clap::ValueEnum::to_possible_value(&self.args.method).expect("it can be asked for");
         let text = format!(
             "{}: {} queries x {} training examples by {}, {}\n",
@@ -101,7 +104,7 @@ impl Job<'_> {
             name.get_name(),
             seconds(start.elapsed().as_secs_f64())
         );
-        Ok(Report { text, json, flagged: false })
+        Ok(Report { text, json, flagged })
     }
 
     /// What the numbers mean.
@@ -210,7 +213,7 @@ impl Job<'_> {
 
     /// The outputs. They can go on after queries that have their scores where a `key` says all that these depend on; some
     /// methods have all scores at once.
-    fn open<T: Element>(&self, key: Option<Value>, console: &Console) -> Result<Output<T>, Failure> {
+    fn open<T: Element + Real>(&self, key: Option<Value>, console: &Console) -> Result<Output<T>, Failure> {
         let resume = self.args.resume && key.is_some();
         Partial::open([&self.args.scores, self.certificates], self.shape(), &json!(key), resume, console)
     }

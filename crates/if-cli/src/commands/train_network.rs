@@ -32,10 +32,7 @@ pub fn run(
     console: &Console,
 ) -> Result<Report, Failure> {
     let (plan, precision) = Plan::new(args)?;
-    let mut device = Device::open(&args.network.device, precision, console)?;
-    if args.network.run.is_some() {
-        device = device.of_run();
-    }
+    let device = Device::open(&args.network.device, precision, console)?.keeping(args.network.run.is_some());
     for data in std::iter::once(train).chain(test) {
         check_shape(spec, data)?;
     }

@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use crate::support::{Folder, Problem, json};
+use crate::support::{Folder, Outcome, Problem, json};
 
 const NET: &str = "--model N.toml --train T.npz --query Q.npz";
 
@@ -323,4 +323,33 @@ fn usearch_finds_candidates_and_tells_how_many() {
     assert_eq!(found["check"]["recall_of_nearest"], 1.0);
     let unchecked = folder.succeed(&format!("{base} --index usearch --check 0 --scores G.json")).stdout;
     assert!(!unchecked.contains("the index found"), "{unchecked}");
+}
+
+/// Losses and gradients of single precision are finite here, and their products are not.
+#[test]
+fn scores_that_are_not_finite_carry_a_flag() {
+    let folder = Folder::new();
+    let mut problem = Problem::new(40, 3, true);
+    // The second query, and a training example.
+    for (row, scale) in [(36, 1e20), (0, 1e20)] {
+        problem.x.row_mut(row).mapv_inplace(|x| scale * x);
+    }
+    problem.write(&folder);
+    let base = "attribute --model softmax --train T.npz --query Q.npz --precision f32 --scores OUT.npy";
+    for method in
+        ["--weights W.safetensors --l2 0.1 --solver identity", "--method tracin --checkpoint W.safetensors:1"]
+    {
+        let Outcome { code, stderr, .. } = folder.run(&format!("{base} {method}"));
+        assert_eq!(code, 3, "{method}: {stderr}");
+        let line = "warning: scores of 1 of 5 queries are not finite";
+        assert!(
+            stderr.lines().any(|l| l.starts_with(line) && l.ends_with("queries 1")),
+            "{method}: {stderr}"
+        );
+        assert_eq!(
+            matrix(&folder, "OUT.npy").iter().filter(|score| !score.is_finite()).count(),
+            1,
+            "{method}"
+        );
+    }
 }

@@ -5,7 +5,7 @@ use crate::{Adam, Backend, CgProducts, CgStep, Cpu, Loss, Real, SymmetricMatrix,
 
 /// Runs every kernel of `backend` on random numbers, and again, and compares with the CPU in `f64`: norm-wise relative
 /// differences are at most `tolerance`, products of matrices at most `products` (which may be computed in a narrower
-/// type), and the second time gives the bits of the first. Outputs that are to be overwritten hold NaN before.
+/// type), what is infinite or undefined is so on both, and the second time gives the bits of the first. Outputs that are to be overwritten hold NaN before.
 ///
 /// Shapes cross the sizes at which devices change their ways: warps, blocks of threads, chunks of sums. Convolutions
 /// without patches are compared where the backend has them.
@@ -26,8 +26,11 @@ pub fn check_backend<B: Backend>(backend: &B, tolerance: f64, products: f64) {
         assert!(bits(&found.values) == bits(&again.values), "{name}: another time, other bits");
         assert_eq!(expected.values.len(), found.values.len(), "{name}: another shape");
         let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
-        let error = norm(&mut expected.values.iter().zip(&found.values).map(|(a, b)| a - b));
-        let size = norm(&mut expected.values.iter().copied());
+        let pairs = || expected.values.iter().zip(&found.values);
+        let alike = |(a, b): (&f64, &f64)| if a.is_nan() { b.is_nan() } else { a == b || a.is_finite() };
+        assert!(pairs().all(alike), "{}: {name} is finite elsewhere", backend.describe());
+        let error = norm(&mut pairs().filter(|(a, _)| a.is_finite()).map(|(a, b)| a - b));
+        let size = norm(&mut expected.values.iter().copied().filter(|a| a.is_finite()));
         let allowed = expected.rounding * if expected.product { products } else { tolerance };
         assert!(error <= allowed * size, "{}: {name} is off by {:e}", backend.describe(), error / size);
     }
@@ -356,6 +359,32 @@ impl<'a, B: Backend> Results<'a, B> {
             self.backend.activation_r_backward(f, at, deltas, into(&mut out, stacked));
             self.keep(format!("{f:?} R-backward"), &out, stacked);
         }
+        self.far_activations();
+    }
+
+    /// Where numbers are large, small or undefined.
+    fn far_activations(&mut self) {
+        let (numbers, shape) = ([f64::NAN, -1e20, 1e20, -1e10, 1e10, -40.0, 40.0, -0.0, 0.0], (1, 9, 9));
+        let padded = |numbers: &[f64]| [&[0.0; OFFSET], numbers].concat();
+        let x = self.exactly(&padded(&numbers));
+        let delta = self.exactly(&padded(&[0.5; 9]));
+        for f in ACTIVATIONS {
+            let mut y = self.poison(shape);
+            self.backend.activate(f, view(&x, shape), into(&mut y, shape));
+            // One after another: else the largest would hide the others.
+            let each = self.backend.download(view(&y, shape));
+            for (value, at) in each.into_iter().zip(numbers) {
+                self.keep_values(format!("{f:?} at {at:e}"), vec![value.to_f64()]);
+            }
+            let at = [view(&x, shape), view(&y, shape)];
+            let mut out = self.poison(shape);
+            self.backend.activation_backward(f, at, view(&delta, shape), into(&mut out, shape));
+            self.keep(format!("{f:?} backward, far"), &out, shape);
+            let deltas = [view(&delta, shape); 3];
+            let mut out = self.poison(shape);
+            self.backend.activation_r_backward(f, at, deltas, into(&mut out, shape));
+            self.keep(format!("{f:?} R-backward, far"), &out, shape);
+        }
     }
 
     fn losses(&mut self) {
@@ -376,8 +405,13 @@ impl<'a, B: Backend> Results<'a, B> {
             let rows = 50;
             let (shape, column) = ((rows, outputs, outputs + 1), (rows, 1, 1));
             self.seed += 1;
-            let z: Vec<f64> =
+            let mut z: Vec<f64> =
                 random(OFFSET + rows * (outputs + 1), self.seed).iter().map(|v| 6.0 * v).collect();
+            if matches!(loss, Loss::CrossEntropy | Loss::LabelSmoothing { .. } | Loss::Margin) && outputs > 1
+            {
+                // A class that is masked; the first example's own is class 0.
+                z[OFFSET + 1] = f64::NEG_INFINITY;
+            }
             let z = self.exactly(&z);
             let target = |i: usize| match loss.target(outputs) {
                 crate::Target::Class => (i * 7 % outputs) as f64,
@@ -452,10 +486,11 @@ impl<'a, B: Backend> Results<'a, B> {
             let (rx_shape, dy_shape) = ((9 * images, w.inputs(), w.inputs()), pools);
             // Few different values, so that there are ties.
             self.seed += 1;
-            let tied: Vec<f64> = random(OFFSET + images * (w.inputs() + 1), self.seed)
+            let mut tied: Vec<f64> = random(OFFSET + images * (w.inputs() + 1), self.seed)
                 .iter()
                 .map(|v| (3.0 * v).round())
                 .collect();
+            tied.iter_mut().step_by(13).for_each(|x| *x = f64::NAN);
             let x = self.exactly(&tied);
             let (rx, dy) = (self.given(rx_shape), self.given(dy_shape));
             let (mut out, mut back) = (self.poison(pools), self.poison(rx_shape));

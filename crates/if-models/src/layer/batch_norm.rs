@@ -89,9 +89,10 @@ impl BatchNorm {
     fn normalised<B: Backend>(&self, scratch: &mut Scratch<B>, x: View<B>) -> Rows<B> {
         let backend = scratch.backend();
         let mut out = self.together(scratch, x);
-        self.scale_by_rate(&backend, out.by_plane_mut());
-        let shift = Self::column(&backend, self.mean.iter().zip(&self.rate).map(|(m, r)| -m * r));
+        // The mean first: `r x - r m` would lose the digits that both have in common.
+        let shift = Self::column(&backend, self.mean.iter().map(|m| -m));
         out.add(scratch, View::new(&shift, 0, self.planes(), 1));
+        self.scale_by_rate(&backend, out.by_plane_mut());
         out
     }
 
@@ -140,16 +141,12 @@ impl<B: Backend> Rows<B> {
 
     /// Adds to every plane its `shift`, `planes x 1`.
     fn add(&mut self, scratch: &mut Scratch<B>, shift: View<B>) {
-        let (backend, count) = (scratch.backend(), self.rows * self.planes);
-        let ones = ones(scratch, self.rows.max(self.positions));
-        let mut shifts = scratch.take(count);
-        let column = View::new(&ones, 0, self.rows, 1);
-        let target = ViewMut::new(&mut shifts, 0, self.rows, self.planes);
-        backend.gemm(1.0, column, shift.t(), 0.0, target);
-        let (shifts_view, row) = (View::new(&shifts, 0, count, 1), View::new(&ones, 0, 1, self.positions));
-        backend.gemm(1.0, shifts_view, row, 1.0, self.by_plane_mut());
-        scratch.give(shifts);
-        scratch.give(ones);
+        let (backend, width, each) = (scratch.backend(), self.planes * self.positions, vec![1.0; self.rows]);
+        let mut row = ones(scratch, width);
+        backend.scale_rows(shift, ViewMut::new(&mut row, 0, self.planes, self.positions));
+        let every = View::new(&row, 0, self.rows, width).with_stride(0);
+        backend.row_axpby(&each, every, &each, ViewMut::new(&mut self.buffer, 0, self.rows, width));
+        scratch.give(row);
     }
 
     /// `<dy, x^>` and `sum dy` of every plane of every row, `(rows planes) x 1` each, where these are the `x^`.
@@ -158,8 +155,8 @@ impl<B: Backend> Rows<B> {
         let [mut scale, mut shift] = [(); 2].map(|()| scratch.take(count));
         backend.row_dots(self.by_plane(), dy, 0.0, ViewMut::new(&mut scale, 0, count, 1));
         let ones = ones(scratch, self.positions);
-        let column = View::new(&ones, 0, self.positions, 1);
-        backend.gemm(1.0, dy, column, 0.0, ViewMut::new(&mut shift, 0, count, 1));
+        let every = View::new(&ones, 0, count, self.positions).with_stride(0);
+        backend.row_dots(dy, every, 0.0, ViewMut::new(&mut shift, 0, count, 1));
         scratch.give(ones);
         [scale, shift]
     }
@@ -173,9 +170,11 @@ fn ones<B: Backend>(scratch: &mut Scratch<B>, len: usize) -> B::Buffer {
 
 /// Adds the sum of the rows of `x` to the column `out`.
 fn sum_rows<B: Backend>(scratch: &mut Scratch<B>, x: View<B>, out: ViewMut<B>) {
-    let ones = ones(scratch, x.rows);
-    scratch.backend().gemm(1.0, x.t(), View::new(&ones, 0, x.rows, 1), 1.0, out);
-    scratch.give(ones);
+    let (backend, mut sums) = (scratch.backend(), scratch.take(x.cols));
+    backend.combine(&vec![1.0; x.rows], x, 0.0, ViewMut::new(&mut sums, 0, 1, x.cols));
+    let each = vec![1.0; x.cols];
+    backend.row_axpby(&each, View::new(&sums, 0, x.cols, 1), &each, out);
+    scratch.give(sums);
 }
 
 impl<B: Backend> Layer<B> for BatchNorm {

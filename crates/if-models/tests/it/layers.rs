@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::common::{Double, cpu};
 use if_linalg::testing::{ACTIVATIONS, random};
-use if_linalg::{Backend, Segment, View, ViewMut, Window};
+use if_linalg::{Backend, Cpu, Segment, View, ViewMut, Window};
 use if_models::layer::{
     BatchNorm, Conv2d, Delta, Dense, Direction, Elementwise, EmbeddingBag, Factors, Frozen, Layer, Pool2d,
     Pooling, Primal, ResidualSum, Scratch,
@@ -110,6 +110,24 @@ fn conv2d_in_groups<B: Backend<Elem = f64>>(backend: &B) {
         let window = Window { channels: 2, image, kernel: [3, 2], stride: 1, padding: 1 };
         let sizes = LayerCheck { inputs: window.inputs(), rows, directions, seed: 7 };
         check_layer(backend, &Conv2d::new("conv", window, outputs, true), sizes);
+    }
+}
+
+/// A mean that is large beside the deviation costs no digits but those that the numbers lack.
+#[test]
+fn batch_norm_in_single_precision() {
+    let x: Vec<f32> = (0..8).map(|i| 1000.0 + 0.25 * i as f32).collect();
+    let layer = BatchNorm::new("bn", 8, vec![1000.9], vec![0.5], 0.0);
+    let (w, mut y) = (vec![1.0, 0.0], vec![0.0; 8]);
+    layer.forward(
+        &mut Scratch::new(&Cpu::<f32>::new()),
+        Some(View::new(&w, 0, 1, 2)),
+        View::new(&x, 0, 1, 8),
+        ViewMut::new(&mut y, 0, 1, 8),
+    );
+    for (x, y) in x.iter().zip(y) {
+        let expected = (f64::from(*x) - f64::from(1000.9f32)) / 0.5f64.sqrt();
+        assert!((f64::from(y) - expected).abs() < 3e-7 * expected.abs(), "{y} is not {expected}");
     }
 }
 

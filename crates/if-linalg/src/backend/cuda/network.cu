@@ -41,7 +41,8 @@ __device__ inline void activation(int kind, real slope, real z, real &f, real &f
         real pdf = exp((real)-0.5 * z * z) * (real)0.39894228040143267794;
         f = z * cdf;
         f1 = cdf + z * pdf;
-        f2 = (2 - z * z) * pdf;
+        // Far out the square is infinite.
+        f2 = pdf == 0 ? (real)0 : (2 - z * z) * pdf;
         break;
     }
     case GELU_TANH: {
@@ -49,8 +50,9 @@ __device__ inline void activation(int kind, real slope, real z, real &f, real &f
         real t = tanh(c * (z + a * z * z * z)), d = 1 - t * t;
         real u1 = c * (1 + 3 * a * z * z), u2 = 6 * c * a * z;
         f = (real)0.5 * z * (1 + t);
-        f1 = (real)0.5 * (1 + t) + (real)0.5 * z * d * u1;
-        f2 = d * u1 + (real)0.5 * z * d * (u2 - 2 * t * u1 * u1);
+        // Far out u1 and its square are infinite.
+        f1 = (real)0.5 * (1 + t) + (d == 0 ? (real)0 : (real)0.5 * z * d * u1);
+        f2 = d == 0 ? (real)0 : d * u1 + (real)0.5 * z * d * (u2 - 2 * t * u1 * u1);
         break;
     }
     default: {
@@ -162,7 +164,7 @@ extern "C" __global__ void loss(int kind, real parameter, Matrix z, Matrix targe
             for (i64 k = lane; k < classes; k += 32) {
                 c[k] = k == left_out ? (real)0 : exp(outputs[k] - highest);
                 total += c[k];
-                others += outputs[own] - outputs[k];
+                if (kind == LABEL_SMOOTHING) others += outputs[own] - outputs[k];
             }
             total = warp_sum(total);
             others = warp_sum(others);
@@ -172,7 +174,10 @@ extern "C" __global__ void loss(int kind, real parameter, Matrix z, Matrix targe
                 d[k] = c[k] - share;
                 if (k == own) d[k] = c[k] - 1 + (kind == LABEL_SMOOTHING ? parameter - share : (real)0);
             }
-            if (lane == 0) row(value, i)[0] = log(total) + (highest - outputs[own]) + share * others;
+            real l = log(total) + (highest - outputs[own]);
+            // Not for the others: there the sum may be infinite, and the share is 0.
+            if (kind == LABEL_SMOOTHING) l += share * others;
+            if (lane == 0) row(value, i)[0] = l;
         } else {
             real total = 0;
             for (i64 k = lane; k < classes; k += 32) {
