@@ -85,7 +85,11 @@ impl From<DataError> for Failure {
 
 impl From<ModelError> for Failure {
     fn from(error: ModelError) -> Self {
-        Self::input(error.to_string())
+        let failure = Self::input(error.to_string());
+        match error {
+            ModelError::LargeWeight { .. } => failure.hint("--precision f64 has room for it"),
+            _ => failure,
+        }
     }
 }
 

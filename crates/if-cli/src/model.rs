@@ -133,9 +133,17 @@ pub fn check_shape(spec: &ModelSpec, data: &Data) -> Result<(), Failure> {
     )))
 }
 
-/// The tensors of a safetensors file, widened.
+/// The tensors of a safetensors file, widened. Integers are counters, such as PyTorch keeps of batches; a network that is
+/// quantised to them would have its scales elsewhere.
 pub fn read_weights(path: &Path) -> Result<Tensors, Failure> {
-    Ok(if_data::read_tensors(path)?.into_iter().map(|(name, array)| (name, array.to_f64())).collect())
+    let tensors = if_data::read_tensors(path)?.into_iter();
+    let widened = tensors.map(|(name, array)| match array {
+        if_data::Array::U8(_) | if_data::Array::I64(_) if !array.shape().is_empty() => Err(Failure::input(
+            format!("{}: tensor {name}: expected F64, F32, F16 or BF16, found integers", path.display()),
+        )),
+        array => Ok((name, array.to_f64())),
+    });
+    widened.collect()
 }
 
 /// A network with parameters, in no particular precision yet.

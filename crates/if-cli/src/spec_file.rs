@@ -37,7 +37,14 @@ pub fn read_spec(path: &Path) -> Result<ModelSpec, Failure> {
 /// for PyTorch's names.
 fn in_words(message: &str) -> (String, Option<String>) {
     let Some((place, list)) = message.split_once("unknown variant ") else {
-        return (message.replace('`', "\""), None);
+        let hint = message.ends_with("expected struct variant").then(|| {
+            "these losses have a setting: loss = { label-smoothing = { smoothing = 0.1 } }, \
+             loss = { smooth-hinge = { temperature = 0.1 } }"
+                .to_owned()
+        });
+        let message =
+            message.replace("unit variant, expected struct variant", "a name, expected a setting with it");
+        return (message.replace('`', "\"").replace("expected usize", "expected a whole number"), hint);
     };
     let mut names = list.split('`').skip(1).step_by(2);
     let unknown = names.next().unwrap_or_default();

@@ -61,7 +61,7 @@ impl Array {
             Self::F32(a) => Ok(HostArray::F32(a)),
             Self::F64(a) => Ok(HostArray::F64(a)),
             Self::I64(_) => {
-                let found = "wider integers: store floats, or pixels as uint8";
+                let found = "wider integers: store numbers and token ids as floats, pixels as uint8";
                 Err(DataError::malformed(path, at, "features of type float32, float64 or uint8", found))
             }
         }

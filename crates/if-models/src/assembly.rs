@@ -15,7 +15,7 @@ use crate::weights::{Tensors, checked};
 /// What has been built so far.
 pub(crate) struct Assembly<'a, B: Backend> {
     /// Shape of what comes out of the last layer.
-    shape: Vec<usize>,
+    pub shape: Vec<usize>,
     /// Where running statistics are taken from.
     tensors: Option<&'a Tensors>,
     names: BTreeSet<String>,
@@ -64,7 +64,12 @@ impl<'a, B: Backend> Assembly<'a, B> {
     fn add_residual(&mut self, specs: &[LayerSpec], place: &str) -> Result<(), ModelError> {
         let (shape, source) = (self.shape.clone(), self.layers.len());
         self.add_all(specs, &format!("{place}."))?;
-        if self.shape != shape || self.layers.len() == source {
+        if self.layers.len() == source {
+            return Err(ModelError::Spec(format!(
+                "{place}: expected a residual block with a layer that computes something, found none"
+            )));
+        }
+        if self.shape != shape {
             let found =
                 format!("from {shape:?} to {:?} in {} layers", self.shape, self.layers.len() - source);
             return Err(ModelError::Spec(format!(
@@ -84,7 +89,7 @@ impl<'a, B: Backend> Assembly<'a, B> {
     fn add_batch_norm(&mut self, name: &str, eps: f64) -> Result<(), ModelError> {
         let planes = self.shape[0];
         let statistic = |key: &str, new: f64| match self.tensors {
-            Some(tensors) => checked(tensors, &format!("{name}.{key}"), &[planes]),
+            Some(tensors) => checked::<B::Elem>(tensors, &format!("{name}.{key}"), &[planes]),
             None => Ok(vec![new; planes]),
         };
         let (mean, variance) = (statistic("running_mean", 0.0)?, statistic("running_var", 1.0)?);

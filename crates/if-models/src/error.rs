@@ -100,6 +100,16 @@ pub enum ModelError {
         /// Position in the flattened tensor.
         position: usize,
     },
+    /// A weight that is finite, but not in the precision of the network.
+    #[error("tensor {name} holds {value:e} at position {position}, too large for single precision")]
+    LargeWeight {
+        /// Name in the file.
+        name: String,
+        /// Position in the flattened tensor.
+        position: usize,
+        /// The number.
+        value: f64,
+    },
     /// A network that cannot be built as described.
     #[error("{0}")]
     Spec(String),

@@ -244,7 +244,19 @@ impl ModelSpec {
         if assembly.layers.iter().all(|layer| layer.segment().is_none()) {
             return Err(ModelError::Spec("expected a layer with parameters, found none".into()));
         }
+        if assembly.shape.iter().filter(|len| **len > 1).count() > 1 {
+            return Err(ModelError::Spec(format!(
+                "the last layer gives {:?}, expected a row of outputs: end with a dense layer after flatten or global_avg_pool",
+                assembly.shape
+            )));
+        }
         let network = Network::new(backend, inputs, assembly.layers, self.loss);
+        if self.loss.is_softmax() && network.outputs() == 1 {
+            return Err(ModelError::Spec(
+                "the loss is a softmax over classes, expected at least 2 outputs, found 1; logistic is the loss of one output"
+                    .into(),
+            ));
+        }
         Ok(assembly
             .skips
             .into_iter()

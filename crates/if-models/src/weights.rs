@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use if_linalg::{Backend, Block};
+use if_linalg::{Backend, Block, Real};
 use ndarray::ArrayD;
 
 use crate::ModelError;
@@ -44,10 +44,10 @@ impl<B: Backend> Network<B> {
         }
         let found: BTreeMap<&str, Vec<f64>> = expected
             .iter()
-            .map(|(name, shape)| Ok((name.as_str(), checked(tensors, name, shape)?)))
+            .map(|(name, shape)| Ok((name.as_str(), checked::<B::Elem>(tensors, name, shape)?)))
             .collect::<Result<_, ModelError>>()?;
         for (name, built_with) in &statistics {
-            if checked(tensors, name, &[built_with.len()])? != *built_with {
+            if checked::<B::Elem>(tensors, name, &[built_with.len()])? != *built_with {
                 return Err(ModelError::Spec(format!(
                     "tensor {name} differs from the statistics that the network was built with"
                 )));
@@ -109,7 +109,11 @@ impl<B: Backend> Network<B> {
 }
 
 /// The tensor `name`, if it is there, of this shape, and finite.
-pub(crate) fn checked(tensors: &Tensors, name: &str, shape: &[usize]) -> Result<Vec<f64>, ModelError> {
+pub(crate) fn checked<T: Real>(
+    tensors: &Tensors,
+    name: &str,
+    shape: &[usize],
+) -> Result<Vec<f64>, ModelError> {
     let tensor = tensors.get(name).ok_or_else(|| ModelError::MissingTensor {
         name: name.to_owned(),
         expected: shape.to_vec(),
@@ -123,8 +127,12 @@ pub(crate) fn checked(tensors: &Tensors, name: &str, shape: &[usize]) -> Result<
         });
     }
     let values: Vec<f64> = tensor.iter().copied().collect();
-    match values.iter().position(|v| !v.is_finite()) {
-        Some(position) => Err(ModelError::NonFiniteWeight { name: name.to_owned(), position }),
-        None => Ok(values),
-    }
+    let Some(position) = values.iter().position(|v| !T::from_f64(*v).to_f64().is_finite()) else {
+        return Ok(values);
+    };
+    let (name, value) = (name.to_owned(), values[position]);
+    Err(match value.is_finite() {
+        true => ModelError::LargeWeight { name, position, value },
+        false => ModelError::NonFiniteWeight { name, position },
+    })
 }

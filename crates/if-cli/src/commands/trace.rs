@@ -75,6 +75,7 @@ impl Job<'_> {
             MethodName::Representer => self.representer(backend, console)?,
         };
         self.note_unused(console);
+        self.note_run(console)?;
         let mut json = json!({
             "method": self.args.method,
             "model": model_name(&self.args.model.model),
@@ -134,6 +135,18 @@ impl Job<'_> {
         unit["sign"] = json!(format!("positive = proponent: {sign}"));
         unit["formula"] = json!(formula);
         unit
+    }
+
+    /// Says what is unlike the training of a run.
+    fn note_run(&self, console: &Console) -> Result<(), Failure> {
+        let Some(recorded) = self.recorded()? else { return Ok(()) };
+        if let Err(unfinished) = recorded.finished() {
+            console.note(unfinished.message());
+        }
+        if recorded.config.data_sha256 != of_examples(self.train) {
+            console.note(&format!("the run was trained on other examples, {}", recorded.config.train));
+        }
+        Ok(())
     }
 
     fn recorded(&self) -> Result<Option<Recorded>, Failure> {

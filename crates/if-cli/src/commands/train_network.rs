@@ -97,6 +97,7 @@ impl Job<'_> {
         // Outputs are open before the long run: what cannot be written fails now.
         let weights = AtomicFile::create(&self.args.out)?;
         let description = self.open_description()?;
+        self.note_frozen(console);
         let trained = match self.plan {
             Plan::Minibatches(training) => self.take_steps(&training, &risk, init, console)?,
             Plan::Lbfgs { lbfgs, seed } => {
@@ -112,6 +113,29 @@ impl Job<'_> {
             self.write_description(file)?;
         }
         Ok(report)
+    }
+
+    /// Says what training leaves as it is, unlike PyTorch.
+    fn note_frozen(&self, console: &Console) {
+        let (mut norms, mut dropout) = (Vec::new(), false);
+        let mut layers: Vec<&LayerSpec> = self.spec.layers.iter().rev().collect();
+        while let Some(layer) = layers.pop() {
+            match layer {
+                LayerSpec::BatchNorm { name, .. } => norms.push(&**name),
+                LayerSpec::Dropout {} => dropout = true,
+                LayerSpec::Residual { layers: inner } => layers.extend(inner.iter().rev()),
+                _ => {}
+            }
+        }
+        if !norms.is_empty() && self.args.init.is_none() {
+            console.note(&format!(
+                "batch_norm {}: statistics stay at mean 0 and variance 1; --init brings trained ones",
+                norms.join(", ")
+            ));
+        }
+        if dropout {
+            console.note("dropout is the identity, in training too");
+        }
     }
 
     fn open_run(&self, training: &Training) -> Result<Option<RunDir>, Failure> {

@@ -111,7 +111,7 @@ fn settings_that_a_layer_does_not_have() {
     refused(
         "out = 5",
         "out = \"5\"",
-        &["error: model.toml: layer 4: invalid type: string \"5\", expected usize"],
+        &["error: model.toml: layer 4: invalid type: string \"5\", expected a whole number"],
     );
     refused("type = \"relu\"", "", &["error: model.toml: layer 2: missing field \"type\""]);
     for layer in ["global_avg_pool", "flatten", "dropout", "relu", "tanh", "sigmoid", "softplus", "selu"] {
@@ -175,6 +175,64 @@ fn tensors_that_do_not_fit() {
         "7.bias",
         Some(ArrayD::from_elem(vec![4], f64::NAN)),
         "tensor 7.bias holds a number that is not finite at position 0",
+    );
+    change_tensor(&folder, "mlp", "7.bias", Some(ArrayD::from_elem(vec![4], 1e300)));
+    assert_refused(
+        &folder,
+        &[
+            "error: tensor 7.bias holds 1e300 at position 0, too large for single precision",
+            "hint: --precision f64 has room for it",
+        ],
+    );
+    let mut tensors = read_tensors(&interop("mlp", "weights.safetensors")).unwrap();
+    tensors.insert("7.bias".into(), Array::I64(ArrayD::zeros(vec![4])));
+    write_tensors(&folder.path("W.safetensors"), &tensors).unwrap();
+    assert_refused(
+        &folder,
+        &["error: W.safetensors: tensor 7.bias: expected F64, F32, F16 or BF16, found integers"],
+    );
+}
+
+/// What would be taken for a row of classes, and is none.
+#[test]
+fn outputs_that_are_no_classes() {
+    let folder = folder_of("cnn");
+    let refused = |loss: &str, layers: &[&str], lines: &[&str]| {
+        let layers: Vec<String> = layers.iter().map(|layer| format!("[[layer]]\n{layer}\n")).collect();
+        let text = format!("input = [2, 5, 4]\nloss = {loss}\n{}", layers.concat());
+        folder.write("model.toml", text.as_bytes());
+        assert_refused(&folder, lines);
+    };
+    let (softmax, conv) = ("\"cross-entropy\"", "type = \"conv2d\"\nname = \"c\"\nout = 3\nkernel = 3");
+    refused(
+        softmax,
+        &[conv],
+        &[
+            "error: model.toml: the last layer gives [3, 3, 2], expected a row of outputs: end with a dense layer after flatten or global_avg_pool",
+        ],
+    );
+    let one = "type = \"dense\"\nname = \"d\"\nout = 1";
+    refused(
+        softmax,
+        &["type = \"flatten\"", one],
+        &[
+            "error: model.toml: the loss is a softmax over classes, expected at least 2 outputs, found 1; logistic is the loss of one output",
+        ],
+    );
+    refused(
+        "\"label-smoothing\"",
+        &["type = \"flatten\"", one],
+        &[
+            "error: model.toml: line 2: invalid type: a name, expected a setting with it",
+            "hint: these losses have a setting: loss = { label-smoothing = { smoothing = 0.1 } }, loss = { smooth-hinge = { temperature = 0.1 } }",
+        ],
+    );
+    refused(
+        softmax,
+        &["type = \"residual\"\n[[layer.layer]]\ntype = \"dropout\""],
+        &[
+            "error: model.toml: layer 0: expected a residual block with a layer that computes something, found none",
+        ],
     );
 }
 

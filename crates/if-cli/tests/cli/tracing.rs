@@ -353,3 +353,19 @@ fn scores_that_are_not_finite_carry_a_flag() {
         );
     }
 }
+
+/// A run that is not over, and examples that are not its own.
+#[test]
+fn what_is_unlike_the_run_is_said() {
+    let folder = folder();
+    let base = "attribute --model N.toml --query Q.npz --precision f64 --training-run R --method tracin --scores S.npy";
+    let clean = folder.succeed(&format!("{base} --train T.npz")).stderr;
+    assert!(!clean.contains("run"), "{clean}");
+    let manifest = String::from_utf8(folder.bytes("R/run.json")).unwrap();
+    let mut cut = json(&manifest);
+    cut["checkpoints"].as_array_mut().unwrap().pop();
+    folder.write("R/run.json", cut.to_string().as_bytes());
+    let noted = folder.succeed(&format!("{base} --train Q.npz")).stderr;
+    assert!(noted.contains("note: R: the last checkpoint: expected step 20, found step 15"), "{noted}");
+    assert!(noted.contains("note: the run was trained on other examples, T.npz"), "{noted}");
+}

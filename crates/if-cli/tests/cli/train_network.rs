@@ -437,3 +437,38 @@ fn scores_of_a_network_are_those_of_the_explicit_matrix() {
     let error = found.iter().zip(&expected).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
     assert!(error < 1e-8 * size, "off by {error:e} of {size:e}");
 }
+
+/// PyTorch trains these otherwise, and a user has to know.
+#[test]
+fn what_training_leaves_as_it_is_is_said() {
+    let folder = Folder::new();
+    let layers = [
+        "dense\"\nname = \"a\"\nout = 4",
+        "batch_norm\"\nname = \"n",
+        "dropout",
+        "dense\"\nname = \"b\"\nout = 10",
+    ];
+    let layers: Vec<String> = layers
+        .iter()
+        .map(|layer| {
+            format!(
+                "[[layer]]\ntype = \"{layer}{}\n",
+                if layer.ends_with(char::is_numeric) { "" } else { "\"" }
+            )
+        })
+        .collect();
+    let text = format!(
+        "input = [1, 8, 8]\nloss = \"cross-entropy\"\n[[layer]]\ntype = \"flatten\"\n{}",
+        layers.concat()
+    );
+    folder.write("n.toml", text.as_bytes());
+    let train = "train --model n.toml --train digits:train[0..50] --l2 0.1 --epochs 1";
+    let first = folder.succeed(&format!("{train} --out A.safetensors")).stderr;
+    assert!(
+        first.contains("note: batch_norm n: statistics stay at mean 0 and variance 1; --init brings"),
+        "{first}"
+    );
+    assert!(first.contains("note: dropout is the identity, in training too"), "{first}");
+    let second = folder.succeed(&format!("{train} --init A.safetensors --out B.safetensors")).stderr;
+    assert!(!second.contains("batch_norm"), "{second}");
+}

@@ -145,8 +145,10 @@ fn schedules() {
     assert_eq!(rates(Schedule::Constant), [0.1; 4]);
     let halved = rates(Schedule::Step { epochs: 1, factor: 0.5 });
     assert_eq!(halved, [0.1, 0.05, 0.025, 0.025]);
-    let cosine = rates(Schedule::Cosine);
-    assert!(cosine[0] == 0.1 && cosine[3] < 0.004 && cosine.windows(2).all(|w| w[0] > w[1]));
+    assert_eq!(rates(Schedule::Step { epochs: 2, factor: 0.5 }), [0.1, 0.1, 0.05, 0.05]);
+    // Nine steps: a third of the way, two thirds, and the last but none.
+    let cosine = [0, 3, 6, 8].map(|step| 0.05 * (1.0 + (std::f64::consts::PI * f64::from(step) / 9.0).cos()));
+    assert_close(&rates(Schedule::Cosine), &cosine, 1e-15);
 }
 
 #[test]
