@@ -53,7 +53,7 @@ Start here, nothing else is needed:
 SOURCE is NAME:SPLIT[a..b] of a known dataset (influence data list), T.npz with x and y,
 a pair X.npy,Y.npy, T.csv, or a pair of idx files; rows [i] or [a..b] can follow any of them.
 
-Exit codes: 0 done; 2 bad input, nothing written; 3 written, but something did not converge;
+Exit codes: 0 done; 2 bad input, nothing written; 3 written, but something did not converge or is not finite;
 130 interrupted, nothing written but what --resume goes on with; 1 anything else.";
 
 /// What all commands share.

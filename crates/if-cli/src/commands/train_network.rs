@@ -197,7 +197,16 @@ impl Job<'_> {
             Ok(())
         });
         stopped.map_err(|stop| match stop {
-            Stop::Model(error) => self.train.failure(error),
+            Stop::Model(error) => {
+                let failure = self.train.failure(error);
+                match &self.args.network.run {
+                    Some(run) => failure.hint(format!(
+                        "other settings are another run: remove {}, or name another --run",
+                        run.display()
+                    )),
+                    None => failure,
+                }
+            }
             Stop::Other(failure) => failure,
         })?;
         let learning_rate = last.map(|last| last.learning_rate);

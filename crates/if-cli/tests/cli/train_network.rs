@@ -335,6 +335,9 @@ fn training_that_diverges() {
         "error: digits:train: the objective is not finite after step 1: lower the learning rate, or scale the features"
     );
     assert!(folder.names().is_empty());
+    let outcome = folder.run(&format!("{TRAIN} --run run --learning-rate 1e30 --optimizer sgd"));
+    let last = outcome.stderr.lines().last().unwrap();
+    assert_eq!(last, "hint: other settings are another run: remove run, or name another --run");
 }
 
 #[test]
