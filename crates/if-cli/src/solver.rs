@@ -448,6 +448,15 @@ impl SolverSettings {
             system.console,
         )?;
         let Ok(factors) = factors;
+        let layers = network.layout().segments().iter().enumerate();
+        let without = layers.filter(|(s, _)| factors.basis(*s).is_none()).map(|(_, layer)| &*layer.name);
+        let without: Vec<&str> = without.filter(|_| name != "diagonal").collect();
+        if !without.is_empty() {
+            system.console.note(&format!(
+                "{name}: {} by the diagonal of the curvature: gradients there are no outer products",
+                without.join(", ")
+            ));
+        }
         Ok(Box::new(Kronecker { name, factors: Arc::new(factors) }))
     }
 }

@@ -193,6 +193,23 @@ fn why_not() -> String {
     why
 }
 
+/// Runs `command` on the processor, on a GPU and on `several`: what these give differs by `bound` at most, in no bit.
+#[cfg(feature = "cuda")]
+fn same_on_gpus(folder: &Folder, command: &str, several: &str, output: &str, bound: f64) {
+    // The processor has no named products: there the reference is double.
+    let reference = command.replace("tf32", "f64").replace("bf16", "f64");
+    folder.succeed(&reference);
+    let expected = folder.scores(output).to_f64();
+    folder.succeed(&format!("{command} --device cuda"));
+    let found = folder.scores(output).to_f64();
+    // All GPUs, or one as two: what is shared gives the same bits.
+    folder.succeed(&format!("{command} --device {several}"));
+    assert!(folder.scores(output).to_f64() == found, "{command}: other bits of two devices");
+    let norm = |a: &ndarray::ArrayD<f64>| a.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let error = norm(&(&found - &expected)) / norm(&expected);
+    assert!(error < bound, "{command}: {error:e}");
+}
+
 /// Every method on a GPU against the processor, in double precision; named products within their rounding.
 #[cfg(feature = "cuda")]
 #[allow(clippy::print_stderr)]
@@ -256,18 +273,18 @@ fn a_gpu_computes_the_same() {
     ];
     let several = if if_linalg::cuda_devices().unwrap().len() > 1 { "cuda:all" } else { "cuda:0,0" };
     for (command, output, bound) in cases {
-        // The processor has no named products: there the reference is double.
-        let reference = command.replace("tf32", "f64").replace("bf16", "f64");
-        folder.succeed(&reference);
-        let expected = folder.scores(output).to_f64();
-        folder.succeed(&format!("{command} --device cuda"));
-        let found = folder.scores(output).to_f64();
-        // All GPUs, or one as two: what is shared gives the same bits.
-        folder.succeed(&format!("{command} --device {several}"));
-        assert!(folder.scores(output).to_f64() == found, "{command}: other bits of two devices");
-        let norm = |a: &ndarray::ArrayD<f64>| a.iter().map(|v| v * v).sum::<f64>().sqrt();
-        let error = norm(&(&found - &expected)) / norm(&expected);
-        assert!(error < bound, "{command}: {error:e}");
+        same_on_gpus(&folder, &command, several, output, bound);
+    }
+    // Of more examples than a row block of a GPU holds each device scores a share.
+    let many = Folder::new();
+    Problem::new(40_000, 3, true).write(&many);
+    for method in
+        ["--weights W.safetensors --l2 0.1 --solver identity", "--method tracin --checkpoint W.safetensors:1"]
+    {
+        let command = format!(
+            "attribute --model softmax --train T.npz --query Q.npz --precision f64 --scores OUT.npy {method}"
+        );
+        same_on_gpus(&many, &command, several, "OUT.npy", 1e-9);
     }
     assert!(folder.path("cache/influence/kernels").read_dir().unwrap().count() > 0, "kernels are kept");
     for (command, line) in [

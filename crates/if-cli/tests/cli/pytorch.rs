@@ -299,3 +299,14 @@ fn a_choice_of_layers() {
     assert_eq!((code, stderr.trim_end()), (2, line.as_str()));
     assert!(!folder.path("OUT.npy").exists());
 }
+
+#[test]
+fn layers_without_kronecker_factors_are_named() {
+    let folder = folder_of("cnn");
+    let more = "--solver kfac --damping 0.1";
+    let note = "note: kfac: 1 by the diagonal of the curvature: gradients there are no outer products\n";
+    let Outcome { code, stderr, .. } = attribute(&folder, more);
+    assert!(code == 0 && stderr.contains(note), "{stderr}");
+    let folder = folder_of("mlp");
+    assert!(!attribute(&folder, more).stderr.contains("diagonal"));
+}
