@@ -35,6 +35,8 @@ impl Measured {
         let risk = EmpiricalRisk::new(&network, &inputs, RiskSettings::mean(0.01)).expect("in range");
         let vectors = |k: usize, scale: f64| self.case.vectors(&network, k, scale);
         let theta = vectors(1, 0.05);
+        let many = self.case.examples(MANY * Device::ROW_BLOCK);
+        let many = Inputs::new(&network, &many, usize::MAX).expect("the data fit");
         for threads in [1, 2] {
             on_threads(threads, || {
                 for cache in self.caches {
@@ -43,7 +45,7 @@ impl Measured {
                     }
                 }
                 self.scoring(&network, &inputs, threads, (&theta, &vectors(100, 1.0)));
-                self.inner_products(&network, threads, &theta);
+                self.inner_products(&network, &many, threads, &theta);
                 self.statistics(&risk, threads, (&theta, &vectors(1, 1.0)));
             });
         }
@@ -125,13 +127,18 @@ impl Measured {
     }
 
     /// Inner products of the gradients of 100 examples with those of all, beside one forward and backward pass.
-    fn inner_products(&self, network: &Network<Device>, threads: usize, theta: &Block<Device>) {
-        let n = MANY * Device::ROW_BLOCK;
-        let inputs = Inputs::new(network, &self.case.examples(n), usize::MAX).expect("the data fit");
-        let risk = EmpiricalRisk::new(network, &inputs, RiskSettings::mean(0.0)).expect("in range");
+    fn inner_products(
+        &self,
+        network: &Network<Device>,
+        inputs: &Inputs<Device>,
+        threads: usize,
+        theta: &Block<Device>,
+    ) {
+        let n = inputs.len();
+        let risk = EmpiricalRisk::new(network, inputs, RiskSettings::mean(0.0)).expect("in range");
         let passes = best_seconds(3, || drop(risk.batch_gradient(theta, &(0..n).collect::<Vec<_>>())));
-        let queries = (&inputs, Rows::Range(0, 100));
-        let products = best_seconds(3, || drop(network.gradient_products(&inputs, theta, queries)));
+        let queries = (inputs, Rows::Range(0, 100));
+        let products = best_seconds(3, || drop(network.gradient_products(inputs, theta, queries)));
         println!(
             "    inner products of gradients, 100 x {n}, {threads} threads: {products:.3} s, {:.2} of forward and backward",
             products / passes

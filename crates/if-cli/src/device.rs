@@ -19,8 +19,7 @@ pub struct Device {
     pub precision: Precision,
     /// What commands run on, by [`on_device!`] or [`in_double!`].
     pub backend: AnyBackend,
-    /// Whether `--device auto` chose it.
-    #[cfg(feature = "cuda")]
+    /// Whether `--device auto` chose it, and leaves it where its memory is used up.
     pub automatic: bool,
 }
 
@@ -123,10 +122,7 @@ impl Device {
             DeviceName::Auto => match Self::cuda(&[0], precision) {
                 Ok(device) => {
                     console.note(&format!("--device auto: {}", device.name));
-                    #[cfg(feature = "cuda")]
-                    let device =
-                        Self { automatic: matches!(precision, Precision::F32 | Precision::F64), ..device };
-                    Ok(device)
+                    Ok(Self { automatic: matches!(precision, Precision::F32 | Precision::F64), ..device })
                 }
                 Err(reason) => {
                     let device = Self::cpu(precision)?;
@@ -139,13 +135,7 @@ impl Device {
 
     /// The same, where work is `kept` for one device alone: it goes on there or not at all.
     pub fn keeping(self, kept: bool) -> Self {
-        #[cfg(feature = "cuda")]
-        return Self { automatic: self.automatic && !kept, ..self };
-        #[cfg(not(feature = "cuda"))]
-        {
-            let _ = kept;
-            self
-        }
+        Self { automatic: self.automatic && !kept, ..self }
     }
 
     fn cpu(precision: Precision) -> Result<Self, Failure> {
@@ -158,13 +148,7 @@ impl Device {
                 )));
             }
         };
-        Ok(Self {
-            name: "cpu".into(),
-            precision,
-            backend,
-            #[cfg(feature = "cuda")]
-            automatic: false,
-        })
+        Ok(Self { name: "cpu".into(), precision, backend, automatic: false })
     }
 
     #[cfg(feature = "cuda")]

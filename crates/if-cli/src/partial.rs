@@ -113,11 +113,6 @@ impl<T: Element + Real, C: Serialize + DeserializeOwned> Partial<T, C> {
         self.done
     }
 
-    /// Queries of which a score is infinite or undefined.
-    pub fn undefined(&self) -> &[usize] {
-        &self.undefined
-    }
-
     fn count(&mut self, Entry { queries, undefined, certificate, .. }: Entry<C>) {
         self.undefined.extend(undefined.iter().map(|query| self.done + query));
         self.done += queries;
@@ -166,11 +161,12 @@ impl<T: Element + Real, C: Serialize + DeserializeOwned> Partial<T, C> {
         format!("{} of {} blocks of queries", self.blocks.len(), self.shape[0].div_ceil(QUERY_BLOCK))
     }
 
-    /// Gives both files their names, `text` being what `OUT.json` holds.
+    /// Gives both files their names, `text` being what `OUT.json` holds. Returns the queries of which a score is infinite or
+    /// undefined.
     ///
     /// # Errors
     /// A full disk.
-    pub fn finish(mut self, text: &str) -> Result<(), Failure> {
+    pub fn finish(mut self, text: &str) -> Result<Vec<usize>, Failure> {
         // Scores never stand without their certificates, nor those of another run beside these.
         let [scores, certificates] = &self.names;
         match fs::remove_file(scores) {
@@ -184,7 +180,7 @@ impl<T: Element + Real, C: Serialize + DeserializeOwned> Partial<T, C> {
         certificates.finish_with(text.as_bytes()).map_err(Failure::output)?;
         self.scores.finish().map_err(Failure::output)?;
         self.journal.stays = false;
-        Ok(())
+        Ok(self.undefined)
     }
 }
 

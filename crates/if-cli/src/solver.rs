@@ -449,9 +449,9 @@ impl SolverSettings {
         )?;
         let Ok(factors) = factors;
         let layers = network.layout().segments().iter().enumerate();
-        let without = layers.filter(|(s, _)| factors.basis(*s).is_none()).map(|(_, layer)| &*layer.name);
-        let without: Vec<&str> = without.filter(|_| name != "diagonal").collect();
-        if !without.is_empty() {
+        let without: Vec<&str> =
+            layers.filter(|(s, _)| factors.basis(*s).is_none()).map(|(_, layer)| &*layer.name).collect();
+        if name != "diagonal" && !without.is_empty() {
             system.console.note(&format!(
                 "{name}: {} by the diagonal of the curvature: gradients there are no outer products",
                 without.join(", ")

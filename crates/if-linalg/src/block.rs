@@ -194,9 +194,8 @@ impl<B: Backend> Block<B> {
         let ones = vec![1.0; x.k];
         for s in 0..self.layout.segments.len() {
             let len = self.layout.len(s);
-            let offset = self.k * self.layout.start(s) + start * len;
-            let target = ViewMut::new(&mut self.buffer, offset, x.k, len);
-            backend.row_axpby(&coefficients, x.segment(s), &ones, target);
+            let mut own = self.segment_mut(s);
+            backend.row_axpby(&coefficients, x.segment(s), &ones, own.part(start, x.k, len));
         }
     }
 
@@ -205,10 +204,8 @@ impl<B: Backend> Block<B> {
         let backend = self.backend.clone();
         let Some(k) = xs.first().map(|x| x.k) else { return };
         for s in 0..self.layout.segments.len() {
-            let len = self.layout.len(s);
-            let offset = self.k * self.layout.start(s) + start * len;
-            let parts: Vec<View<B>> = xs.iter().map(|x| x.segment(s)).collect();
-            backend.add_all(&parts, ViewMut::new(&mut self.buffer, offset, k, len));
+            let (len, parts) = (self.layout.len(s), xs.iter().map(|x| x.segment(s)).collect::<Vec<_>>());
+            backend.add_all(&parts, self.segment_mut(s).part(start, k, len));
         }
     }
 

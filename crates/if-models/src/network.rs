@@ -300,7 +300,7 @@ impl<B: Backend> Network<B> {
                 if let Some(source) = self.skips[l] {
                     let source = self.input_of(source, before, batch).row_range(first, rows);
                     let target = activation_mut(out, (first, rows), width);
-                    add(&self.backend, source.col_range(0, width), target);
+                    self.backend.add_all(&[source.col_range(0, width)], target);
                 }
                 let offset = first * (width + 1) + width;
                 let ones = ViewMut { buffer: out, offset, rows, cols: 1, row_stride: width + 1 };
@@ -366,7 +366,7 @@ impl<B: Backend> Network<B> {
             layer.jvp(scratch, at, direction, rx, ViewMut::new(&mut buffer, 0, stacked, width));
             let skipped = self.skips[l].and_then(|source| self.tangent_into(source, &tangents, stacked));
             if let Some(source) = skipped {
-                add(&self.backend, source, ViewMut::new(&mut buffer, 0, stacked, width));
+                self.backend.add_all(&[source], ViewMut::new(&mut buffer, 0, stacked, width));
             }
             tangents.push(buffer);
         }
@@ -560,7 +560,7 @@ impl<'n, B: Backend> Skipped<'n, B> {
         let Some(source) = self.network.skips[l] else { return };
         let backend = &self.network.backend;
         match &mut self.pending[source] {
-            Some(sum) => add(backend, dy, ViewMut::new(sum, 0, dy.rows, dy.cols)),
+            Some(sum) => backend.add_all(&[dy], ViewMut::new(sum, 0, dy.rows, dy.cols)),
             slot => {
                 let mut copy = scratch.take(dy.rows * dy.cols);
                 backend.copy(dy, ViewMut::new(&mut copy, 0, dy.rows, dy.cols));
@@ -572,16 +572,10 @@ impl<'n, B: Backend> Skipped<'n, B> {
     /// Adds what was kept for the input of layer `l` to its gradient.
     fn add_to(&mut self, scratch: &mut Scratch<B>, l: usize, dx: ViewMut<B>) {
         if let Some(sum) = self.pending[l].take() {
-            add(&self.network.backend, View::new(&sum, 0, dx.rows, dx.cols), dx);
+            self.network.backend.add_all(&[View::new(&sum, 0, dx.rows, dx.cols)], dx);
             scratch.give(sum);
         }
     }
-}
-
-/// `y += x`.
-fn add<B: Backend>(backend: &B, x: View<B>, y: ViewMut<B>) {
-    let ones = vec![1.0; x.rows];
-    backend.row_axpby(&ones, x, &ones, y);
 }
 
 /// The first `width` columns of an activation.

@@ -10,8 +10,8 @@ use serde::Serialize;
 #[derive(Args, Clone, Debug)]
 pub struct DeviceArgs {
     /// Where to compute: cpu; cuda, cuda:1, or cuda:0,1 and cuda:all (NVIDIA GPUs, of which several share the repeats of
-    /// LiSSA and the scores of attribute); or auto: the first GPU where there is one and its memory
-    /// suffices
+    /// LiSSA and the scores of attribute); or auto: the first GPU where there is one and its
+    /// memory suffices
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceName,
 }

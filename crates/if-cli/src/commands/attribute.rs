@@ -103,8 +103,7 @@ impl Job<'_> {
         json["optimality"] = json!(optimality);
         json["parameters"] = json!(session.coverage);
         let text = format!("{:#}\n", document("attribute", json.clone()));
-        let (undefined, ids) = (output.undefined().to_vec(), self.query.set.ids());
-        output.finish(&text)?;
+        let (undefined, ids) = (output.finish(&text)?, self.query.set.ids());
         let flagged =
             report_flags(&report, ids, "queries", console) || report_undefined(&undefined, ids, console);
         let elapsed = start.elapsed().as_secs_f64();

@@ -75,7 +75,6 @@ impl Job<'_> {
             MethodName::Representer => self.representer(backend, console)?,
         };
         self.note_unused(console);
-        self.note_run(console)?;
         let mut json = json!({
             "method": self.args.method,
             "model": model_name(&self.args.model.model),
@@ -93,8 +92,7 @@ impl Job<'_> {
         json["scores"]["shape"] = json!(shape);
         json["details"] = details;
         let text = format!("{:#}\n", document("attribute", json.clone()));
-        let undefined = output.undefined().to_vec();
-        output.finish(&text)?;
+        let undefined = output.finish(&text)?;
         let flagged = report_undefined(&undefined, self.query.set.ids(), console);
         let name = clap::ValueEnum::to_possible_value(&self.args.method).expect("it can be asked for");
         let text = format!(
@@ -137,31 +135,31 @@ impl Job<'_> {
         unit
     }
 
-    /// Says what is unlike the training of a run.
-    fn note_run(&self, console: &Console) -> Result<(), Failure> {
-        let Some(recorded) = self.recorded()? else { return Ok(()) };
+    /// Says what is unlike the training of the run whose checkpoints were taken.
+    fn note_run(&self, recorded: Option<&Recorded>, console: &Console) {
+        let Some(recorded) = recorded else { return };
         if let Err(unfinished) = recorded.finished() {
             console.note(unfinished.message());
         }
         if recorded.config.data_sha256 != of_examples(self.train) {
             console.note(&format!("the run was trained on other examples, {}", recorded.config.train));
         }
-        Ok(())
     }
 
     fn recorded(&self) -> Result<Option<Recorded>, Failure> {
         self.args.training_run.as_deref().map(Recorded::read).transpose()
     }
 
-    /// The checkpoints that were named, or those of a run, on each of `devices`. Every file is read once.
+    /// The checkpoints that were named, or those of a `recorded` run, on each of `devices`. Every file is read once.
     fn checkpoints<B: Backend>(
         &self,
+        recorded: Option<&Recorded>,
         devices: &[&B],
     ) -> Result<(Vec<Vec<Checkpoint<B>>>, Vec<CheckpointArg>), Failure> {
-        let named = match self.recorded()? {
+        let named = match recorded {
             None => self.args.checkpoint.clone(),
             Some(recorded) => {
-                let each = recorded.checkpoints.into_iter();
+                let each = recorded.checkpoints.iter().cloned();
                 each.map(|(_, learning_rate, weights)| CheckpointArg { weights, learning_rate }).collect()
             }
         };
@@ -177,14 +175,14 @@ impl Job<'_> {
                 let (network, theta) = model.build(*backend)?;
                 let (mut network, theta) = select(&network, theta, &self.args.solve.layers)?;
                 if let Some(first) = checkpoints.first() {
+                    if first.theta.layout() != theta.layout() {
+                        return Err(Failure::input(format!(
+                            "{}: expected parameters of the shapes in {}, found others",
+                            weights.display(),
+                            named[0].weights.display()
+                        )));
+                    }
                     network = network.with_buffers_of(&first.network);
-                }
-                if checkpoints.first().is_some_and(|first| first.theta.layout() != theta.layout()) {
-                    return Err(Failure::input(format!(
-                        "{}: expected parameters of the shapes in {}, found others",
-                        weights.display(),
-                        named[0].weights.display()
-                    )));
                 }
                 checkpoints.push(Checkpoint { network, theta, learning_rate: *learning_rate });
             }
@@ -272,7 +270,9 @@ impl Job<'_> {
         let projection = self.args.projection.map(|dim| self.projection(dim));
         // Sketches are made by the first alone.
         let others = backend.peers().iter().filter(|_| projection.is_none());
-        let (mut all, named) = self.checkpoints(&[backend].into_iter().chain(others).collect::<Vec<_>>())?;
+        let devices: Vec<&B> = [backend].into_iter().chain(others).collect();
+        let recorded = self.recorded()?;
+        let (mut all, named) = self.checkpoints(recorded.as_ref(), &devices)?;
         let checkpoints = all.remove(0);
         if let Some(projection) = projection {
             self.check_projection(projection, &checkpoints, 0)?;
@@ -300,6 +300,7 @@ impl Job<'_> {
             }
         };
         scored.map_err(|failure| output.stopped(failure))?;
+        self.note_run(recorded.as_ref(), console);
         Ok((output, json!({ "checkpoints": named, "projection": projection })))
     }
 
@@ -308,7 +309,8 @@ impl Job<'_> {
         backend: &B,
         console: &Console,
     ) -> Result<(Output<B::Elem>, Value), Failure> {
-        let (mut all, named) = self.checkpoints(&[backend])?;
+        let recorded = self.recorded()?;
+        let (mut all, named) = self.checkpoints(recorded.as_ref(), &[backend])?;
         let checkpoints = all.remove(0);
         let projection = self.projection(self.args.projection.unwrap_or(TRAK_DIM));
         // The matrix that is inverted, and its factor.
@@ -317,6 +319,7 @@ impl Job<'_> {
         let [train, queries] = self.both(&checkpoints[0].network, self.query)?;
         let scores = trak(&checkpoints, (&train, &queries), projection, console)?;
         output.append(&scores.into_iter().map(B::Elem::from_f64).collect::<Vec<_>>(), ())?;
+        self.note_run(recorded.as_ref(), console);
         Ok((output, json!({ "checkpoints": named, "projection": projection })))
     }
 

@@ -176,6 +176,8 @@ fn representer_points_add_up() {
     let report = json(&String::from_utf8(folder.bytes("S.json")).unwrap());
     assert!(report["details"]["relative_gap_to_outputs"].as_f64().unwrap() < 1e-6);
     assert_eq!(folder.scores("S.npy").shape(), [5, 55]);
+    let noted = folder.succeed(&format!("{base} --weights W.safetensors --training-run none")).stderr;
+    assert_eq!(noted, "note: --training-run: of no use to this method\n", "a run of no use is not read");
     folder.refuse(&base.replace("S.npy", "R.npy"), &["--weights"]);
     let free = base.replace("0.05", "0").replace("S.npy", "R.npy");
     folder.refuse(

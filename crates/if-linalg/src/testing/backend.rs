@@ -5,7 +5,8 @@ use crate::{Adam, Backend, CgProducts, CgStep, Cpu, Loss, Real, SymmetricMatrix,
 
 /// Runs every kernel of `backend` on random numbers, and again, and compares with the CPU in `f64`: norm-wise relative
 /// differences are at most `tolerance`, products of matrices at most `products` (which may be computed in a narrower
-/// type), what is infinite or undefined is so on both, and the second time gives the bits of the first. Outputs that are to be overwritten hold NaN before.
+/// type), what is infinite or undefined is so on both, and the second time gives the bits of the first. Outputs that are
+/// to be overwritten hold NaN before.
 ///
 /// Shapes cross the sizes at which devices change their ways: warps, blocks of threads, chunks of sums. Convolutions
 /// without patches are compared where the backend has them.

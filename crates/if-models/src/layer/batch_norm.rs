@@ -141,11 +141,11 @@ impl<B: Backend> Rows<B> {
 
     /// Adds to every plane its `shift`, `planes x 1`.
     fn add(&mut self, scratch: &mut Scratch<B>, shift: View<B>) {
-        let (backend, width, each) = (scratch.backend(), self.planes * self.positions, vec![1.0; self.rows]);
+        let (backend, width) = (scratch.backend(), self.planes * self.positions);
         let mut row = ones(scratch, width);
         backend.scale_rows(shift, ViewMut::new(&mut row, 0, self.planes, self.positions));
         let every = View::new(&row, 0, self.rows, width).with_stride(0);
-        backend.row_axpby(&each, every, &each, ViewMut::new(&mut self.buffer, 0, self.rows, width));
+        backend.add_all(&[every], ViewMut::new(&mut self.buffer, 0, self.rows, width));
         scratch.give(row);
     }
 
@@ -172,8 +172,7 @@ fn ones<B: Backend>(scratch: &mut Scratch<B>, len: usize) -> B::Buffer {
 fn sum_rows<B: Backend>(scratch: &mut Scratch<B>, x: View<B>, out: ViewMut<B>) {
     let (backend, mut sums) = (scratch.backend(), scratch.take(x.cols));
     backend.combine(&vec![1.0; x.rows], x, 0.0, ViewMut::new(&mut sums, 0, 1, x.cols));
-    let each = vec![1.0; x.cols];
-    backend.row_axpby(&each, View::new(&sums, 0, x.cols, 1), &each, out);
+    backend.add_all(&[View::new(&sums, 0, x.cols, 1)], out);
     scratch.give(sums);
 }
 
@@ -234,14 +233,13 @@ impl<B: Backend> Layer<B> for BatchNorm {
             None => backend.fill(0.0, ry.reborrow()),
         }
         let Some(v) = v else { return };
-        let (normalised, ones) = (self.normalised(scratch, at.x), vec![1.0; rows]);
+        let normalised = self.normalised(scratch, at.x);
         for j in 0..ry.rows / rows {
             let v = v.row_range(j * planes, planes);
             let mut along = self.together(scratch, normalised.by_row());
             backend.scale_rows(v.col_range(0, 1), along.by_plane_mut());
             along.add(scratch, v.col_range(1, 1));
-            let target = ry.part(j * rows, rows, self.numbers());
-            backend.row_axpby(&ones, along.by_row(), &ones, target);
+            backend.add_all(&[along.by_row()], ry.part(j * rows, rows, self.numbers()));
             scratch.give(along.buffer);
         }
         scratch.give(normalised.buffer);
@@ -284,7 +282,7 @@ impl<B: Backend> Layer<B> for BatchNorm {
         let (first_rdx, first_dw) = (rdx.as_mut().map(ViewMut::reborrow), dw.as_mut().map(ViewMut::reborrow));
         self.backward(scratch, at, delta.rdy, first_rdx, first_dw);
         let (backend, rows, planes) = (scratch.backend(), at.x.rows, self.planes());
-        let (directions, ones) = (delta.rdy.rows / rows, vec![1.0; rows]);
+        let directions = delta.rdy.rows / rows;
         // r dy, which both of what is left have.
         let mut dy = self.together(scratch, delta.dy);
         self.scale_by_rate(&backend, dy.by_plane_mut());
@@ -292,8 +290,7 @@ impl<B: Backend> Layer<B> for BatchNorm {
             for j in 0..directions {
                 let mut through = self.together(scratch, dy.by_row());
                 backend.scale_rows(v.row_range(j * planes, planes).col_range(0, 1), through.by_plane_mut());
-                let target = rdx.part(j * rows, rows, self.numbers());
-                backend.row_axpby(&ones, through.by_row(), &ones, target);
+                backend.add_all(&[through.by_row()], rdx.part(j * rows, rows, self.numbers()));
                 scratch.give(through.buffer);
             }
         }
